@@ -1,0 +1,167 @@
+"""Reading and writing files of arrays that cannot carry code, and writes that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from siglip_tf.checkpoints.checkpoint import CheckpointError
+
+ArrayDict = dict[str, np.ndarray]
+
+_PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def kind_of_file(path: Path) -> str:  # noqa: PLR0911  (one return for each kind)
+    """What a file is by its first bytes: "npz", "safetensors", "hdf5", or a description for an error message."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start:
+        return "an empty file"
+    if start.startswith(b"PK"):
+        if not zipfile.is_zipfile(path):
+            return "a truncated zip archive (an npz file that was not written or copied to its end?)"
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if any(name.endswith("data.pkl") for name in names):
+            return "a PyTorch archive, which holds a pickle; convert it to safetensors with a library you trust it to"
+        if any(name.endswith("model.weights.h5") for name in names):
+            return "a .keras archive; load it with keras.models.load_model"
+        return "npz" if names and all(name.endswith(".npy") for name in names) else "a zip archive without arrays"
+    if start.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "hdf5"
+    if start.startswith(_PICKLE_STARTS):
+        return "a pickle, which can run code when it is read; ask for the weights as npz or safetensors"
+    if start.startswith(b"\x93NUMPY"):
+        return "a single .npy array, not an npz of named ones"
+    header = int.from_bytes(start[:8], "little")
+    if start[8:9] == b"{" and header < 100_000_000:
+        return "safetensors" if header + 8 <= size else "a truncated safetensors file"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file it points to; fetch it with `git lfs pull`"
+    return f"of an unknown kind (first bytes {start[:16]!r})"
+
+
+def as_float32(array: np.ndarray, name: str) -> np.ndarray:
+    """float32 of any float array; 2-byte voids are the bfloat16 that numpy.save did not know.
+
+    Raises:
+        CheckpointError: for anything that is not a float array.
+    """
+    if array.dtype.kind == "V" and array.dtype.itemsize == 2:
+        bits = np.asarray(array, order="C").view(np.uint16).astype(np.uint32) << np.uint32(16)
+        return bits.view(np.float32)
+    if array.dtype.name == "bfloat16" or array.dtype.kind == "f":
+        return np.asarray(array, np.float32)
+    raise CheckpointError(f"{name} has dtype {array.dtype}; expected a float array.")
+
+
+def read_npz(path: Path) -> ArrayDict:
+    """All arrays of an npz file. Object arrays (pickles) are refused, a damaged file says so."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} holds an array of Python objects, which is a pickle and can run code when it is read ({error}). "
+            "Save the weights as plain arrays."
+        ) from error
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or truncated: {error}") from error
+
+
+def read_safetensors(path: Path) -> ArrayDict:
+    """All arrays of a safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="np") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged or truncated: {error}") from error
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, with its path in the error if it is not one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes readable JSON."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_npz(path: Path, arrays: ArrayDict) -> None:
+    """Writes an npz array by array, so that no second copy of the model is in memory."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
+
+
+def write_safetensors(path: Path, arrays: ArrayDict, metadata: dict[str, str] | None = None) -> None:
+    """Writes a safetensors file."""
+    from safetensors.numpy import save_file
+
+    # The library writes the buffer as it lies in memory, so a transposed view would be written wrongly.
+    save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, str(path), metadata=metadata)
+
+
+def replace_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Calls `write` on a file beside `path` and renames it to `path` once it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; this format is written as one file. Name a file.")
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    os.close(handle)
+    aside = Path(name)
+    try:
+        write(aside)
+        os.chmod(aside, 0o644)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def replace_folder(path: Path, write: Callable[[Path], None], own_files: Iterable[str]) -> None:
+    """Calls `write` on a folder beside `path` and renames it to `path` once it is complete.
+
+    Args:
+        path: the folder to make. One that is there is replaced if it holds nothing but `own_files`.
+        write: fills the folder that it is given.
+        own_files: names of files and folders that the format writes.
+
+    Raises:
+        ValueError: `path` is a file, or a folder with other things in it, which would be lost.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; this format is written as a folder. Name another destination.")
+    if path.is_dir() and (foreign := sorted({entry.name for entry in path.iterdir()} - set(own_files))):
+        raise ValueError(f"{path} holds other files ({', '.join(foreign[:5])}), which would be lost. Name another.")
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    try:
+        write(aside)
+        os.chmod(aside, 0o755)
+        if path.is_dir():
+            # A full folder cannot be replaced in one step: the old one steps aside first, and is never half gone.
+            former = aside.with_suffix(".former")
+            path.rename(former)
+            aside.rename(path)
+            shutil.rmtree(former)
+        else:
+            aside.rename(path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
