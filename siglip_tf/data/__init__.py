@@ -1,0 +1,25 @@
+"""Images and texts as the towers take them: preprocessing, corruption, stored embeddings, sources, pipelines.
+
+Names are imported on first use, so that `import siglip_tf` does not pay for what a run never touches.
+"""
+
+import importlib
+from typing import Any
+
+# Public name: the module of this package that defines it.
+_MODULES = {
+    "ImagePreprocessing": "preprocessing",
+    "Preprocessing": "preprocessing",
+    "Tokenizer": "text",
+    "canonicalize": "text",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_MODULES)
