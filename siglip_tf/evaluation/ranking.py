@@ -1,0 +1,171 @@
+"""Ranks and nearest neighbours by dot product, exact whatever the chunk size.
+
+A float32 matrix product rounds differently with its block size, so near-ties would be broken by the chunking. Here the
+float32 product only decides the pairs that its own rounding bound allows it to decide; the few others are scored again
+in float64, one pair at a time and always in the same order of summation. Among equal scores the candidate with the
+lower index comes first, as with `argmax` and a stable sort.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+# Elements of one float32 block of scores (32 MiB), and pairs x width of one float64 rescoring (64 MiB).
+_BLOCK_ELEMENTS = 1 << 23
+_PAIR_ELEMENTS = 1 << 23
+
+
+def check_embeddings(embeddings: np.ndarray, name: str) -> np.ndarray:
+    """Returns `embeddings` as a C-contiguous float32 (n, d) array, or says what is wrong with them.
+
+    Raises:
+        ValueError: not two-dimensional, no rows, or holding NaN or infinity.
+    """
+    embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
+    if embeddings.ndim != 2 or 0 in embeddings.shape:
+        raise ValueError(f"`{name}` must have shape (n, d) with n, d >= 1. Received: {embeddings.shape}.")
+    # The sum is finite exactly when all are, short of an overflow that unit vectors cannot reach.
+    if not np.isfinite(embeddings.sum(dtype=np.float64)):
+        bad = int(np.flatnonzero(~np.isfinite(embeddings).all(axis=1))[0])
+        raise ValueError(f"`{name}` holds NaN or infinity, first in row {bad}: the model or its input is broken there.")
+    return embeddings
+
+
+def pair_scores(queries: np.ndarray, candidates: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Float64 dot products of `queries[rows]` (p, d) with `candidates[columns]` (p, d); returns (p,).
+
+    The products of float32 numbers are exact in float64 and each pair is summed alone along its contiguous axis, so
+    a pair's score does not depend on which other pairs are asked for.
+    """
+    scores = np.empty(len(rows), np.float64)
+    step = max(1, _PAIR_ELEMENTS // queries.shape[1])
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        products = queries[rows[part]].astype(np.float64)
+        products *= candidates[columns[part]]
+        scores[part] = products.sum(axis=1)
+    return scores
+
+
+def _rounding_bound(queries: np.ndarray, candidates: np.ndarray) -> float:
+    """Largest error of a float32 dot product, in any order of summation, less a rounded number of its own size.
+
+    d u |x| |y| for the sum, and a few u more for the rounding of the number and of the difference.
+    """
+    largest = [float(np.sqrt(np.einsum("nd,nd->n", x, x, dtype=np.float64).max())) for x in (queries, candidates)]
+    return (queries.shape[1] + 4) * 2.0**-24 * 1.01 * largest[0] * largest[1] + 1e-30
+
+
+def _blocks(queries: int, candidates: int, chunk_size: int | None) -> Iterator[tuple[slice, slice]]:
+    """Slices that tile queries x candidates, at most `chunk_size` (default about 2,900) on a side."""
+    side = chunk_size or int(_BLOCK_ELEMENTS**0.5)
+    for row in range(0, queries, side):
+        for column in range(0, candidates, side):
+            yield slice(row, min(row + side, queries)), slice(column, min(column + side, candidates))
+
+
+def best_targets(
+    queries: np.ndarray, candidates: np.ndarray, rows: np.ndarray, columns: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of several right candidates per query, the one that ranks first.
+
+    Args:
+        queries: (n, d) float32.
+        candidates: (m, d) float32.
+        rows: (p,) query of each right pair; every query appears at least once.
+        columns: (p,) candidate of each right pair.
+
+    Returns:
+        Score (n,) float64 and index (n,) of each query's best right candidate; equal scores go to the lower index.
+    """
+    scores = pair_scores(queries, candidates, rows, columns)
+    order = np.lexsort((columns, -scores, rows))
+    first = np.flatnonzero(np.diff(rows[order], prepend=-1))
+    return scores[order][first], columns[order][first]
+
+
+def ranks(
+    queries: np.ndarray,
+    candidates: np.ndarray,
+    target_scores: np.ndarray,
+    targets: np.ndarray,
+    chunk_size: int | None = None,
+) -> np.ndarray:
+    """How many candidates come before each query's target; 0 is the best rank.
+
+    Args:
+        queries: (n, d) float32.
+        candidates: (m, d) float32.
+        target_scores: (n,) float64 from `best_targets`.
+        targets: (n,) int, index of the target among the candidates.
+        chunk_size: side of the blocks of scores held in memory; the result does not depend on it.
+
+    Returns:
+        (n,) int64: candidates with a higher score, plus those with an equal score and a lower index.
+    """
+    bound = _rounding_bound(queries, candidates)
+    result = np.zeros(len(queries), np.int64)
+    for row, column in _blocks(len(queries), len(candidates), chunk_size):
+        difference = queries[row] @ candidates[column].T
+        difference -= target_scores[row, None].astype(np.float32)
+        result[row] += np.count_nonzero(difference > bound, axis=1)
+        near_rows, near_columns = np.nonzero(np.abs(difference) <= bound)
+        near_rows, near_columns = near_rows + row.start, near_columns + column.start
+        scores = pair_scores(queries, candidates, near_rows, near_columns)
+        reference = target_scores[near_rows]
+        before = (scores > reference) | ((scores == reference) & (near_columns < targets[near_rows]))
+        result += np.bincount(near_rows[before], minlength=len(queries))
+    return result
+
+
+def top_k(
+    queries: np.ndarray, candidates: np.ndarray, k: int, chunk_size: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best candidates of each query, best first.
+
+    Args:
+        queries: (n, d) float32.
+        candidates: (m, d) float32.
+        k: how many, at least 1; cut to m.
+        chunk_size: side of the blocks of scores held in memory; the result does not depend on it.
+
+    Returns:
+        Indices (n, k) int64 and scores (n, k) float64.
+    """
+    if k < 1:
+        raise ValueError(f"`k` must be at least 1. Received: {k}.")
+    k = min(k, len(candidates))
+    margin = 2 * _rounding_bound(queries, candidates)
+    indices = np.empty((len(queries), k), np.int64)
+    scores = np.empty((len(queries), k), np.float64)
+    side = chunk_size or int(_BLOCK_ELEMENTS**0.5)
+    for start in range(0, len(queries), side):
+        block = queries[start : start + side]
+        rows, columns = _candidates_for_top_k(block, candidates, k, margin, side)
+        exact = pair_scores(block, candidates, rows, columns)
+        order = np.lexsort((columns, -exact, rows))
+        first = np.searchsorted(rows[order], np.arange(len(block)))
+        keep = order[first[:, None] + np.arange(k)]
+        indices[start : start + side] = columns[keep]
+        scores[start : start + side] = exact[keep]
+    return indices, scores
+
+
+def _candidates_for_top_k(
+    queries: np.ndarray, candidates: np.ndarray, k: int, margin: float, side: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (rows, columns) that hold every query's true top k: those within `margin` of its k-th best so far."""
+    threshold = np.full(len(queries), -np.inf, np.float32)
+    rows, columns, values = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
+    for column in range(0, len(candidates), side):
+        scores = queries @ candidates[column : column + side].T
+        width = scores.shape[1]
+        if width >= k:
+            threshold = np.maximum(threshold, np.partition(scores, width - k, axis=1)[:, width - k])
+        new_rows, new_columns = np.nonzero(scores >= (threshold - margin)[:, None])
+        rows = np.concatenate([rows, new_rows])
+        columns = np.concatenate([columns, new_columns + column])
+        values = np.concatenate([values, scores[new_rows, new_columns]])
+        keep = values >= (threshold - margin)[rows]
+        rows, columns, values = rows[keep], columns[keep], values[keep]
+    return rows, columns
