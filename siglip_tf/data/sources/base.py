@@ -1,0 +1,65 @@
+"""What every data source offers: `size` records, each read in-graph by its index, and named by shard and offset."""
+
+import abc
+import hashlib
+from collections.abc import Iterable
+
+import tensorflow as tf
+
+
+class Source(abc.ABC):
+    """Image-text records addressed by one integer, so that a position in training is one integer too.
+
+    A source makes no order, repeats nothing and decodes no image: `siglip_tf.data.order` decides which record comes
+    when, and the pipelines decode. A subclass sets `size`, `name` and `fingerprint`, and writes `read` and `locate`.
+
+    Attributes:
+        size: number of records, broken ones included (an unlimited generator says `2**40`, say).
+        name: what reports and error messages call the source.
+        fingerprint: hex digest that changes when a record or the numbering of records changes; `fingerprint_of` helps.
+        run_length: how many neighbouring records are cheapest to read together. 1 where any record costs the same
+            (local files, generated data); hundreds for remote shards, whose order is then shuffled by runs.
+    """
+
+    size: int
+    name: str
+    fingerprint: str
+    run_length: int = 1
+
+    @abc.abstractmethod
+    def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
+        """One raw example, in-graph: called while a tf.data map function is traced.
+
+        Args:
+            index: int64 scalar in [0, size).
+
+        Returns:
+            `"image"`: string scalar, encoded JPEG, PNG, GIF or BMP bytes. `"captions"`: string (k,), k >= 0 (none at
+            all is a bad record). `"id"`: string scalar. Optionally `"label"`: int32 scalar, `"language"`: string (k,),
+            and `"cause"`: string scalar, a value of `bad_records.Cause` if the record is known to be broken, else `""`.
+            An op that fails at run time makes the record a bad one of cause `"torn"`; nothing else stops.
+        """
+
+    @abc.abstractmethod
+    def locate(self, index: int) -> tuple[str, int]:
+        """`(shard, offset)` of a record, for reports: the file or generator it stands in, and its number in there."""
+
+    def read_run(self, start: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
+        """`count` neighbouring raw examples from record `start` on, in-graph; remote sources read them in one go.
+
+        Args:
+            start: int64 scalar.
+            count: int64 scalar, start + count <= size.
+        """
+        return tf.data.Dataset.range(start, start + count).map(self.read)
+
+
+def fingerprint_of(*parts: object) -> str:
+    """A short hex digest of the `str` of each part, lists flattened."""
+    digest = hashlib.sha256()
+    for part in parts:
+        values = part if isinstance(part, Iterable) and not isinstance(part, str | bytes) else [part]
+        for value in values:
+            digest.update(repr(value).encode() + b"\0")
+        digest.update(b"\1")
+    return digest.hexdigest()[:16]
