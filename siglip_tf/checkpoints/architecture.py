@@ -16,6 +16,22 @@ ArrayT = TypeVar("ArrayT")
 # from 378: among the sizes that give the same grid, these come first.
 PUBLIC_IMAGE_SIZES = (224, 256, 384, 448, 512, 896)
 
+# (width, depth, MLP width) -> attention heads of the public towers, for files whose shapes do not show the heads.
+VARIANT_HEADS = {
+    (192, 12, 768): 3,  # Ti
+    (384, 12, 1536): 6,  # S
+    (512, 12, 2048): 8,  # M
+    (768, 12, 3072): 12,  # B
+    (1024, 24, 4096): 16,  # L
+    (1152, 27, 4304): 16,  # So400m
+    (1280, 32, 5120): 16,  # H
+    (1408, 40, 6144): 16,  # g
+    (1536, 40, 6144): 16,  # g-opt
+    (1664, 48, 8192): 16,  # G
+    (1536, 48, 8192): 16,  # G-opt
+    (1792, 56, 15360): 16,  # e
+}
+
 
 def infer(weights: Mapping[str, Any], image_size: int | None = None, source: str = "The checkpoint") -> dict[str, Any]:
     """Arguments of `SigLIP` read from the shapes of canonical weights.
@@ -107,15 +123,20 @@ def grid_side(positions: int, source: str = "The checkpoint") -> int:
     return side
 
 
-def _image_size(positions: int, patch: int, image_size: int | None, source: str) -> int:
+def likely_image_size(positions: int, patch: int, source: str = "The checkpoint") -> int:
+    """Resolution in pixels that gives this many positions: the public one where there is one, else the least."""
     least = grid_side(positions, source) * patch
-    fitting = range(least, least + patch)
+    return next((size for size in PUBLIC_IMAGE_SIZES if size in range(least, least + patch)), least)
+
+
+def _image_size(positions: int, patch: int, image_size: int | None, source: str) -> int:
     if image_size is None:
-        return next((size for size in PUBLIC_IMAGE_SIZES if size in fitting), least)
-    if image_size not in fitting:
+        return likely_image_size(positions, patch, source)
+    least = grid_side(positions, source) * patch
+    if image_size not in range(least, least + patch):
         raise CheckpointError(
             f"{source} has {positions} image positions of patch {patch}, so its resolution lies in "
-            f"{fitting.start} to {fitting.stop - 1} pixels; its configuration says {image_size}."
+            f"{least} to {least + patch - 1} pixels; its configuration says {image_size}."
         )
     return image_size
 

@@ -65,6 +65,12 @@ def as_float32(array: np.ndarray, name: str) -> np.ndarray:
     raise CheckpointError(f"{name} has dtype {array.dtype}; expected a float array.")
 
 
+def npz_names(path: Path) -> list[str]:
+    """Names of the arrays in an npz, without reading them."""
+    with zipfile.ZipFile(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
 def read_npz(path: Path) -> ArrayDict:
     """All arrays of an npz file. Object arrays (pickles) are refused, a damaged file says so."""
     try:
@@ -88,6 +94,27 @@ def read_safetensors(path: Path) -> ArrayDict:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged or truncated: {error}") from error
+
+
+def read_h5(path: Path) -> ArrayDict:
+    """All datasets of an HDF5 file by path. Links to other files are refused: they would read what is not asked for."""
+    import h5py
+
+    arrays: ArrayDict = {}
+
+    def collect(name: str, item: Any) -> None:
+        if not isinstance(item, h5py.Dataset):
+            return
+        if item.external or item.is_virtual:
+            raise CheckpointError(f"{path} keeps {name} in another file; expected the weights inside it.")
+        arrays[name] = item[()]
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(collect)  # follows neither soft nor external links
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged or truncated: {error}") from error
+    return {name: np.asarray(array) for name, array in arrays.items()}
 
 
 def read_json(path: Path) -> Any:
@@ -117,6 +144,15 @@ def write_safetensors(path: Path, arrays: ArrayDict, metadata: dict[str, str] | 
 
     # The library writes the buffer as it lies in memory, so a transposed view would be written wrongly.
     save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, str(path), metadata=metadata)
+
+
+def write_h5(path: Path, arrays: ArrayDict) -> None:
+    """Writes an HDF5 file with one dataset at each path."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array)
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:

@@ -53,8 +53,8 @@ def read(path: Path) -> Checkpoint:
     )
 
 
-def write(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes the folder: complete or not at all."""
+def write(path: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Writes the folder: complete or not at all. It can say everything: the notes are empty."""
     dimensions = arch.infer(checkpoint.weights, checkpoint.architecture.get("image_size"))
     weights = arch.whole(checkpoint.weights, dimensions, "The checkpoint to write")
     # The model's arguments may name a variant ("B/16"); the dimensions let a reader check the weights without a model.
@@ -74,3 +74,4 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
             (folder / TOKENIZER).write_bytes(checkpoint.tokenizer)
 
     replace_folder(path, fill, own_files=(CONFIG, WEIGHTS, TOKENIZER))
+    return ()

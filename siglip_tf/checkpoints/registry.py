@@ -2,63 +2,100 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 import os
 from pathlib import Path
 
-from siglip_tf.checkpoints import native
+from siglip_tf.checkpoints import augreg, big_vision, hugging_face, keras_hub, native
 from siglip_tf.checkpoints.checkpoint import Checkpoint, CheckpointError
-from siglip_tf.checkpoints.files import kind_of_file, read_json
+from siglip_tf.checkpoints.files import kind_of_file, npz_names, read_json
 
-_WRITERS = {native.FORMAT: native.write}
+_WRITERS = {module.FORMAT: module.write for module in (native, big_vision, hugging_face, keras_hub)}
 FORMATS = tuple(_WRITERS)
 
 
-def read(path: str | os.PathLike) -> Checkpoint:
-    """Reads a checkpoint of any known format.
+def read(path: str | os.PathLike, tokenizer: str | os.PathLike | None = None) -> Checkpoint:
+    """Reads a checkpoint of any known format, told by its content.
 
     Args:
         path: a big_vision or AugReg npz; a Hugging Face folder or safetensors file; a KerasHub preset folder; a folder
             that `write` made.
+        tokenizer: file of the SentencePiece model, for formats that do not carry it (npz) or in place of theirs.
 
     Returns:
-        Its weights under canonical names (float32), architecture, preprocessing and tokeniser.
+        Its weights under canonical names (float32), architecture, preprocessing and tokeniser; `notes` say what had to
+        be decided or left out.
 
     Raises:
         FileNotFoundError: nothing is there.
-        CheckpointError: what is there is damaged, of another kind, or not the weights of one whole model.
+        CheckpointError: what is there is damaged, of another kind, or not the weights of one whole model. It lists
+            missing, unexpected and misshapen keys.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"No checkpoint at {path}.")
-    return _read_folder(path) if path.is_dir() else _read_file(path)
+    checkpoint = _read_folder(path) if path.is_dir() else _read_file(path)
+    if tokenizer is not None:
+        checkpoint = dataclasses.replace(checkpoint, tokenizer=Path(tokenizer).read_bytes())
+    return checkpoint
 
 
-def write(path: str | os.PathLike, checkpoint: Checkpoint, format: str = native.FORMAT) -> None:
+def write(path: str | os.PathLike, checkpoint: Checkpoint, format: str = native.FORMAT) -> tuple[str, ...]:
     """Writes a checkpoint: aside first, then renamed, so that `path` is whole or absent.
 
     Args:
-        path: the folder to make (one file for "big_vision").
+        path: the folder to make; one file for "big_vision" (the SentencePiece model goes beside it).
         checkpoint: what to write.
         format: one of `FORMATS`.
+
+    Returns:
+        Notes on what the format cannot say exactly; empty for the project's own.
 
     Raises:
         ValueError: an unknown format, a destination that holds other things, or a model that the format cannot express.
     """
     if format not in _WRITERS:
         raise ValueError(f"Unknown format {format!r}; expected one of {', '.join(FORMATS)}.")
-    _WRITERS[format](Path(path), checkpoint)
+    return _WRITERS[format](Path(path), _vocabulary_apart(checkpoint))
+
+
+def _vocabulary_apart(checkpoint: Checkpoint) -> Checkpoint:
+    """The SentencePiece model out of the preprocessing's config and into a file of its own."""
+    text = (checkpoint.preprocessing or {}).get("text") or {}
+    if "model_proto" not in text:
+        return checkpoint
+    text = dict(text)
+    model = base64.b64decode(text.pop("model_proto"), validate=True)
+    preprocessing = {**checkpoint.preprocessing, "text": text}
+    return dataclasses.replace(checkpoint, preprocessing=preprocessing, tokenizer=checkpoint.tokenizer or model)
 
 
 def _read_folder(path: Path) -> Checkpoint:
     config_file = path / "config.json"
     if not config_file.is_file():
+        if (path / hugging_face.WEIGHTS).is_file() or (path / hugging_face.INDEX).is_file():
+            return hugging_face.read(path)
         names = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
         raise CheckpointError(f"{path} has no config.json, so it is no checkpoint folder. It holds {names}.")
     config = read_json(config_file)
-    if native.recognises(config):
-        return native.read(path)
-    raise CheckpointError(f"{path} is of an unknown kind: its config.json has the keys {sorted(config)[:8]}.")
+    for module in (native, hugging_face, keras_hub):
+        if module.recognises(config):
+            return module.read(path)
+    keys = sorted(config)[:8] if isinstance(config, dict) else type(config).__name__
+    raise CheckpointError(f"{path} is of an unknown kind: its config.json holds {keys}.")
 
 
 def _read_file(path: Path) -> Checkpoint:
-    raise CheckpointError(f"{path} is {kind_of_file(path)}.")
+    kind = kind_of_file(path)
+    if kind == "npz":
+        names = npz_names(path)
+        for module in (big_vision, augreg):
+            if module.recognises(names):
+                return module.read(path)
+        raise CheckpointError(f"{path} is an npz of other arrays ({', '.join(names[:5])} ...), neither SigLIP nor ViT.")
+    if kind == "safetensors":
+        return native.read(path.parent) if path.name == native.WEIGHTS else hugging_face.read(path)
+    if kind == "hdf5":
+        raise CheckpointError(f"{path} is an HDF5 file; name the KerasHub preset folder that holds it.")
+    raise CheckpointError(f"{path} is {kind}.")

@@ -1,0 +1,175 @@
+"""big_vision's two towers: one npz of `img/...`, `txt/...`, `t` and `b`.
+
+Source: big_vision `models/vit.py`, `models/proj/image_text/{two_towers,text_transformer}.py`, `utils.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from siglip_tf.checkpoints import architecture as arch
+from siglip_tf.checkpoints import preprocessing
+from siglip_tf.checkpoints.checkpoint import Checkpoint, CheckpointError
+from siglip_tf.checkpoints.files import ArrayDict, as_float32, read_npz, replace_file, write_npz
+from siglip_tf.checkpoints.translation import canonical_names, collect, depth, fold_bottleneck, rename_by
+
+FORMAT = "big_vision"
+
+_BLOCK = (
+    (r"/block_(\d+)/", r"/Transformer/encoderblock_\1/"),
+    (r"/final_norm/", "/Transformer/encoder_norm/"),
+    (r"/head/(?=probe|attention|mlp)", "/MAPHead_0/"),
+    (r"/MAPHead_0/mlp_norm/", "/MAPHead_0/LayerNorm_0/"),
+    (r"/attention_norm/", "/LayerNorm_0/"),
+    (r"/mlp_norm/", "/LayerNorm_1/"),
+    (r"/attention/", "/MultiHeadDotProductAttention_0/"),
+    (r"/mlp/fc1/", "/MlpBlock_0/Dense_0/"),
+    (r"/mlp/fc2/", "/MlpBlock_0/Dense_1/"),
+)
+_TO_FOREIGN = rename_by(
+    (
+        *_BLOCK,
+        (r"^text/token_embedding/", "txt/Embed_0/"),
+        (r"^text/Transformer/", "txt/Encoder_0/"),
+        (r"^text/", "txt/"),
+        (r"^image/patch_embedding/", "img/embedding/"),
+        (r"^image/class_token$", "img/cls"),
+        (r"^image/", "img/"),
+        (r"/position_embedding$", "/pos_embedding"),
+        (r"^log_temperature$", "t"),
+        (r"^bias$", "b"),
+    )
+)
+
+# Of the parameters in files that hold more; the second one from the time before optax.
+_PREFIXES = ("params/", "opt/target/")
+
+
+def foreign_name(name: str) -> str:
+    """big_vision's name of a canonical one."""
+    return _TO_FOREIGN(name)
+
+
+def parameters(arrays: Mapping[str, np.ndarray]) -> tuple[ArrayDict, tuple[str, ...]]:
+    """The parameters among the arrays of an npz (there may be optimizer state beside them), and notes."""
+    for prefix in _PREFIXES:
+        chosen = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+        if chosen:
+            left = len(arrays) - len(chosen)
+            return chosen, (f"Left out {left} arrays beside the parameters (optimizer state).",) if left else ()
+    return dict(arrays), ()
+
+
+def recognises(names: Iterable[str]) -> bool:
+    """Whether the arrays of an npz are those of two towers, or of one inside two."""
+    return any(re.match(rf"({'|'.join(_PREFIXES)})?(img|txt)/", name) for name in names)
+
+
+def read(path: Path) -> Checkpoint:
+    """Reads a big_vision npz.
+
+    Towers may be scanned (`encoderblock/` with a leading depth axis) each for itself, arrays bfloat16 saved as void,
+    the text head absent (the identity then stands in, which gives the same numbers), and very old text towers may hold
+    a second position embedding. A text tower other than big_vision's transformer (LiT's BERT) is left out, with a note.
+
+    Raises:
+        CheckpointError: damaged, or not the weights of one whole model.
+    """
+    found, notes = parameters(read_npz(path))
+    arrays, more = normalise(found)
+    checkpoint = assemble(arrays, str(path), FORMAT, notes + more)
+    beside = _tokenizer_path(path)
+    return dataclasses.replace(checkpoint, tokenizer=beside.read_bytes()) if beside.is_file() else checkpoint
+
+
+def normalise(found: Mapping[str, np.ndarray]) -> tuple[ArrayDict, tuple[str, ...]]:
+    """float32, unscanned, old names made new; and notes on what was done."""
+    notes: list[str] = []
+    if widened := {str(a.dtype) for a in found.values()} - {"float32"}:
+        names = ", ".join(sorted({"|V2": "bfloat16"}.get(dtype, dtype) for dtype in widened))
+        notes.append(f"Widened to float32 from {names}.")
+    arrays = {name: as_float32(array, name) for name, array in found.items()}
+    for name in [name for name in arrays if "/encoderblock/" in name]:
+        stacked = arrays.pop(name)
+        for i, array in enumerate(stacked):
+            arrays[name.replace("/encoderblock/", f"/encoderblock_{i}/")] = array
+    if (extra := arrays.pop("txt/Encoder_0/pos_embedding", None)) is not None:
+        arrays["txt/pos_embedding"] = arrays["txt/pos_embedding"] + extra
+        notes.append("Added the second text position embedding of a very old checkpoint to the first.")
+    foreign_text = [n for n in arrays if n.startswith("txt/")] if "txt/Embed_0/embedding" not in arrays else []
+    if foreign_text:
+        for name in foreign_text:
+            del arrays[name]
+        for name in ("t", "b"):
+            arrays.pop(name, None)
+        notes.append(
+            f"Left out the text tower, t and b: it is no SigLIP text transformer but holds {foreign_text[0]} and "
+            f"{len(foreign_text) - 1} more (LiT's text towers are BERT). The image tower alone was read."
+        )
+    elif any(n.startswith("txt/") for n in arrays):
+        if "txt/head/kernel" not in arrays:
+            width = arrays["txt/Embed_0/embedding"].shape[1]
+            arrays |= {"txt/head/kernel": np.eye(width, dtype=np.float32), "txt/head/bias": np.zeros(width, np.float32)}
+            notes.append("The text tower has no head; the identity stands in for it and gives the same embeddings.")
+        if "b" not in arrays:
+            arrays["b"] = np.zeros(1, np.float32)
+            notes.append("There is no bias b (a model trained by the softmax loss?); it is 0.")
+    return arrays, tuple(notes)
+
+
+def assemble(arrays: Mapping[str, np.ndarray], source: str, format: str, notes: tuple[str, ...]) -> Checkpoint:
+    """Canonical checkpoint of arrays in big_vision's current names.
+
+    Raises:
+        CheckpointError: listing keys; or naming a NaFlex image tower, whose patch embedding is a matrix.
+    """
+    if (kernel := arrays.get("img/embedding/kernel")) is not None and kernel.ndim == 2:
+        raise CheckpointError(
+            f"{source} is a SigLIP 2 NaFlex checkpoint (its patch embedding has shape {kernel.shape}), whose image "
+            "tower takes pictures of any shape; this project has the fixed-resolution tower. Use that checkpoint."
+        )
+    pool = "map" if any(n.startswith("img/MAPHead_0/") for n in arrays) else "tok" if "img/cls" in arrays else "gap"
+    text_depth = depth(arrays, r"txt/Encoder_0/encoderblock_(\d+)/") if "txt/Embed_0/embedding" in arrays else None
+    names = canonical_names(depth(arrays, r"img/Transformer/encoderblock_(\d+)/"), pool, text_depth)
+    weights = collect(arrays, {name: foreign_name(name) for name in names}, source)
+    for name in ("log_temperature", "bias"):
+        if name in weights:
+            weights[name] = weights[name].reshape(())
+    architecture = arch.infer(weights, source=source)
+    return Checkpoint(
+        architecture=architecture,
+        weights=arch.whole(weights, architecture, source),
+        preprocessing=preprocessing.trained_by_big_vision(architecture),
+        format=format,
+        source=source,
+        notes=notes,
+    )
+
+
+def write(path: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Writes one npz with the `params/` prefix of big_vision's own files; a token bottleneck is multiplied out.
+
+    The SentencePiece model, which the format does not hold, goes beside it as `NAME.tokenizer.model`.
+
+    Returns:
+        Notes on what the format cannot say.
+    """
+    arrays = {}
+    for name, array in fold_bottleneck(checkpoint).items():
+        arrays[f"params/{foreign_name(name)}"] = array.reshape(1) if array.ndim == 0 else array
+    notes: tuple[str, ...] = ("big_vision's files name no preprocessing: give it in the config that loads this one.",)
+    if checkpoint.tokenizer is not None:
+        beside = _tokenizer_path(path)
+        replace_file(beside, lambda aside: aside.write_bytes(checkpoint.tokenizer))
+        notes += (f"The SentencePiece model lies beside it as {beside.name}.",)
+    replace_file(path, lambda aside: write_npz(aside, arrays))
+    return notes
+
+
+def _tokenizer_path(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.tokenizer.model")
