@@ -1,18 +1,22 @@
-"""Ranks and nearest neighbours by dot product, exact whatever the chunk size.
+"""Ranks and nearest neighbours by dot product, the same whatever the chunk size.
 
 A float32 matrix product rounds differently with its block size, so near-ties would be broken by the chunking. Here the
 float32 product only decides the pairs that its own rounding bound allows it to decide; the few others are scored again
-in float64, one pair at a time and always in the same order of summation. Among equal scores the candidate with the
-lower index comes first, as with `argmax` and a stable sort.
+in float64. Scores nearer than 1e-12 are equal, and among equal scores the candidate with the lower index comes first,
+as with `argmax` and a stable sort.
 """
 
-from collections.abc import Iterator
+import itertools
 
 import numpy as np
 
-# Elements of one float32 block of scores (32 MiB), and pairs x width of one float64 rescoring (64 MiB).
-_BLOCK_ELEMENTS = 1 << 23
+# Side of a block of scores: large enough for the matrix product, small enough for the cache.
+_SIDE = 1536
+# Pairs x width of one float64 rescoring (64 MiB).
 _PAIR_ELEMENTS = 1 << 23
+# Above this share of undecided pairs in a block (collapsed embeddings) all of it is scored in float64.
+_DENSE_SHARE = 0.02
+_TIE = 1e-12
 
 
 def check_embeddings(embeddings: np.ndarray, name: str) -> np.ndarray:
@@ -47,6 +51,13 @@ def pair_scores(queries: np.ndarray, candidates: np.ndarray, rows: np.ndarray, c
     return scores
 
 
+def _block_scores(queries: np.ndarray, candidates: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """`pair_scores`, by one matrix product where the pairs are a good part of the block."""
+    if len(rows) > _DENSE_SHARE * len(queries) * len(candidates):
+        return (queries.astype(np.float64) @ candidates.astype(np.float64).T)[rows, columns]
+    return pair_scores(queries, candidates, rows, columns)
+
+
 def _rounding_bound(queries: np.ndarray, candidates: np.ndarray) -> float:
     """Largest error of a float32 dot product, in any order of summation, less a rounded number of its own size.
 
@@ -54,14 +65,6 @@ def _rounding_bound(queries: np.ndarray, candidates: np.ndarray) -> float:
     """
     largest = [float(np.sqrt(np.einsum("nd,nd->n", x, x, dtype=np.float64).max())) for x in (queries, candidates)]
     return (queries.shape[1] + 4) * 2.0**-24 * 1.01 * largest[0] * largest[1] + 1e-30
-
-
-def _blocks(queries: int, candidates: int, chunk_size: int | None) -> Iterator[tuple[slice, slice]]:
-    """Slices that tile queries x candidates, at most `chunk_size` (default about 2,900) on a side."""
-    side = chunk_size or int(_BLOCK_ELEMENTS**0.5)
-    for row in range(0, queries, side):
-        for column in range(0, candidates, side):
-            yield slice(row, min(row + side, queries)), slice(column, min(column + side, candidates))
 
 
 def best_targets(
@@ -104,17 +107,23 @@ def ranks(
         (n,) int64: candidates with a higher score, plus those with an equal score and a lower index.
     """
     bound = _rounding_bound(queries, candidates)
+    rounded_scores = target_scores.astype(np.float32)
     result = np.zeros(len(queries), np.int64)
-    for row, column in _blocks(len(queries), len(candidates), chunk_size):
-        difference = queries[row] @ candidates[column].T
-        difference -= target_scores[row, None].astype(np.float32)
-        result[row] += np.count_nonzero(difference > bound, axis=1)
-        near_rows, near_columns = np.nonzero(np.abs(difference) <= bound)
-        near_rows, near_columns = near_rows + row.start, near_columns + column.start
-        scores = pair_scores(queries, candidates, near_rows, near_columns)
-        reference = target_scores[near_rows]
-        before = (scores > reference) | ((scores == reference) & (near_columns < targets[near_rows]))
-        result += np.bincount(near_rows[before], minlength=len(queries))
+    side = chunk_size or _SIDE
+    for row in range(0, len(queries), side):
+        block = queries[row : row + side]
+        for column in range(0, len(candidates), side):
+            others = candidates[column : column + side]
+            difference = block @ others.T
+            difference -= rounded_scores[row : row + side, None]
+            result[row : row + side] += (difference > bound).sum(axis=1)
+            near = np.flatnonzero(np.abs(difference) <= bound)
+            rows, columns = near // len(others), near % len(others)
+            scores = _block_scores(block, others, rows, columns)
+            rows, columns = rows + row, columns + column
+            margin = scores - target_scores[rows]
+            before = (margin > _TIE) | ((margin >= -_TIE) & (columns < targets[rows]))
+            result += np.bincount(rows[before], minlength=len(queries))
     return result
 
 
@@ -138,12 +147,16 @@ def top_k(
     margin = 2 * _rounding_bound(queries, candidates)
     indices = np.empty((len(queries), k), np.int64)
     scores = np.empty((len(queries), k), np.float64)
-    side = chunk_size or int(_BLOCK_ELEMENTS**0.5)
+    side = chunk_size or _SIDE
     for start in range(0, len(queries), side):
         block = queries[start : start + side]
         rows, columns = _candidates_for_top_k(block, candidates, k, margin, side)
-        exact = pair_scores(block, candidates, rows, columns)
-        order = np.lexsort((columns, -exact, rows))
+        exact = np.empty(len(rows), np.float64)
+        edges = np.searchsorted(columns // side, np.arange(-(-len(candidates) // side) + 1))
+        for chunk, (first, last) in enumerate(itertools.pairwise(edges)):
+            others = candidates[chunk * side : (chunk + 1) * side]
+            exact[first:last] = _block_scores(block, others, rows[first:last], columns[first:last] - chunk * side)
+        order = np.lexsort((columns, -np.round(exact / _TIE), rows))
         first = np.searchsorted(rows[order], np.arange(len(block)))
         keep = order[first[:, None] + np.arange(k)]
         indices[start : start + side] = columns[keep]
@@ -154,7 +167,10 @@ def top_k(
 def _candidates_for_top_k(
     queries: np.ndarray, candidates: np.ndarray, k: int, margin: float, side: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (rows, columns) that hold every query's true top k: those within `margin` of its k-th best so far."""
+    """Pairs (rows, columns) that hold every query's true top k: those within `margin` of its k-th best so far.
+
+    Pairs of the first `side` candidates come before those of the next.
+    """
     threshold = np.full(len(queries), -np.inf, np.float32)
     rows, columns, values = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
     for column in range(0, len(candidates), side):
@@ -162,10 +178,10 @@ def _candidates_for_top_k(
         width = scores.shape[1]
         if width >= k:
             threshold = np.maximum(threshold, np.partition(scores, width - k, axis=1)[:, width - k])
-        new_rows, new_columns = np.nonzero(scores >= (threshold - margin)[:, None])
-        rows = np.concatenate([rows, new_rows])
-        columns = np.concatenate([columns, new_columns + column])
-        values = np.concatenate([values, scores[new_rows, new_columns]])
+        near = np.flatnonzero(scores >= (threshold - margin)[:, None])
+        rows = np.concatenate([rows, near // width])
+        columns = np.concatenate([columns, near % width + column])
+        values = np.concatenate([values, scores.ravel()[near]])
         keep = values >= (threshold - margin)[rows]
         rows, columns, values = rows[keep], columns[keep], values[keep]
     return rows, columns

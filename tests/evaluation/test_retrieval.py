@@ -1,5 +1,7 @@
 """Recalls against big_vision's evaluator (golden), numpy, and ties worked out by hand."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from example_embeddings import retrieval_example, unit
@@ -30,6 +32,16 @@ def test_ranks_equal_a_full_sort():
     np.testing.assert_array_equal(result.text_ranks, (image_order == owner[:, None]).argmax(axis=1))
     text_order = np.argsort(-scores, axis=1, kind="stable")
     np.testing.assert_array_equal(result.image_ranks, (owner[text_order] == np.arange(500)[:, None]).argmax(axis=1))
+
+
+def test_scores_are_never_all_in_memory(rng):
+    """12,000 x 12,000 scores would be 576 MB."""
+    images, texts = (unit(rng.normal(size=(12_000, 8))) for _ in range(2))
+    tracemalloc.start()
+    retrieval(images, texts)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 120e6
 
 
 def test_same_caption_for_two_images():
