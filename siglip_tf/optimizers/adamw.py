@@ -49,8 +49,25 @@ class AdamW(ReferenceChain):
         count = scalars["step"] + 1.0
         return {**scalars, "beta_1_power": self.beta_1**count, "beta_2_power": self.beta_2**count}
 
+    def direction(self, gradient, variable, scalars) -> tf.Tensor:
+        index = self._get_variable_index(variable)
+        momentum, velocity = self._momentums[index], self._velocities[index]
+        first = self.beta_1 * tf.convert_to_tensor(momentum.value) + (1.0 - self.beta_1) * gradient
+        second = self.beta_2 * tf.convert_to_tensor(velocity.value) + (1.0 - self.beta_2) * tf.square(gradient)
+        self.assign(momentum, first)
+        self.assign(velocity, second)
+        corrected = first / tf.cast(1.0 - scalars["beta_1_power"], first.dtype)
+        root = tf.sqrt(second / tf.cast(1.0 - scalars["beta_2_power"], second.dtype))
+        return corrected / (root + self.epsilon)
+
     def update_step(self, gradient, variable, learning_rate) -> None:
-        """One fused kernel: on CPU a quarter of the time of the same formula op by op; XLA takes it apart and fuses."""
+        """Updates one variable: by TensorFlow's one-pass kernel, or on TPU, where XLA fuses, by the formula.
+
+        On CPU the kernel takes a third of the time of the formula op by op (0.5 against 1.4 s for B/16 on 2 cores).
+        """
+        if isinstance(self._distribution_strategy, tf.distribute.TPUStrategy):
+            super().update_step(gradient, variable, learning_rate)
+            return
         scalars = learning_rate if isinstance(learning_rate, dict) else self.step_scalars(learning_rate)
         index = self._get_variable_index(variable)
         dtype = variable.dtype

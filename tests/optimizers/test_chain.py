@@ -9,7 +9,16 @@ import optax
 import pytest
 import tensorflow as tf
 
-from siglip_tf.optimizers import AdamW, Cosine, Lion, ParameterGroup, ScalingViTAdafactor, freeze, gradient_tape
+from siglip_tf.optimizers import (
+    AdamW,
+    Cosine,
+    Lion,
+    ParameterGroup,
+    ReferenceChain,
+    ScalingViTAdafactor,
+    freeze,
+    gradient_tape,
+)
 
 SHAPES = {
     "tower/dense/kernel": (40, 6, 33),
@@ -68,6 +77,12 @@ def optax_chain(optimizer, schedule, multipliers, decays):
     )
 
 
+class AdamWAsOnTPU(AdamW):
+    """AdamW by the formula, as under TPUStrategy, instead of the fused kernel."""
+
+    update_step = ReferenceChain.update_step
+
+
 OPTIMIZERS = [
     lambda **k: AdamW(learning_rate=1e-3, weight_decay=1e-2, **k),
     lambda **k: Lion(learning_rate=1e-4, weight_decay=1e-2, **k),
@@ -76,7 +91,11 @@ OPTIMIZERS = [
 NAMES = ["AdamW", "Lion", "ScalingViTAdafactor"]
 
 
-@pytest.mark.parametrize("make", OPTIMIZERS, ids=NAMES)
+@pytest.mark.parametrize(
+    "make",
+    [*OPTIMIZERS, lambda **k: AdamWAsOnTPU(learning_rate=1e-3, weight_decay=1e-2, **k)],
+    ids=[*NAMES, "AdamWAsOnTPU"],
+)
 def test_the_whole_chain_equals_optax(make, rng):
     weights = variables(rng)
     optimizer = make(
@@ -164,6 +183,21 @@ def small_model():
             keras.layers.Dense(4, name="head"),
         ]
     )
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS, ids=NAMES)
+def test_one_step_is_the_same_when_xla_compiles_it(make, rng):
+    results = []
+    for jit_compile in (False, True):
+        weights = variables(np.random.default_rng(2))
+        optimizer = make()
+        optimizer.build(list(weights.values()))
+        step = tf.function(optimizer.apply, jit_compile=jit_compile)
+        for grads in gradients(np.random.default_rng(3), 3):
+            step([tf.constant(grads[k]) for k in SHAPES])
+        results.append({k: v.numpy() for k, v in weights.items()})
+    for k in SHAPES:
+        np.testing.assert_allclose(results[0][k], results[1][k], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("make", OPTIMIZERS, ids=NAMES)
