@@ -1,100 +1,160 @@
-"""The architecture that a set of canonical weights belongs to, and the weights that an architecture needs."""
+"""The dimensions that a set of canonical weights shows, the weights that they need, and the model's arguments for them.
+
+Dimensions are a dict: `image_size`, `patch_size`, `image_width`, `image_depth`, `image_mlp_dim`, `image_heads`,
+`image_pool` of an image tower; `text_length`, `vocab_size`, `text_width`, `text_depth`, `text_mlp_dim`, `text_heads`,
+`token_bottleneck` (None for a whole table), `text_head` (whether there is one), `embed_dim` and `has_bias` of a text
+tower with temperature and bias.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from siglip_tf.checkpoints.checkpoint import CheckpointError, KeyReport
+from siglip_tf.checkpoints.checkpoint import Checkpoint, CheckpointError, KeyReport
 
 Shape = tuple[int, ...]
+ImageSize = int | Sequence[int]  # one side, or (height, width)
 ArrayT = TypeVar("ArrayT")
 
 # Resolutions of the public checkpoints. Patch 14 at 384 leaves a rest of 6 pixels, so the grid alone cannot tell 384
 # from 378: among the sizes that give the same grid, these come first.
 PUBLIC_IMAGE_SIZES = (224, 256, 384, 448, 512, 896)
 
-# (width, depth, MLP width) -> attention heads of the public towers, for files whose shapes do not show the heads.
-VARIANT_HEADS = {
-    (192, 12, 768): 3,  # Ti
-    (384, 12, 1536): 6,  # S
-    (512, 12, 2048): 8,  # M
-    (768, 12, 3072): 12,  # B
-    (1024, 24, 4096): 16,  # L
-    (1152, 27, 4304): 16,  # So400m
-    (1280, 32, 5120): 16,  # H
-    (1408, 40, 6144): 16,  # g
-    (1536, 40, 6144): 16,  # g-opt
-    (1664, 48, 8192): 16,  # G
-    (1536, 48, 8192): 16,  # G-opt
-    (1792, 56, 15360): 16,  # e
+# Public towers, width, depth, MLP width and heads: to recognise them, and to know the heads where no shape shows them.
+PUBLIC_TOWERS = {
+    "mu": (32, 1, 128, 2),
+    "Ti": (192, 12, 768, 3),
+    "S": (384, 12, 1536, 6),
+    "M": (512, 12, 2048, 8),
+    "B": (768, 12, 3072, 12),
+    "L": (1024, 24, 4096, 16),
+    "L*": (1024, 12, 4096, 16),
+    "So400m": (1152, 27, 4304, 16),
+    "H": (1280, 32, 5120, 16),
+    "g": (1408, 40, 6144, 16),
+    "g-opt": (1536, 40, 6144, 16),
+    "G": (1664, 48, 8192, 16),
+    "G-opt": (1536, 48, 8192, 16),
+    "e": (1792, 56, 15360, 16),
 }
+_SIZE_KEYS = ("width", "depth", "mlp_dim", "heads")
 
 
-def infer(weights: Mapping[str, Any], image_size: int | None = None, source: str = "The checkpoint") -> dict[str, Any]:
-    """Arguments of `SigLIP` read from the shapes of canonical weights.
+def infer(
+    weights: Mapping[str, Any], image_size: ImageSize | None = None, source: str = "The checkpoint"
+) -> dict[str, Any]:
+    """Dimensions read from the shapes of canonical weights.
 
     Args:
-        weights: canonical name -> array (anything with a `shape`), at least the image tower.
-        image_size: resolution in pixels where it is known; otherwise the public one, or the least, that fits the grid.
+        weights: canonical name -> array (anything with a `shape`) of one tower or both.
+        image_size: resolution in pixels where it is known, one side or (height, width); otherwise a square is assumed,
+            of the public resolution, or the least, that fits the grid.
         source: names the checkpoint in errors.
 
-    Returns:
-        `image_size`, `patch_size`, `image_width`, `image_depth`, `image_mlp_dim`, `image_heads`, `image_pool`, and for
-        two towers `text_length`, `vocab_size`, `text_width`, `text_depth`, `text_mlp_dim`, `text_heads`,
-        `token_bottleneck` (None for a full table), `embed_dim`.
-
     Raises:
-        CheckpointError: a tower's first weights are missing or have the wrong rank, or `image_size` does not fit.
+        CheckpointError: a tower's first weights are missing or have the wrong rank, `image_size` does not fit, or the
+            two towers' embeddings have different sizes.
     """
-    patch, _, _, width = _shape(weights, "image/patch_embedding/kernel", 4, source)
-    _, positions, _ = _shape(weights, "image/position_embedding", 3, source)
-    architecture = {
-        "image_size": _image_size(positions, patch, image_size, source),
-        "patch_size": patch,
-        **_tower(weights, "image", width, source),
-        "image_pool": _pool(weights),
-    }
-    if any(name.startswith("text/") for name in weights):
+    towers = [tower for tower in ("image", "text") if any(name.startswith(f"{tower}/") for name in weights)]
+    if not towers:
+        raise CheckpointError(f"{source} holds the weights of neither an image nor a text tower.")
+    dimensions: dict[str, Any] = {}
+    if "image" in towers:
+        patch, _, _, width = _shape(weights, "image/patch_embedding/kernel", 4, source)
+        _, positions, _ = _shape(weights, "image/position_embedding", 3, source)
+        dimensions |= {
+            "image_size": _image_size(positions, patch, image_size, source),
+            "patch_size": patch,
+            **_tower(weights, "image", width, source),
+            "image_pool": _pool(weights),
+        }
+    if "text" in towers:
         vocab_size, token_width = _shape(weights, "text/token_embedding/embedding", 2, source)
         _, text_length, text_width = _shape(weights, "text/position_embedding", 3, source)
-        architecture |= {
+        text_head = "text/head/kernel" in weights
+        embed_dim = _shape(weights, "text/head/kernel", 2, source)[1] if text_head else text_width
+        if embed_dim != dimensions.get("image_width", embed_dim):
+            raise CheckpointError(
+                f"{source} embeds texts in {embed_dim} and images in {dimensions['image_width']} dimensions; expected "
+                "the same number. This project's image tower has no projection."
+            )
+        dimensions |= {
             "text_length": text_length,
             "vocab_size": vocab_size,
             **_tower(weights, "text", text_width, source),
             "token_bottleneck": token_width if "text/token_embedding/projection" in weights else None,
-            "embed_dim": _shape(weights, "text/head/kernel", 2, source)[1],
+            "text_head": text_head,
+            "embed_dim": embed_dim,
+            "has_bias": "bias" in weights,
         }
-    return architecture
+    return dimensions
 
 
-def expected_shapes(architecture: Mapping[str, Any]) -> dict[str, Shape]:
-    """Canonical name -> shape of every weight of an architecture in `infer`'s terms, in the model's order."""
-    a = architecture
-    d, mlp, heads, patch = a["image_width"], a["image_mlp_dim"], a["image_heads"], a["patch_size"]
-    shapes: dict[str, Shape] = {
-        "image/patch_embedding/kernel": (patch, patch, 3, d),
-        "image/patch_embedding/bias": (d,),
-        "image/position_embedding": (1, (a["image_size"] // patch) ** 2, d),
-    }
-    if a["image_pool"] == "tok":
-        shapes["image/class_token"] = (1, 1, d)
-    shapes |= _encoder("image", a["image_depth"], d, mlp, heads)
-    if a["image_pool"] == "map":
-        shapes["image/head/probe"] = (1, 1, d)
-        shapes |= _attention("image/head/attention", d, heads)
-        shapes |= _norm("image/head/mlp_norm", d) | _mlp("image/head/mlp", d, mlp)
-    if "text_width" in a:
-        w, k = a["text_width"], a["token_bottleneck"]
-        shapes["text/token_embedding/embedding"] = (a["vocab_size"], k or w)
+def of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Dimensions of a checkpoint, at the resolution that its architecture names."""
+    return infer(checkpoint.weights, checkpoint.architecture.get("image_size"), checkpoint.source or "The checkpoint")
+
+
+def arguments(dimensions: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `siglip_tf.SigLIP` that make a model of these dimensions.
+
+    Towers of a public size are named ("So400m/14"), others spelled out. Those of the text tower are absent where there
+    is only an image tower.
+    """
+    d = dimensions
+    found: dict[str, Any] = {"image": None}
+    if "image_width" in d:
+        name, more = _named(d, "image")
+        found = {
+            "image": f"{name}/{d['patch_size']}",
+            "image_size": d["image_size"],
+            "image_pool": d["image_pool"],
+            **more,
+        }
+    if "text_width" in d:
+        name, more = _named(d, "text")
+        found |= {"text": name, "text_length": d["text_length"], "vocab_size": d["vocab_size"], **more}
+        found |= {"text_head": d["text_head"], "token_bottleneck": d["token_bottleneck"]}
+        if found["image"] is None:
+            found["embed_dim"] = d["embed_dim"]
+        if not d["has_bias"]:
+            found["init_bias"] = None
+    return found
+
+
+def expected_shapes(dimensions: Mapping[str, Any]) -> dict[str, Shape]:
+    """Canonical name -> shape of every weight of a model of these dimensions, in the model's order."""
+    d = dimensions
+    shapes: dict[str, Shape] = {}
+    if "image_width" in d:
+        width, mlp, heads, patch = d["image_width"], d["image_mlp_dim"], d["image_heads"], d["patch_size"]
+        shapes |= {
+            "image/patch_embedding/kernel": (patch, patch, 3, width),
+            "image/patch_embedding/bias": (width,),
+            "image/position_embedding": (1, math.prod(grid(d["image_size"], patch)), width),
+        }
+        if d["image_pool"] == "tok":
+            shapes["image/class_token"] = (1, 1, width)
+        shapes |= _encoder("image", d["image_depth"], width, mlp, heads)
+        if d["image_pool"] == "map":
+            shapes["image/head/probe"] = (1, 1, width)
+            shapes |= _attention("image/head/attention", width, heads)
+            shapes |= _norm("image/head/mlp_norm", width) | _mlp("image/head/mlp", width, mlp)
+    if "text_width" in d:
+        width, k = d["text_width"], d["token_bottleneck"]
+        shapes["text/token_embedding/embedding"] = (d["vocab_size"], k or width)
         if k:
-            shapes["text/token_embedding/projection"] = (k, w)
-        shapes["text/position_embedding"] = (1, a["text_length"], w)
-        shapes |= _encoder("text", a["text_depth"], w, a["text_mlp_dim"], a["text_heads"])
-        shapes |= {"text/head/kernel": (w, a["embed_dim"]), "text/head/bias": (a["embed_dim"],)}
-        shapes |= {"log_temperature": (), "bias": ()}
+            shapes["text/token_embedding/projection"] = (k, width)
+        shapes["text/position_embedding"] = (1, d["text_length"], width)
+        shapes |= _encoder("text", d["text_depth"], width, d["text_mlp_dim"], d["text_heads"])
+        if d["text_head"]:
+            shapes |= {"text/head/kernel": (width, d["embed_dim"]), "text/head/bias": (d["embed_dim"],)}
+        shapes["log_temperature"] = ()
+        if d["has_bias"]:
+            shapes["bias"] = ()
     return shapes
 
 
@@ -108,11 +168,23 @@ def compare(weights: Mapping[str, Any], shapes: Mapping[str, Shape]) -> KeyRepor
     )
 
 
-def whole(weights: Mapping[str, ArrayT], architecture: Mapping[str, Any], source: str) -> dict[str, ArrayT]:
+def whole(weights: Mapping[str, ArrayT], dimensions: Mapping[str, Any], source: str) -> dict[str, ArrayT]:
     """`weights` in the model's order; a `CheckpointError` with the lists of keys unless they are exactly its own."""
-    shapes = expected_shapes(architecture)
+    shapes = expected_shapes(dimensions)
     compare(weights, shapes).require_empty(source)
     return {name: weights[name] for name in shapes}
+
+
+def sides(image_size: ImageSize) -> tuple[int, int]:
+    """(height, width) of a resolution given as one side or as both."""
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return height, width
+
+
+def grid(image_size: ImageSize, patch: int) -> tuple[int, int]:
+    """Rows and columns of whole patches in an image; a rest smaller than a patch is not seen."""
+    height, width = sides(image_size)
+    return height // patch, width // patch
 
 
 def grid_side(positions: int, source: str = "The checkpoint") -> int:
@@ -129,16 +201,26 @@ def likely_image_size(positions: int, patch: int, source: str = "The checkpoint"
     return next((size for size in PUBLIC_IMAGE_SIZES if size in range(least, least + patch)), least)
 
 
-def _image_size(positions: int, patch: int, image_size: int | None, source: str) -> int:
+def _image_size(positions: int, patch: int, image_size: ImageSize | None, source: str) -> ImageSize:
     if image_size is None:
         return likely_image_size(positions, patch, source)
-    least = grid_side(positions, source) * patch
-    if image_size not in range(least, least + patch):
+    if math.prod(grid(image_size, patch)) != positions:
+        rows, columns = grid(image_size, patch)
         raise CheckpointError(
-            f"{source} has {positions} image positions of patch {patch}, so its resolution lies in "
-            f"{least} to {least + patch - 1} pixels; its configuration says {image_size}."
+            f"{source} has {positions} image positions; its resolution {image_size} makes {rows} x {columns} patches "
+            f"of {patch} pixels."
         )
-    return image_size
+    height, width = sides(image_size)
+    return height if height == width else (height, width)
+
+
+def _named(dimensions: Mapping[str, Any], tower: str) -> tuple[str, dict[str, Any]]:
+    """Name of the public size and no more, or "B" and what replaces its parts."""
+    size = tuple(dimensions[f"{tower}_{key}"] for key in _SIZE_KEYS)
+    for name, public in PUBLIC_TOWERS.items():
+        if size == public:
+            return name, {}
+    return "B", {f"{tower}_{key}": value for key, value in zip(_SIZE_KEYS, size, strict=True)}
 
 
 def _tower(weights: Mapping[str, Any], tower: str, width: int, source: str) -> dict[str, int]:

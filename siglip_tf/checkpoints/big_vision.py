@@ -74,8 +74,8 @@ def read(path: Path) -> Checkpoint:
     """Reads a big_vision npz.
 
     Towers may be scanned (`encoderblock/` with a leading depth axis) each for itself, arrays bfloat16 saved as void,
-    the text head absent (the identity then stands in, which gives the same numbers), and very old text towers may hold
-    a second position embedding. A text tower other than big_vision's transformer (LiT's BERT) is left out, with a note.
+    the text head absent, and very old text towers may hold a second position embedding. A text tower other than
+    big_vision's transformer (LiT's BERT) is left out, with a note.
 
     Raises:
         CheckpointError: damaged, or not the weights of one whole model.
@@ -111,14 +111,6 @@ def normalise(found: Mapping[str, np.ndarray]) -> tuple[ArrayDict, tuple[str, ..
             f"Left out the text tower, t and b: it is no SigLIP text transformer but holds {foreign_text[0]} and "
             f"{len(foreign_text) - 1} more (LiT's text towers are BERT). The image tower alone was read."
         )
-    elif any(n.startswith("txt/") for n in arrays):
-        if "txt/head/kernel" not in arrays:
-            width = arrays["txt/Embed_0/embedding"].shape[1]
-            arrays |= {"txt/head/kernel": np.eye(width, dtype=np.float32), "txt/head/bias": np.zeros(width, np.float32)}
-            notes.append("The text tower has no head; the identity stands in for it and gives the same embeddings.")
-        if "b" not in arrays:
-            arrays["b"] = np.zeros(1, np.float32)
-            notes.append("There is no bias b (a model trained by the softmax loss?); it is 0.")
     return arrays, tuple(notes)
 
 
@@ -134,17 +126,23 @@ def assemble(arrays: Mapping[str, np.ndarray], source: str, format: str, notes: 
             "tower takes pictures of any shape; this project has the fixed-resolution tower. Use that checkpoint."
         )
     pool = "map" if any(n.startswith("img/MAPHead_0/") for n in arrays) else "tok" if "img/cls" in arrays else "gap"
-    text_depth = depth(arrays, r"txt/Encoder_0/encoderblock_(\d+)/") if "txt/Embed_0/embedding" in arrays else None
-    names = canonical_names(depth(arrays, r"img/Transformer/encoderblock_(\d+)/"), pool, text_depth)
+    has_image = any(n.startswith("img/") for n in arrays)
+    names = canonical_names(
+        depth(arrays, r"img/Transformer/encoderblock_(\d+)/") if has_image else None,
+        pool,
+        depth(arrays, r"txt/Encoder_0/encoderblock_(\d+)/") if "txt/Embed_0/embedding" in arrays else None,
+        head=any(n.startswith("txt/head/") for n in arrays),
+        bias="b" in arrays,
+    )
     weights = collect(arrays, {name: foreign_name(name) for name in names}, source)
     for name in ("log_temperature", "bias"):
         if name in weights:
             weights[name] = weights[name].reshape(())
-    architecture = arch.infer(weights, source=source)
+    dimensions = arch.infer(weights, source=source)
     return Checkpoint(
-        architecture=architecture,
-        weights=arch.whole(weights, architecture, source),
-        preprocessing=preprocessing.trained_by_big_vision(architecture),
+        architecture=arch.arguments(dimensions),
+        weights=arch.whole(weights, dimensions, source),
+        preprocessing=preprocessing.trained_by_big_vision(dimensions),
         format=format,
         source=source,
         notes=notes,

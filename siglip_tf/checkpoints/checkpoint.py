@@ -52,8 +52,8 @@ class Checkpoint:
     """A model as numbers, independent of the format it came in.
 
     Attributes:
-        architecture: arguments of `siglip_tf.SigLIP`, every width spelled out (`siglip_tf.checkpoints.architecture`).
-        weights: canonical name -> array, float32; the image tower alone for AugReg files.
+        architecture: arguments of `siglip_tf.SigLIP`; those of the text tower are absent with an image tower alone.
+        weights: canonical name -> array, float32; of one tower or both.
         preprocessing: `siglip_tf.data.Preprocessing.to_config()`, or None if the checkpoint says nothing of it.
         format: "native", "big_vision", "hugging_face", "keras_hub" or "augreg".
         tokenizer: bytes of the SentencePiece model, or None.
@@ -71,7 +71,7 @@ class Checkpoint:
 
     @property
     def towers(self) -> tuple[str, ...]:
-        """("image", "text"), or ("image",) for a checkpoint of the image tower alone."""
+        """("image", "text"), or the one tower that is there."""
         return tuple(t for t in ("image", "text") if any(n.startswith(f"{t}/") for n in self.weights))
 
     def parameter_count(self, prefix: str = "") -> int:

@@ -16,7 +16,7 @@ import numpy as np
 
 from siglip_tf.checkpoints import architecture as arch
 from siglip_tf.checkpoints import preprocessing
-from siglip_tf.checkpoints.architecture import VARIANT_HEADS
+from siglip_tf.checkpoints.architecture import PUBLIC_TOWERS
 from siglip_tf.checkpoints.checkpoint import Checkpoint, CheckpointError
 from siglip_tf.checkpoints.files import (
     ArrayDict,
@@ -30,12 +30,11 @@ from siglip_tf.checkpoints.files import (
 from siglip_tf.checkpoints.hugging_face_tokenizer import FILES as TOKENIZER_FILES
 from siglip_tf.checkpoints.hugging_face_tokenizer import read_tokenizer, write_tokenizer
 from siglip_tf.checkpoints.translation import (
+    as_siglip_of_others,
     canonical_names,
     collect,
     depth,
-    fold_bottleneck,
     rename_by,
-    require_two_towers,
 )
 
 FORMAT = "hugging_face"
@@ -107,14 +106,14 @@ def read(path: Path) -> Checkpoint:
         vision, text, notes = _guess_tower_configs(arrays, str(path))
     weights, more = _to_canonical(arrays, vision, text, str(path))
     notes += more
-    architecture = arch.infer(weights, _square(vision["image_size"], str(path)), str(path))
-    _compare_with_config(architecture, vision, text, str(path))
+    dimensions = arch.infer(weights, _square(vision["image_size"], str(path)), str(path))
+    _compare_with_config(dimensions, vision, text, str(path))
     tokenizer, tokenizer_config = read_tokenizer(folder)
     processor = read_json(folder / PROCESSOR) if (folder / PROCESSOR).is_file() else None
-    preprocess, more = preprocessing.from_hugging_face(architecture, processor, tokenizer_config)
+    preprocess, more = preprocessing.from_hugging_face(dimensions, processor, tokenizer_config)
     return Checkpoint(
-        architecture=architecture,
-        weights=arch.whole(weights, architecture, str(path)),
+        architecture=arch.arguments(dimensions),
+        weights=arch.whole(weights, dimensions, str(path)),
         preprocessing=preprocess,
         format=FORMAT,
         tokenizer=tokenizer,
@@ -124,7 +123,9 @@ def read(path: Path) -> Checkpoint:
 
 
 def write(path: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Writes a folder that `SiglipModel.from_pretrained` loads; a token bottleneck is multiplied out.
+    """Writes a folder that `SiglipModel.from_pretrained` loads.
+
+    A token bottleneck is multiplied out, an absent text head becomes the identity.
 
     Returns:
         Notes on what Hugging Face's files cannot say exactly.
@@ -132,9 +133,7 @@ def write(path: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
     Raises:
         ValueError: the image tower alone, or a pool other than MAP, which `SiglipModel` does not have.
     """
-    require_two_towers(checkpoint, FORMAT)
-    weights = fold_bottleneck(checkpoint)
-    a = arch.infer(weights, checkpoint.architecture.get("image_size"))
+    weights, a = as_siglip_of_others(checkpoint, FORMAT)
     processor, notes = preprocessing.to_hugging_face(checkpoint.preprocessing, a["image_size"])
     files = ["README.md", CONFIG, WEIGHTS, PROCESSOR, *TOKENIZER_FILES]
 
@@ -181,13 +180,14 @@ def _guess_tower_configs(arrays: ArrayDict, source: str) -> tuple[dict[str, Any]
     for tower, prefix in (("image", "vision_model"), ("text", "text_model")):
         fc1, layers = arrays.get(f"{prefix}.encoder.layers.0.mlp.fc1.weight"), f"{prefix}.encoder.layers."
         size = None if fc1 is None else (fc1.shape[1], depth(arrays, rf"{re.escape(layers)}(\d+)\."), fc1.shape[0])
-        if size not in VARIANT_HEADS:
+        heads = next((public[3] for public in PUBLIC_TOWERS.values() if public[:3] == size), None)
+        if heads is None:
             raise CheckpointError(
                 f"{source} has no {CONFIG} beside it, and its weights do not say how many attention heads its {tower} "
                 f"tower has (width, depth, MLP: {size}, no public SigLIP's). Put the model's {CONFIG} there."
             )
         keys = ("hidden_size", "num_hidden_layers", "intermediate_size")
-        towers.append({**dict(zip(keys, size, strict=True)), "num_attention_heads": VARIANT_HEADS[size]})
+        towers.append({**dict(zip(keys, size, strict=True)), "num_attention_heads": heads})
     vision, text = towers
     positions, patch = (arrays[f"vision_model.embeddings.{n}_embedding.weight"].shape for n in ("position", "patch"))
     vision |= {"patch_size": patch[2], "image_size": arch.likely_image_size(positions[0], patch[2], source)}
@@ -296,7 +296,7 @@ def _square(size: Any, source: str) -> int:
 
 
 def _compare_with_config(
-    architecture: Mapping[str, Any], vision: Mapping[str, Any], text: Mapping[str, Any] | None, source: str
+    dimensions: Mapping[str, Any], vision: Mapping[str, Any], text: Mapping[str, Any] | None, source: str
 ) -> None:
     pairs = [
         ("image_width", vision["hidden_size"]),
@@ -310,9 +310,7 @@ def _compare_with_config(
             ("text_length", text["max_position_embeddings"]),
             ("vocab_size", text["vocab_size"]),
         ]
-    wrong = [
-        f"{key} {architecture[key]} (configuration: {value})" for key, value in pairs if architecture[key] != value
-    ]
+    wrong = [f"{key} {dimensions[key]} (configuration: {want})" for key, want in pairs if dimensions[key] != want]
     if wrong:
         raise CheckpointError(f"{source}: the weights do not fit the configuration: {', '.join(wrong)}.")
 

@@ -17,11 +17,10 @@ from siglip_tf.checkpoints import preprocessing
 from siglip_tf.checkpoints.checkpoint import Checkpoint, CheckpointError
 from siglip_tf.checkpoints.files import ArrayDict, as_float32, read_h5, read_json, replace_folder, write_h5, write_json
 from siglip_tf.checkpoints.translation import (
+    as_siglip_of_others,
     canonical_names,
     collect,
-    fold_bottleneck,
     rename_by,
-    require_two_towers,
 )
 
 FORMAT = "keras_hub"
@@ -94,16 +93,16 @@ def read(path: Path) -> Checkpoint:
         name: array[None] if name.endswith("/position_embedding") else array
         for name, array in ((name, as_float32(array, name)) for name, array in found.items())
     }
-    architecture = arch.infer(weights, vision["image_shape"][0], str(path))
+    dimensions = arch.infer(weights, vision["image_shape"][0], str(path))
     for key, value in (("image_heads", vision["num_heads"]), ("text_heads", text["num_heads"])):
-        if architecture[key] != value:
-            raise CheckpointError(f"{path}: the weights have {key} {architecture[key]}, {CONFIG} says {value}.")
+        if dimensions[key] != value:
+            raise CheckpointError(f"{path}: the weights have {key} {dimensions[key]}, {CONFIG} says {value}.")
     converter, preprocessor = (_layer_config(path / name) for name in (CONVERTER, PREPROCESSOR))
-    preprocess, notes = preprocessing.from_keras_hub(architecture, converter, preprocessor)
+    preprocess, notes = preprocessing.from_keras_hub(dimensions, converter, preprocessor)
     vocabulary = path / _VOCABULARY
     return Checkpoint(
-        architecture=architecture,
-        weights=arch.whole(weights, architecture, str(path)),
+        architecture=arch.arguments(dimensions),
+        weights=arch.whole(weights, dimensions, str(path)),
         preprocessing=preprocess,
         format=FORMAT,
         tokenizer=vocabulary.read_bytes() if vocabulary.is_file() else None,
@@ -113,7 +112,7 @@ def read(path: Path) -> Checkpoint:
 
 
 def write(path: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Writes a preset folder; a token bottleneck is multiplied out.
+    """Writes a preset folder; a token bottleneck is multiplied out, an absent text head becomes the identity.
 
     Returns:
         Notes on what a KerasHub preset cannot say exactly.
@@ -121,9 +120,7 @@ def write(path: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
     Raises:
         ValueError: the image tower alone, or a pool other than MAP, which KerasHub's SigLIP does not have.
     """
-    require_two_towers(checkpoint, FORMAT)
-    weights = fold_bottleneck(checkpoint)
-    a = arch.infer(weights, checkpoint.architecture.get("image_size"))
+    weights, a = as_siglip_of_others(checkpoint, FORMAT)
     arrays = {
         foreign_name(name): array[0] if name.endswith("/position_embedding") else array
         for name, array in weights.items()

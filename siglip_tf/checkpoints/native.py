@@ -55,21 +55,19 @@ def read(path: Path) -> Checkpoint:
 
 def write(path: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
     """Writes the folder: complete or not at all. It can say everything: the notes are empty."""
-    dimensions = arch.infer(checkpoint.weights, checkpoint.architecture.get("image_size"))
-    weights = arch.whole(checkpoint.weights, dimensions, "The checkpoint to write")
     # The model's arguments may name a variant ("B/16"); the dimensions let a reader check the weights without a model.
     config = {
         "format": "siglip_tf",
         "format_version": _FORMAT_VERSION,
         "siglip_tf": __version__,
         "architecture": checkpoint.architecture,
-        "dimensions": dimensions,
+        "dimensions": arch.of(checkpoint),
         "preprocessing": checkpoint.preprocessing,
     }
 
     def fill(folder: Path) -> None:
         write_json(folder / CONFIG, config)
-        write_safetensors(folder / WEIGHTS, weights, {"format": "siglip_tf"})
+        write_safetensors(folder / WEIGHTS, checkpoint.weights, {"format": "siglip_tf"})
         if checkpoint.tokenizer is not None:
             (folder / TOKENIZER).write_bytes(checkpoint.tokenizer)
 

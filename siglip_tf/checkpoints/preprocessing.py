@@ -17,21 +17,22 @@ _GEMMA_VOCAB_SIZE = 256_000
 _BILINEAR, _BICUBIC = 2, 3
 
 
-def trained_by_big_vision(architecture: Mapping[str, Any]) -> Config:
-    """What big_vision trained a model of this architecture on; its files name no preprocessing.
+def trained_by_big_vision(dimensions: Mapping[str, Any]) -> Config:
+    """What big_vision trained a model of these dimensions on; its files name no preprocessing.
 
     The vocabulary decides the pad id: 0 for SigLIP 2's Gemma vocabulary, 1 (the EOS) for those of SigLIP.
     """
+    image = {"size": dimensions["image_size"], "method": "big_vision"} if "image_size" in dimensions else None
     text = None
-    if "text_length" in architecture:
-        pad_id = 0 if architecture["vocab_size"] == _GEMMA_VOCAB_SIZE else 1
+    if "text_length" in dimensions:
+        pad_id = 0 if dimensions["vocab_size"] == _GEMMA_VOCAB_SIZE else 1
         # big_vision lower-cases bytes (`tf.strings.lower` without an encoding), which touches A to Z only.
-        text = _text(architecture["text_length"], "ascii", pad_id, "keep")
-    return {"image": {"size": architecture["image_size"], "method": "big_vision"}, "text": text}
+        text = _text(dimensions["text_length"], "ascii", pad_id, "keep")
+    return {"image": image, "text": text}
 
 
 def from_hugging_face(
-    architecture: Mapping[str, Any], processor: Mapping[str, Any] | None, tokenizer: Mapping[str, Any] | None
+    dimensions: Mapping[str, Any], processor: Mapping[str, Any] | None, tokenizer: Mapping[str, Any] | None
 ) -> tuple[Config, tuple[str, ...]]:
     """Config and notes from `preprocessor_config.json` and `tokenizer_config.json` (None where a file is absent).
 
@@ -39,7 +40,7 @@ def from_hugging_face(
         CheckpointError: the image processor normalises or rescales to something other than [-1, 1].
     """
     notes: list[str] = []
-    config = trained_by_big_vision(architecture)
+    config = trained_by_big_vision(dimensions)
     if processor is None:
         notes.append("No preprocessor_config.json: images are prepared as big_vision trained them.")
     else:
@@ -85,11 +86,11 @@ def to_hugging_face(config: Mapping[str, Any] | None, image_size: int) -> tuple[
 
 
 def from_keras_hub(
-    architecture: Mapping[str, Any], converter: Mapping[str, Any] | None, preprocessor: Mapping[str, Any] | None
+    dimensions: Mapping[str, Any], converter: Mapping[str, Any] | None, preprocessor: Mapping[str, Any] | None
 ) -> tuple[Config, tuple[str, ...]]:
     """Config and notes from the `config` of `image_converter.json` and `preprocessor.json` (None where absent)."""
     notes: list[str] = []
-    config = trained_by_big_vision(architecture)
+    config = trained_by_big_vision(dimensions)
     if converter is None:
         notes.append("No image_converter.json: images are prepared as big_vision trained them.")
     else:
@@ -106,7 +107,7 @@ def from_keras_hub(
         canonical = preprocessor.get("canonicalize_text", True)
         # KerasHub pads with EOS whatever the vocabulary; the model was trained with the pad of its vocabulary.
         config["text"] |= {
-            "length": architecture["text_length"],
+            "length": dimensions["text_length"],
             "lower_case": "ascii" if canonical else "none",
             "punctuation": "strip" if canonical else "keep",
         }

@@ -7,7 +7,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from siglip_tf.checkpoints import augreg, big_vision, hugging_face, keras_hub, native
+from siglip_tf.checkpoints import architecture, augreg, big_vision, hugging_face, keras_hub, native
 from siglip_tf.checkpoints.checkpoint import Checkpoint, CheckpointError
 from siglip_tf.checkpoints.files import kind_of_file, npz_names, read_json
 
@@ -57,7 +57,9 @@ def write(path: str | os.PathLike, checkpoint: Checkpoint, format: str = native.
     """
     if format not in _WRITERS:
         raise ValueError(f"Unknown format {format!r}; expected one of {', '.join(FORMATS)}.")
-    return _WRITERS[format](Path(path), _vocabulary_apart(checkpoint))
+    weights = architecture.whole(checkpoint.weights, architecture.of(checkpoint), "The checkpoint to write")
+    checkpoint = _vocabulary_apart(dataclasses.replace(checkpoint, weights=weights))
+    return _WRITERS[format](Path(path), checkpoint)
 
 
 def _vocabulary_apart(checkpoint: Checkpoint) -> Checkpoint:

@@ -10,60 +10,67 @@ from siglip_tf.checkpoints import architecture as arch
 from siglip_tf.checkpoints.checkpoint import Checkpoint
 
 
-def resample_position_embedding(embedding: np.ndarray, side: int) -> np.ndarray:
-    """Resamples a square grid of position embeddings bilinearly, corner on corner.
+def resample_position_embedding(
+    embedding: np.ndarray, new_grid: int | tuple[int, int], old_grid: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Resamples a grid of position embeddings bilinearly, corner on corner.
 
     The corners of the old and the new grid coincide: row i of n' lies at i * (n - 1) / (n' - 1) of n. This is what
     `scipy.ndimage.zoom(grid, (n' / n, n' / n, 1), order=1)` computes; `jax.image.resize` and `tf.image.resize` align
     the pixels' outer edges instead and give other values.
 
     Args:
-        embedding: float32 (1, n * n, d).
-        side: n', patches along one side of the new grid.
+        embedding: float32 (1, rows * columns, d).
+        new_grid: rows and columns of the new grid; one number for a square.
+        old_grid: rows and columns of the old one; a square if not given.
 
     Returns:
-        float32 (1, side * side, d); `embedding` itself where the grid stays the same.
+        float32 (1, new rows * new columns, d); `embedding` itself where the grid stays the same.
 
     Raises:
-        CheckpointError: the positions form no square grid.
+        CheckpointError: the positions form no square grid and `old_grid` is not given.
 
     Source: big_vision `models/vit.py`, `resample_posemb`.
     """
     _, positions, d = embedding.shape
-    old = arch.grid_side(positions)
-    if side == old:
+    rows, columns = (new_grid, new_grid) if isinstance(new_grid, int) else new_grid
+    old_rows, old_columns = old_grid or (arch.grid_side(positions),) * 2
+    if (rows, columns) == (old_rows, old_columns):
         return embedding
-    # float64, as scipy computes it; the matrix holds the two weights of each new row.
-    at = np.linspace(0, old - 1, side) if side > 1 else np.zeros(1)
+    grid = embedding.reshape(old_rows, old_columns, d).astype(np.float64)  # as scipy computes it
+    grid = np.einsum("ih,jw,hwd->ijd", _lerp(old_rows, rows), _lerp(old_columns, columns), grid, optimize=True)
+    return grid.reshape(1, rows * columns, d).astype(np.float32)
+
+
+def _lerp(old: int, new: int) -> np.ndarray:
+    """Matrix (new, old) whose rows hold the weights of the two old points beside each new one."""
+    at = np.linspace(0, old - 1, new) if new > 1 else np.zeros(1)
     low = np.minimum(at.astype(int), max(old - 2, 0))
-    high = np.minimum(low + 1, old - 1)
-    weights = np.zeros((side, old))
-    np.add.at(weights, (np.arange(side), low), 1 - (at - low))
-    np.add.at(weights, (np.arange(side), high), at - low)
-    grid = embedding.reshape(old, old, d).astype(np.float64)
-    grid = np.einsum("ih,jw,hwd->ijd", weights, weights, grid, optimize=True)
-    return grid.reshape(1, side * side, d).astype(np.float32)
+    weights = np.zeros((new, old))
+    np.add.at(weights, (np.arange(new), low), 1 - (at - low))
+    np.add.at(weights, (np.arange(new), np.minimum(low + 1, old - 1)), at - low)
+    return weights
 
 
-def with_image_size(checkpoint: Checkpoint, image_size: int) -> Checkpoint:
+def with_image_size(checkpoint: Checkpoint, image_size: arch.ImageSize) -> Checkpoint:
     """The checkpoint at another resolution: position embeddings resampled, architecture and preprocessing to match.
 
     Args:
         checkpoint: any checkpoint with an image tower.
-        image_size: new resolution in pixels, at least one patch.
+        image_size: new resolution in pixels, one side or (height, width), each at least one patch.
 
     Raises:
         ValueError: `image_size` holds no whole patch.
     """
     patch = checkpoint.weights["image/patch_embedding/kernel"].shape[0]
-    if image_size < patch:
+    if min(arch.sides(image_size)) < patch:
         raise ValueError(f"image_size must be at least one patch, {patch} pixels. Received: {image_size}")
     former = checkpoint.weights["image/position_embedding"]
-    embedding = resample_position_embedding(former, image_size // patch)
+    old, new = arch.grid(checkpoint.architecture["image_size"], patch), arch.grid(image_size, patch)
+    embedding = resample_position_embedding(former, new, old)
     notes = checkpoint.notes
     if embedding is not former:
-        sides = (arch.grid_side(former.shape[1]), image_size // patch)
-        notes += ("Position embeddings resampled bilinearly from {0} x {0} to {1} x {1} patches.".format(*sides),)
+        notes += ("Position embeddings resampled bilinearly from {} x {} to {} x {} patches.".format(*old, *new),)
     preprocessing = checkpoint.preprocessing
     if preprocessing and preprocessing.get("image"):
         preprocessing = {**preprocessing, "image": {**preprocessing["image"], "size": image_size}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,15 +15,23 @@ Rename = Callable[[str], str]
 
 
 def canonical_names(
-    image_depth: int, image_pool: str = "map", text_depth: int | None = None, bottleneck: bool = False
+    image_depth: int | None,
+    image_pool: str = "map",
+    text_depth: int | None = None,
+    *,
+    head: bool = True,
+    bias: bool = True,
 ) -> list[str]:
-    """Names of all weights of a model of these depths, in its order; no text tower where `text_depth` is None."""
-    any_width = dict.fromkeys(("image_width", "image_mlp_dim", "image_heads", "patch_size", "image_size"), 1)
-    model = {**any_width, "image_depth": image_depth, "image_pool": image_pool}
+    """Names of all weights of a model of these depths, in its order; a tower whose depth is None is absent."""
+    any_size = ("width", "mlp_dim", "heads", "depth")
+    dimensions: dict[str, Any] = {}
+    if image_depth is not None:
+        dimensions |= {f"image_{key}": 1 for key in any_size} | {"patch_size": 1, "image_size": 1}
+        dimensions |= {"image_depth": image_depth, "image_pool": image_pool}
     if text_depth is not None:
-        any_width = dict.fromkeys(("text_width", "text_mlp_dim", "text_heads", "text_length", "vocab_size"), 1)
-        model |= {**any_width, "embed_dim": 1, "text_depth": text_depth, "token_bottleneck": 1 if bottleneck else None}
-    return list(arch.expected_shapes(model))
+        dimensions |= {f"text_{key}": 1 for key in any_size} | {"text_length": 1, "vocab_size": 1, "embed_dim": 1}
+        dimensions |= {"text_depth": text_depth, "token_bottleneck": None, "text_head": head, "has_bias": bias}
+    return list(arch.expected_shapes(dimensions))
 
 
 def rename_by(rules: Sequence[tuple[str, str]]) -> Rename:
@@ -73,10 +82,25 @@ def fold_bottleneck(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
     return weights
 
 
-def require_two_towers(checkpoint: Checkpoint, format: str, pools: Sequence[str] = ("map",)) -> None:
-    """Raises a ValueError that says why `format` cannot hold the checkpoint, if so."""
+def as_siglip_of_others(checkpoint: Checkpoint, format: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Weights and dimensions in the form that Hugging Face and KerasHub share, for the same embeddings and logits.
+
+    A token bottleneck is multiplied out, an absent text head becomes the identity, an absent bias 0.
+
+    Raises:
+        ValueError: says why `format` cannot hold the checkpoint.
+    """
     if checkpoint.towers != ("image", "text"):
         raise ValueError(f"{format} holds both towers; this checkpoint has {', '.join(checkpoint.towers)} alone.")
-    pool = arch.infer(checkpoint.weights, checkpoint.architecture.get("image_size"))["image_pool"]
-    if pool not in pools:
-        raise ValueError(f"{format} has no image tower with pool {pool!r}, only {', '.join(map(repr, pools))}.")
+    weights = fold_bottleneck(checkpoint)
+    if "text/head/kernel" not in weights:
+        width = weights["text/final_norm/scale"].shape[0]
+        weights["text/head/kernel"] = np.eye(width, dtype=np.float32)
+        weights["text/head/bias"] = np.zeros(width, np.float32)
+    weights.setdefault("bias", np.zeros((), np.float32))
+    dimensions = arch.infer(weights, checkpoint.architecture.get("image_size"))
+    if dimensions["image_pool"] != "map":
+        raise ValueError(f"{format} has no image tower with pool {dimensions['image_pool']!r}, only 'map'.")
+    if not isinstance(dimensions["image_size"], int):
+        raise ValueError(f"{format} takes square images; this model takes {dimensions['image_size']}.")
+    return weights, dimensions

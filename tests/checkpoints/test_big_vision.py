@@ -24,7 +24,19 @@ def resave(path, source, change):
     return path
 
 
-@pytest.mark.parametrize("changes", [{}, {"image_pool": "gap"}, {"image_pool": "tok"}, {"image_depth": 11}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"image_pool": "gap"},
+        {"image_pool": "tok"},
+        {"image_depth": 11},
+        {"has_bias": False},
+        {"towers": "image"},
+        {"towers": "text"},
+        {"text_width": 20, "text_heads": 4, "text_head": False},
+    ],
+)
 def test_round_trip_keeps_every_bit(tmp_path, tiny, changes):
     checkpoint = dataclasses.replace(tiny(image_size=42, **changes), tokenizer=b"model")
     checkpoints.write(tmp_path / "model.npz", checkpoint, format="big_vision")
@@ -38,21 +50,22 @@ def test_round_trip_keeps_every_bit(tmp_path, tiny, changes):
 def test_architecture_and_names_of_its_own_file():
     found = checkpoints.read(GOLDEN / "big_vision_plain.npz")
     assert found.architecture == {
+        "image": "B/5",
         "image_size": 15,
-        "patch_size": 5,
+        "image_pool": "map",
         "image_width": 12,
         "image_depth": 3,
         "image_mlp_dim": 20,
         "image_heads": 3,
-        "image_pool": "map",
+        "text": "B",
         "text_length": 7,
         "vocab_size": 37,
         "text_width": 16,
         "text_depth": 2,
         "text_mlp_dim": 24,
         "text_heads": 4,
+        "text_head": True,
         "token_bottleneck": None,
-        "embed_dim": 12,
     }
     arrays = np.load(GOLDEN / "big_vision_plain.npz")
     np.testing.assert_array_equal(
@@ -75,9 +88,14 @@ def test_notes_say_what_was_done():
     notes = " ".join(checkpoints.read(GOLDEN / "big_vision_scanned_bfloat16.npz").notes)
     assert "bfloat16" in notes
     assert "Left out 1 arrays" in notes
-    assert "identity" in " ".join(checkpoints.read(GOLDEN / "big_vision_no_text_head.npz").notes)
     assert "position embedding" in " ".join(checkpoints.read(GOLDEN / "big_vision_very_old_text.npz").notes)
     assert "head/kernel" in " ".join(checkpoints.read(GOLDEN / "augreg_tok.npz").notes)
+
+
+def test_a_text_tower_without_head_stays_without():
+    found = checkpoints.read(GOLDEN / "big_vision_no_text_head.npz")
+    assert found.architecture["text_head"] is False
+    assert not any(name.startswith("text/head") for name in found.weights)
 
 
 @pytest.mark.parametrize(("vocab_size", "pad_id"), [(32_000, 1), (250_000, 1), (256_000, 0)])
@@ -122,6 +140,7 @@ def test_bert_text_tower_of_lit_is_left_out_with_a_note(tmp_path):
         (lambda a: a.pop("img/Transformer/encoderblock_1/LayerNorm_0/scale"), "missing (1):\n  img/Transformer/enc"),
         (lambda a: a.update({"img/head/kernel": np.zeros((12, 9), np.float32)}), "unexpected (1):\n  img/head/kernel"),
         (lambda a: a.update({"txt/head/bias": np.zeros(5, np.float32)}), "text/head/bias: (5,), expected (12,)"),
+        (lambda a: a.update({"txt/head/kernel": np.zeros((16, 9), np.float32)}), "texts in 9 and images in 12"),
         (lambda a: a.update({"img/embedding/kernel": np.zeros((75, 12), np.float32)}), "NaFlex"),
         (lambda a: a.update({"img/pos_embedding": np.zeros((1, 8, 12), np.float32)}), "no square grid"),
         (lambda a: a.update({"t": np.array(["a"])}), "expected a float array"),

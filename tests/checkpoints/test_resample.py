@@ -16,6 +16,13 @@ def test_equals_scipy_zoom_as_big_vision_calls_it(rng, old, new):
     np.testing.assert_allclose(found, wanted.reshape(1, new * new, 6), rtol=0, atol=1e-6)
 
 
+def test_grids_that_are_not_square(rng):
+    embedding = rng.normal(size=(1, 6, 5)).astype(np.float32)
+    wanted = scipy.ndimage.zoom(embedding.reshape(2, 3, 5), (4 / 2, 7 / 3, 1), order=1)
+    found = resample_position_embedding(embedding, (4, 7), old_grid=(2, 3))
+    np.testing.assert_allclose(found, wanted.reshape(1, 28, 5), rtol=0, atol=1e-6)
+
+
 def test_the_same_grid_is_left_alone(rng):
     embedding = rng.normal(size=(1, 25, 6)).astype(np.float32)
     assert resample_position_embedding(embedding, 5) is embedding
