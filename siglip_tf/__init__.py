@@ -3,10 +3,9 @@
 Source: "Sigmoid Loss for Language Image Pre-Training", https://arxiv.org/abs/2303.15343
 """
 
-from siglip_tf import backend as _backend  # isort: skip  (refuses a wrong Keras backend before anything is built)
-
+# `backend` comes first: it refuses a wrong Keras backend before anything is built on it.
+from siglip_tf import backend, losses, models
+from siglip_tf.models import SigLIP
 from siglip_tf.version import __version__
 
-__all__ = ["__version__"]
-
-_backend.require_tensorflow()
+__all__ = ["SigLIP", "__version__", "backend", "losses", "models"]

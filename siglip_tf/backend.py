@@ -10,3 +10,6 @@ def require_tensorflow() -> None:
             f"siglip_tf needs the Keras backend 'tensorflow'. Received: {keras.config.backend()!r} (from KERAS_BACKEND "
             "or keras.json). Set KERAS_BACKEND=tensorflow before Python starts."
         )
+
+
+require_tensorflow()

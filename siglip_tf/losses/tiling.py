@@ -1,0 +1,214 @@
+"""All pairs of one block of images with one block of texts, a tile at a time: O(b d + tile^2) memory, never b x b.
+
+A block is b images beside b texts. It is cut into square tiles, with a smaller one at the end where the tile size does
+not divide b. What a tile adds to its images and to its texts is gathered in `Total`s; nothing else outlives a tile.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+# (image tensors (i, ...), text tensors (j, ...), diagonal) -> (what each total of the images gains, of the texts).
+TileFunction = Callable[[list[tf.Tensor], list[tf.Tensor], bool], tuple[list[tf.Tensor], list[tf.Tensor]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Total:
+    """What is gathered for each example of a side.
+
+    Attributes:
+        shape: shape of one example's part, for instance (d,) for a gradient or () for a loss.
+        start: the value before any pair was seen.
+        combine: an associative function of two tensors that merges two parts.
+    """
+
+    shape: tuple[int, ...] = ()
+    start: float = 0.0
+    combine: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = tf.add
+
+    def initial(self, examples: int, dtype: tf.DType) -> tf.Tensor:
+        """The total of `examples` examples that have seen no pair, (examples, *shape)."""
+        return tf.fill((examples, *self.shape), tf.constant(self.start, dtype))
+
+
+def automatic_tile_size(examples: int, largest: int = 1024) -> int:
+    """The tile size for a block of `examples`: near `largest`, and as even as can be so that no thin tail remains."""
+    return -(-examples // -(-examples // largest))
+
+
+def visit_block(
+    images: Sequence[tf.Tensor],
+    texts: Sequence[tf.Tensor],
+    image_totals: Sequence[tuple[Total, tf.Tensor]],
+    text_totals: Sequence[tuple[Total, tf.Tensor]],
+    tile_function: TileFunction,
+    tile_size: int,
+    own: bool,
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """Visits every pair of a block exactly once.
+
+    Args:
+        images: tensors (b, ...) that the tile function reads for its images.
+        texts: tensors (b, ...) that it reads for its texts.
+        image_totals: what is gathered for the images, each with its value so far (b, *shape).
+        text_totals: the same for the texts.
+        tile_function: the maths of one tile; `diagonal` says that pair (k, k) of the tile is a positive.
+        tile_size: rows and columns of a tile; need not divide b.
+        own: whether the texts are those of the images, so that the positives lie on the block's diagonal.
+
+    Returns:
+        The values of the totals with this block's pairs combined in.
+    """
+    examples = images[0].shape[0]
+    cut = _Cut(examples, tile_size)
+    image_reads = [cut.split(t) for t in images]
+    text_reads = [cut.split(t) for t in texts]
+    image_parts = [cut.split(value) for _, value in image_totals]
+    text_parts = [cut.split(value) for _, value in text_totals]
+    image_combine = [total.combine for total, _ in image_totals]
+    text_combine = [total.combine for total, _ in text_totals]
+
+    for row, rows in enumerate(cut.counts):
+        for column, columns in enumerate(cut.counts):
+            on_diagonal = own and row == column
+
+            def visit(i, j, row_parts, column_parts, diagonal, row=row, column=column):
+                image_tile = [reads[row].read(i) for reads in image_reads]
+                text_tile = [reads[column].read(j) for reads in text_reads]
+                to_images, to_texts = tile_function(image_tile, text_tile, diagonal)
+                row_parts = [
+                    part.write(i, combine(part.read(i), new))
+                    for part, combine, new in zip(row_parts, image_combine, to_images, strict=True)
+                ]
+                column_parts = [
+                    part.write(j, combine(part.read(j), new))
+                    for part, combine, new in zip(column_parts, text_combine, to_texts, strict=True)
+                ]
+                return row_parts, column_parts
+
+            row_parts = [parts[row] for parts in image_parts]
+            column_parts = [parts[column] for parts in text_parts]
+            if on_diagonal:
+                row_parts, column_parts = _loop(
+                    rows, lambda k: (k, k), lambda *a, v=visit: v(*a, True), row_parts, column_parts
+                )
+                row_parts, column_parts = _loop(
+                    rows * (rows - 1), _off_diagonal(rows), lambda *a, v=visit: v(*a, False), row_parts, column_parts
+                )
+            else:
+                row_parts, column_parts = _loop(
+                    rows * columns,
+                    lambda k, columns=columns: (k // columns, k % columns),
+                    lambda *a, v=visit: v(*a, False),
+                    row_parts,
+                    column_parts,
+                )
+            for parts, part in zip(image_parts, row_parts, strict=True):
+                parts[row] = part
+            for parts, part in zip(text_parts, column_parts, strict=True):
+                parts[column] = part
+    return [cut.join(parts) for parts in image_parts], [cut.join(parts) for parts in text_parts]
+
+
+def _off_diagonal(rows):
+    """k -> the k-th (i, j) with i != j of a rows x rows grid."""
+
+    def pair(k):
+        i, j = k // (rows - 1), k % (rows - 1)
+        return i, tf.where(j >= i, j + 1, j) if isinstance(k, tf.Tensor) else j + (j >= i)
+
+    return pair
+
+
+def _loop(trips, pair, visit, row_parts, column_parts):
+    """`visit` at pair(0), ..., pair(trips - 1), carrying the parts; a Python call where one trip needs no loop."""
+    if trips == 0:
+        return row_parts, column_parts
+    if trips == 1:
+        return visit(*pair(0), row_parts, column_parts)
+
+    def body(k, row_values, column_values):
+        rows = [part.holding(value) for part, value in zip(row_parts, row_values, strict=True)]
+        columns = [part.holding(value) for part, value in zip(column_parts, column_values, strict=True)]
+        rows, columns = visit(*pair(k), rows, columns)
+        return k + 1, [part.value for part in rows], [part.value for part in columns]
+
+    _, row_values, column_values = tf.while_loop(
+        lambda k, *_: k < trips,
+        body,
+        (tf.constant(0), [part.value for part in row_parts], [part.value for part in column_parts]),
+        parallel_iterations=1,
+        maximum_iterations=trips,
+    )
+    return (
+        [part.holding(value) for part, value in zip(row_parts, row_values, strict=True)],
+        [part.holding(value) for part, value in zip(column_parts, column_values, strict=True)],
+    )
+
+
+class _Cut:
+    """b examples as a group of whole tiles and, where the tile size does not divide b, a group of one smaller tile."""
+
+    def __init__(self, examples, tile_size):
+        whole, rest = divmod(examples, tile_size)
+        sizes = [whole * tile_size, rest]
+        self.counts = [count for count, size in zip((whole, 1), sizes, strict=True) if size]
+        self._sizes = [size for size in sizes if size]
+        self._tile_sizes = [size // count for size, count in zip(self._sizes, self.counts, strict=True)]
+
+    def split(self, tensor):
+        groups = tf.split(tensor, self._sizes) if len(self._sizes) > 1 else [tensor]
+        return [
+            _Single(group) if count == 1 else _Stack.of(group, count, size)
+            for group, count, size in zip(groups, self.counts, self._tile_sizes, strict=True)
+        ]
+
+    def join(self, parts):
+        values = [part.joined() for part in parts]
+        return values[0] if len(values) == 1 else tf.concat(values, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Single:
+    """A group of one tile."""
+
+    value: tf.Tensor
+
+    def holding(self, value):
+        return _Single(value)
+
+    def read(self, _):
+        return self.value
+
+    def write(self, _, tile):
+        return _Single(tile)
+
+    def joined(self):
+        return self.value
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stack:
+    """A group of equal tiles in a `TensorArray`: one tile is replaced without a copy of the others."""
+
+    value: tf.TensorArray
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tensor, count, size):
+        shape = (size, *tensor.shape[1:])
+        array = tf.TensorArray(tensor.dtype, count, element_shape=shape, clear_after_read=False)
+        return cls(array.unstack(tf.reshape(tensor, (count, *shape))), tuple(tensor.shape))
+
+    def holding(self, value):
+        return _Stack(value, self.shape)
+
+    def read(self, k):
+        return self.value.read(k)
+
+    def write(self, k, tile):
+        return _Stack(self.value.write(k, tile), self.shape)
+
+    def joined(self):
+        return tf.reshape(self.value.stack(), self.shape)

@@ -1,0 +1,106 @@
+"""What a batch may hold, checked at trace time before anything expensive happens."""
+
+import numpy as np
+import tensorflow as tf
+
+
+def check_images(images, image_size: tuple[int, int]) -> tf.Tensor:
+    """Float images (batch, height, width, 3) in [-1, 1].
+
+    Raises:
+        ValueError: for another rank, dtype or size; in eager mode also for values outside [-1, 1].
+    """
+    images = tf.convert_to_tensor(images)
+    if not images.dtype.is_floating:
+        raise ValueError(
+            f"Expected float32 images in [-1, 1]. Received: dtype {images.dtype.name}. Divide uint8 pixels by 127.5 "
+            "and subtract 1, or use siglip_tf.data.ImagePreprocessing."
+        )
+    if images.shape.rank != 4 or tuple(images.shape[1:]) != (*image_size, 3):
+        raise ValueError(
+            f"Expected images of shape (batch, {image_size[0]}, {image_size[1]}, 3). Received: {images.shape}."
+        )
+    if tf.executing_eagerly() and images.shape[0]:
+        largest = float(tf.reduce_max(tf.abs(images)))
+        if largest > 2:  # interpolation may overshoot 1 a little, pixels in 0 ... 255 overshoot by far
+            raise ValueError(
+                f"Expected images in [-1, 1]. Received: a value of magnitude {largest:.4g}. Divide pixels in 0 to 255 "
+                "by 127.5 and subtract 1."
+            )
+    return images
+
+
+def check_token_ids(ids, text_length: int, vocab_size: int) -> tf.Tensor:
+    """Token ids int32 (batch, text_length).
+
+    Raises:
+        ValueError: for another rank, dtype or length; in eager mode also for an id outside [0, vocab_size).
+    """
+    ids = tf.convert_to_tensor(ids)
+    if not ids.dtype.is_integer:
+        raise ValueError(f"Expected int32 token ids. Received: dtype {ids.dtype.name}.")
+    if ids.shape.rank != 2 or ids.shape[1] != text_length:
+        longer = ids.shape.rank == 2 and (ids.shape[1] or 0) > text_length
+        hint = " Cut longer texts in the tokeniser (siglip_tf.data.Tokenizer keeps the EOS)." if longer else ""
+        raise ValueError(f"Expected token ids of shape (batch, {text_length}). Received: {ids.shape}.{hint}")
+    if tf.executing_eagerly() and ids.shape[0]:
+        values = ids.numpy()
+        outside = values[(values < 0) | (values >= vocab_size)]
+        if outside.size:
+            raise ValueError(
+                f"Expected token ids in [0, {vocab_size}). Received: {int(outside.flat[0])}. The tokeniser's "
+                "vocabulary is larger than vocab_size."
+            )
+    return tf.cast(ids, tf.int32)
+
+
+def check_image_embeddings(embeddings, embed_dim: int) -> tf.Tensor:
+    """Precomputed image embeddings (batch, embed_dim), any floating dtype, normalised or not.
+
+    Raises:
+        ValueError: for another rank, dtype or size.
+    """
+    embeddings = tf.convert_to_tensor(embeddings)
+    if not embeddings.dtype.is_floating:
+        raise ValueError(f"Expected image embeddings of a floating dtype. Received: {embeddings.dtype.name}.")
+    if embeddings.shape.rank != 2 or embeddings.shape[1] != embed_dim:
+        raise ValueError(f"Expected image embeddings of shape (batch, {embed_dim}). Received: {embeddings.shape}.")
+    return embeddings
+
+
+def check_training_batch(batch) -> dict[str, tf.Tensor]:
+    """The parts of a training batch: "text" with "image" or "image_embedding", of one static batch size.
+
+    Raises:
+        ValueError: for something that is no dict, a missing part, or an unknown or unequal batch size.
+    """
+    if not isinstance(batch, dict):
+        raise ValueError(
+            'Expected the data set to yield {"image": ..., "text": ...} or {"image_embedding": ..., "text": ...}. '
+            f"Received: {type(batch).__name__}."
+        )
+    image_key = "image_embedding" if "image_embedding" in batch else "image"
+    missing = [key for key in (image_key, "text") if key not in batch]
+    if missing:
+        raise ValueError(f"Expected a batch with {image_key!r} and 'text'. Received: keys {sorted(batch)}.")
+    parts = {key: tf.convert_to_tensor(batch[key]) for key in (image_key, "text")}
+    sizes = {key: part.shape[0] if part.shape.rank else None for key, part in parts.items()}
+    if None in sizes.values():
+        raise ValueError(
+            "Expected a static batch size: the loss divides by the global batch, and a ragged last batch would be "
+            f"divided wrongly. Received: shapes {[str(p.shape) for p in parts.values()]}. Batch the data set with "
+            "drop_remainder=True."
+        )
+    if len(set(sizes.values())) != 1:
+        raise ValueError(f"Expected as many images as texts. Received: batch sizes {sizes}.")
+    return parts
+
+
+def as_image_size(image_size) -> tuple[int, int]:
+    """(height, width) of an integer or a pair; raises ValueError for anything else."""
+    pair = (image_size, image_size) if isinstance(image_size, int | np.integer) else image_size
+    if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(s, int | np.integer) for s in pair):
+        raise ValueError(f"Expected image_size as pixels or (height, width). Received: {image_size!r}.")
+    if min(pair) < 1:
+        raise ValueError(f"Expected a positive image_size. Received: {image_size!r}.")
+    return int(pair[0]), int(pair[1])

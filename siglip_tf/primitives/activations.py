@@ -1,0 +1,28 @@
+"""The tanh approximation of GELU (Keras' default is the exact one), keeping only its input for the backward pass."""
+
+import math
+
+import tensorflow as tf
+
+_LINEAR = 2 * math.sqrt(2 / math.pi)
+_CUBIC = _LINEAR * 0.044715
+
+
+@tf.custom_gradient
+def gelu_tanh(x: tf.Tensor) -> tf.Tensor:
+    """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), written as x * sigmoid of twice the argument.
+
+    Args:
+        x: any shape, floating.
+
+    Returns:
+        The same shape and dtype.
+    """
+    linear, cubic = tf.cast(_LINEAR, x.dtype), tf.cast(_CUBIC, x.dtype)
+
+    def gradient(upstream):
+        squared = x * x
+        gate = tf.sigmoid(x * (linear + cubic * squared))
+        return upstream * (gate + x * gate * (1 - gate) * (linear + 3 * cubic * squared))
+
+    return x * tf.sigmoid(x * (linear + cubic * x * x)), gradient

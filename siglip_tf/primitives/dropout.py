@@ -1,0 +1,99 @@
+"""Dropout and stochastic depth whose masks belong to examples: a batch cut into microbatches draws the same ones.
+
+The bits hash (step seed, layer, example, unit), so a mask can be drawn again in the backward pass of a microbatch or of
+a rematerialised block, and does not depend on how many examples stand beside an example.
+"""
+
+import contextlib
+import dataclasses
+import threading
+import zlib
+
+import keras
+import tensorflow as tf
+
+from siglip_tf.primitives.hashing import hash_bits
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomState:
+    """What all random layers of a step read.
+
+    Attributes:
+        seed: int32 scalar, new for every step.
+        first_example: int32 scalar, number of the first example of the batch at hand within the global batch.
+    """
+
+    seed: tf.Tensor
+    first_example: tf.Tensor
+
+
+class _Current(threading.local):
+    state: RandomState | None = None
+
+
+_current = _Current()
+
+
+def current_random_state() -> RandomState | None:
+    """The state that `random_state` has set in this thread, or None."""
+    return _current.state
+
+
+@contextlib.contextmanager
+def random_state(state: RandomState | None):
+    """Random layers called inside draw from `state`; outside they draw from a seed of their own."""
+    before = _current.state
+    _current.state = state
+    try:
+        yield
+    finally:
+        _current.state = before
+
+
+class _MaskedLayer(keras.layers.Layer):
+    """A layer that drops parts of each example with probability `rate` while training."""
+
+    def __init__(self, rate: float, seed: int | None = None, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 <= rate < 1:
+            raise ValueError(f"Expected a rate in [0, 1). Received: rate={rate!r}.")
+        self.rate = rate
+        self.seed = seed
+        if rate:
+            self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def build(self, _):
+        # Tells this layer's masks from those of the other layers, and is the same in every process.
+        self._salt = zlib.crc32(self.path.encode()) >> 1
+
+    def call(self, inputs, training=False):
+        if not training or not self.rate:
+            return inputs
+        state = current_random_state()
+        if state is None:
+            own_seed = tf.bitcast(tf.cast(self.seed_generator.next()[1], tf.uint32), tf.int32)
+            state = RandomState(own_seed, tf.zeros((), tf.int32))
+        examples = state.first_example + tf.range(tf.shape(inputs)[0])
+        units = inputs.shape[1:].num_elements() if self._each_unit else 1
+        bits = hash_bits(state.seed, self._salt, examples[:, None], tf.range(units)[None, :])
+        kept = tf.cast(bits >= tf.constant(round(self.rate * 2**32), tf.uint32), inputs.dtype)
+        shape = inputs.shape[1:] if self._each_unit else [1] * (inputs.shape.rank - 1)
+        return inputs * tf.reshape(kept, (-1, *shape)) / (1 - self.rate)
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable(package="siglip_tf")
+class Dropout(_MaskedLayer):
+    """Drops each unit of each example with probability `rate` while training, and scales the rest by 1 / (1 - rate)."""
+
+    _each_unit = True
+
+
+@keras.saving.register_keras_serializable(package="siglip_tf")
+class StochasticDepth(_MaskedLayer):
+    """Drops a whole residual branch for an example with probability `rate` while training."""
+
+    _each_unit = False

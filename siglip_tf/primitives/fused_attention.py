@@ -1,0 +1,57 @@
+"""Self-attention of rows, by one TPU kernel each way under TPUStrategy and by einsum elsewhere: the same function."""
+
+import tensorflow as tf
+from tensorflow.compiler.tf2xla.ops import gen_xla_ops
+
+
+def attention_of_rows(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, tokens: int, num_heads: int, fused: bool) -> tf.Tensor:
+    """softmax(q k^T / sqrt(head size)) v for each example and head.
+
+    Args:
+        q: (batch * tokens, heads * head size), likewise `k` and `v`.
+        tokens: tokens of an example.
+        num_heads: heads, cut from the last axis in order.
+        fused: under TPUStrategy, use the kernel of `attention_kernel`; needs jax installed and static shapes.
+
+    Returns:
+        (batch * tokens, heads * head size). Softmax is float32 whatever the dtype.
+    """
+    if fused and isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy):
+        return _fused(q, k, v, tokens, num_heads)
+    split = (-1, tokens, num_heads, q.shape[1] // num_heads)
+    q, k, v = (tf.reshape(t, split) for t in (q * tf.cast(split[-1] ** -0.5, q.dtype), k, v))
+    logits = tf.einsum("bnhk,bmhk->bhnm", q, k)
+    weights = tf.cast(tf.nn.softmax(tf.cast(logits, tf.float32)), v.dtype)
+    return tf.reshape(tf.einsum("bhnm,bmhk->bnhk", weights, v), (-1, split[2] * split[3]))
+
+
+def _fused(q, k, v, tokens, num_heads):
+    try:
+        from siglip_tf.primitives import attention_kernel
+    except ImportError as error:
+        raise ImportError("Fused attention needs jax while the step is traced: pip install 'siglip-tf[compiler]'.") from error
+    shape = attention_kernel.Shape(q.shape[0], tokens, num_heads, q.shape[1] // num_heads, q.dtype.name)
+
+    @tf.custom_gradient
+    def core(q, k, v):
+        def gradient(upstream):
+            return _kernel_call(attention_kernel.backend_config(shape, "backward"), [q, k, v, upstream], 3)
+
+        return _kernel_call(attention_kernel.backend_config(shape, "forward"), [q, k, v], 1)[0], gradient
+
+    return core(q, k, v)
+
+
+def _kernel_call(config, arguments, results):
+    like = arguments[0]
+    outputs = gen_xla_ops.xla_custom_call_v2(
+        arguments,
+        call_target_name="tpu_custom_call",
+        backend_config=config,
+        has_side_effect=False,
+        result_dtypes=[like.dtype] * results,
+        result_shapes=[like.shape] * results,
+    )
+    for output in outputs:
+        output.set_shape(like.shape)
+    return outputs

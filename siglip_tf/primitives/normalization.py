@@ -1,0 +1,55 @@
+"""Layer normalisation in float32 with its gradient in closed form."""
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable(package="siglip_tf")
+class LayerNorm(keras.layers.Layer):
+    """Normalises the last axis, then scale and bias; epsilon 1e-6 as in the reference (Keras' default is 1e-3).
+
+    Statistics are float32 whatever the compute dtype.
+
+    Call arguments:
+        inputs: (..., width).
+    """
+
+    def __init__(self, epsilon: float = 1e-6, **kwargs):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],), initializer="ones", name="scale")
+        self.bias = self.add_weight(shape=(shape[-1],), initializer="zeros", name="bias")
+
+    def call(self, inputs):
+        scale, bias = tf.cast(self.scale, tf.float32), tf.cast(self.bias, tf.float32)
+        return _layer_norm(tf.convert_to_tensor(inputs), scale, bias, self.epsilon)
+
+    def get_config(self):
+        return {**super().get_config(), "epsilon": self.epsilon}
+
+
+def _layer_norm(x, scale, bias, epsilon):
+    @tf.custom_gradient
+    def normalise(x, scale, bias):
+        x32 = tf.cast(x, tf.float32)
+        mean = tf.reduce_mean(x32, -1, keepdims=True)
+        centred = x32 - mean
+        inverse = tf.math.rsqrt(tf.reduce_mean(tf.square(centred), -1, keepdims=True) + epsilon)
+
+        def gradient(upstream):
+            upstream = tf.cast(upstream, tf.float32)
+            normal = (tf.cast(x, tf.float32) - mean) * inverse
+            others = list(range(x.shape.rank - 1))
+            scaled = upstream * scale
+            dx = inverse * (
+                scaled
+                - tf.reduce_mean(scaled, -1, keepdims=True)
+                - normal * tf.reduce_mean(scaled * normal, -1, keepdims=True)
+            )
+            return tf.cast(dx, x.dtype), tf.reduce_sum(upstream * normal, others), tf.reduce_sum(upstream, others)
+
+        return tf.cast(centred * (inverse * scale) + bias, x.dtype), gradient
+
+    return normalise(x, scale, bias)
