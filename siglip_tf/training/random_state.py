@@ -1,0 +1,29 @@
+"""The process's random states as plain JSON values: Python's and NumPy's.
+
+Layers draw from `keras.random.SeedGenerator`, whose state is a variable of the model and is saved with it. TensorFlow's
+stateful ops (`tf.random.uniform` with an op seed) count inside their kernels and cannot be saved; a
+`tf.random.Generator` can be, as one of `Resume`'s `trackables`.
+"""
+
+import random
+from typing import Any
+
+import numpy as np
+
+
+def random_state() -> dict[str, Any]:
+    """The states of `random` and of NumPy's global functions."""
+    version, words, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [name, keys.tolist(), int(position), int(has_gauss), float(cached)],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Puts back what `random_state` gave."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))

@@ -1,0 +1,60 @@
+"""Which process of a multi-worker run this is, and the one agreement that resuming needs."""
+
+import dataclasses
+
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class Worker:
+    """This process among the workers that share one strategy.
+
+    Attributes:
+        index: 0 for the chief.
+        count: 1 unless `MultiWorkerMirroredStrategy` runs over several processes.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process writes what is shared."""
+        return self.index == 0
+
+
+def this_worker(strategy: tf.distribute.Strategy) -> Worker:
+    """This process's place. TPUStrategy and MirroredStrategy have one controlling process."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return Worker()
+    resolver = strategy.cluster_resolver
+    cluster = resolver.cluster_spec().as_dict()
+    chiefs, workers = len(cluster.get("chief", ())), len(cluster.get("worker", ()))
+    if chiefs + workers < 2:
+        return Worker()
+    index = resolver.task_id + (chiefs if resolver.task_type == "worker" else 0)
+    return Worker(index, chiefs + workers)
+
+
+def agree(strategy: tf.distribute.Strategy, value: int, what: str) -> int:
+    """Returns `value` if every worker has the same.
+
+    Raises:
+        RuntimeError: if the workers differ; `what` says about what.
+    """
+    if this_worker(strategy).count == 1:
+        return value
+
+    @tf.function
+    def gather(mine):
+        context = tf.distribute.get_replica_context()
+        return context.all_gather(tf.reshape(mine, [1]), axis=0)
+
+    gathered = strategy.run(gather, args=(tf.constant(value, tf.int64),))
+    everyone = strategy.experimental_local_results(gathered)[0].numpy().tolist()
+    if len(set(everyone)) > 1:
+        raise RuntimeError(
+            f"The workers disagree about {what}: {everyone}. They must share one directory (a network file system or "
+            "an object store) and run the same script."
+        )
+    return value

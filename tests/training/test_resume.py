@@ -1,0 +1,270 @@
+"""Going on from a checkpoint, in the same process: bit-identical, in the documented order, with clear refusals."""
+
+import json
+import pathlib
+import random
+import signal
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from siglip_tf.optimizers import Lion
+from siglip_tf.training import Resume, train
+from tests.training.small_run import BATCH, STEPS, Die, batches, make_model, weights
+
+
+def run(directory, steps=STEPS, model=None, said=None, **options):
+    model = model or make_model()
+    say = said.append if said is not None else lambda text: None
+    resume = Resume(str(directory), every=5, say=say, **options)
+    train(
+        model,
+        batches,
+        steps=steps,
+        global_batch_size=BATCH,
+        resume=resume,
+        log_every=1,
+        tensorboard=False,
+        progress=False,
+    )
+    return model
+
+
+def assert_same(one, other):
+    for mine, theirs in zip(weights(one), weights(other), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("options", [{}, {"asynchronous": True}], ids=str)
+def test_a_run_in_two_parts_equals_one(tmp_path, options):
+    whole = run(tmp_path / "whole", **options)
+    run(tmp_path / "parts", steps=17, **options)
+    said = []
+    assert_same(whole, run(tmp_path / "parts", said=said, **options))
+    assert "Resumed at step 17" in said[0]
+    assert sorted(p.name for p in (tmp_path / "parts" / "checkpoints").iterdir()) == [
+        f"step_{step:09d}" for step in (30, 35, 40)
+    ]
+
+
+def test_metrics_and_their_running_means_go_on(tmp_path):
+    run(tmp_path / "whole")
+    run(tmp_path / "parts", steps=18)
+    run(tmp_path / "parts")
+    lines = [
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "parts")
+    ]
+    assert [line["step"] for line in lines[1]] == list(range(1, STEPS + 1))
+    for key in ("loss", "schedule", "learning_rate", "examples"):
+        assert [line[key] for line in lines[0]] == [line[key] for line in lines[1]]
+
+
+def test_a_finished_run_says_so_and_does_nothing(tmp_path):
+    done = run(tmp_path)
+    said = []
+    assert_same(done, run(tmp_path, said=said))
+    assert said == [f"Resumed at step {STEPS} from {tmp_path}/checkpoints/step_{STEPS:09d}."]
+
+
+def test_plain_fit_with_the_callback(tmp_path):
+    whole = run(tmp_path / "whole")
+    for stop in (12, STEPS):
+        model = make_model()
+        resume = Resume(str(tmp_path / "fit"), every=5)
+        step = resume.restore(model)
+        model.fit(batches(resume.batches), steps_per_epoch=stop - step, callbacks=[resume], verbose=0)
+    assert_same(whole, model)
+
+
+def test_fit_without_restore_is_refused_when_there_is_something_to_restore(tmp_path):
+    run(tmp_path, steps=10)
+    with pytest.raises(ValueError, match=r"holds a checkpoint at step 10.*resume\.restore\(model\)"):
+        make_model().fit(batches(0), steps_per_epoch=3, callbacks=[Resume(str(tmp_path))], verbose=0)
+
+
+def test_torn_and_corrupted_checkpoints_are_passed_over(tmp_path):
+    whole = run(tmp_path / "whole")
+    run(tmp_path / "parts", steps=20)
+    folder = tmp_path / "parts" / "checkpoints"
+    (folder / "step_000000020" / "complete.json").unlink()
+    data = next((folder / "step_000000015").glob("variables.data*"))
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1  # the size is right, the checksum is not
+    data.write_bytes(content)
+    said = []
+    assert_same(whole, run(tmp_path / "parts", said=said))
+    assert "did not finish" in said[0] and "step_000000020" in said[0]
+    assert "cannot be read" in said[1] and "step_000000015" in said[1]
+    assert "Resumed at step 10" in said[2]
+
+
+def test_the_order_of_beginnings(tmp_path):
+    other = run(tmp_path / "other", steps=20)
+    other.save_weights(tmp_path / "start.weights.h5")
+    start = {"resume_from": str(tmp_path / "other"), "initial_weights": str(tmp_path / "start.weights.h5")}
+
+    def beginning(directory, **options):
+        model, said = make_model(), []
+        model.layers[0].kernel.assign_add(tf.ones((6, 16)))
+        resume = Resume(str(tmp_path / directory), say=said.append, **options)
+        return resume.restore(model), said, model
+
+    run(tmp_path / "own", steps=10)
+    assert beginning("own", **start)[0] == 10
+    step, said, model = beginning("empty", **start)
+    assert step == 20 and "other" in said[0]
+    assert_same(model, other)
+    del start["resume_from"]
+    step, said, model = beginning("empty", **start)
+    assert step == 0 and "initial weights" in said[0]
+    np.testing.assert_array_equal(model.layers[0].kernel, other.layers[0].kernel)
+    assert beginning("empty", initial_weights=lambda m: m.set_weights(other.get_weights()))[0] == 0
+    step, said, _ = beginning("empty")
+    assert step == 0 and said == []
+    with pytest.raises(ValueError, match="resume_from.*nowhere"):
+        beginning("empty", resume_from=str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="no good checkpoint"):
+        beginning("empty", resume_from=str(tmp_path))
+
+
+def test_one_checkpoint_folder_can_be_named(tmp_path):
+    run(tmp_path / "other", steps=20)
+    path = tmp_path / "other" / "checkpoints" / "step_000000015"
+    resume = Resume(str(tmp_path / "new"), resume_from=str(path))
+    assert resume.restore(make_model()) == 15
+    (path / "complete.json").unlink()
+    with pytest.raises(ValueError, match=r"step_000000015 cannot be used.*did not finish"):
+        Resume(str(tmp_path / "new"), resume_from=str(path)).restore(make_model())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda: make_model(width=17), r"model variable \['dense/kernel', \[6, 16\].*stands where"),
+        (lambda: _with_optimizer(make_model(), Lion()), "optimizer variables"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_named(tmp_path, change, words):
+    run(tmp_path, steps=5)
+    with pytest.raises(ValueError, match=words):
+        Resume(str(tmp_path)).restore(change())
+
+
+def _with_optimizer(model, optimizer):
+    model.compile(optimizer=optimizer, loss="mse")
+    return model
+
+
+def test_random_states_and_further_states_come_back(tmp_path):
+    class Reader:
+        skipped = 0
+
+        def get_state(self):
+            return {"skipped": self.skipped}
+
+        def set_state(self, state):
+            self.skipped = state["skipped"]
+
+    class Draw(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.drawn = []
+
+        def on_train_batch_begin(self, batch, logs=None):
+            self.drawn.append((random.random(), np.random.rand(), float(extra.uniform(()))))
+
+    reader, drawn = Reader(), []
+    for stop in (7, 12):
+        keras.utils.set_random_seed(len(drawn))
+        extra = tf.random.Generator.from_seed(1)
+        draw, model = Draw(), make_model()
+        reader.skipped = -1 if drawn else 5
+        resume = Resume(str(tmp_path), every=5, states={"reader": reader}, trackables={"extra": extra})
+        step = resume.restore(model)
+        if step:
+            assert reader.skipped == 5
+        model.fit(batches(step), steps_per_epoch=stop - step, callbacks=[resume, draw], verbose=0)
+        drawn += draw.drawn
+    assert step == 7
+
+    keras.utils.set_random_seed(0)
+    extra = tf.random.Generator.from_seed(1)
+    draw, model = Draw(), make_model()
+    model.fit(batches(0), steps_per_epoch=12, callbacks=[draw], verbose=0)
+    assert draw.drawn == drawn
+    with pytest.raises(ValueError, match=r"no state for \['more'\]"):
+        Resume(str(tmp_path), states={"more": reader}).restore(make_model())
+
+
+def test_sigterm_saves_the_running_step_and_exits(tmp_path):
+    whole = run(tmp_path / "whole")
+    model, said = make_model(), []
+    resume = Resume(str(tmp_path / "parts"), every=1000, say=said.append)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        train(
+            model,
+            batches,
+            steps=STEPS,
+            global_batch_size=BATCH,
+            resume=resume,
+            progress=False,
+            tensorboard=False,
+            callbacks=[Die(resume, 12, signal.SIGTERM)],
+        )
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert "after step 13" in said[-1]
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert_same(whole, run(tmp_path / "parts"))
+
+
+def test_steps_per_execution_counts_every_step(tmp_path):
+    def model():
+        made = make_model()
+        made.compile(optimizer=made.optimizer, loss="mse", steps_per_execution=5)
+        return made
+
+    whole = run(tmp_path / "whole", model=model())
+    run(tmp_path / "parts", steps=15, model=model())
+    again = model()
+    assert_same(whole, run(tmp_path / "parts", model=again))
+    assert int(again.optimizer.iterations) == STEPS
+    with pytest.raises(ValueError, match="multiples of the model's steps_per_execution=5"):
+        run(tmp_path / "other", steps=12, model=model())
+
+
+def test_two_replicas_resume(tmp_path):
+    def sharded(name, stops):
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+        for stop in stops:
+            with strategy.scope():
+                model = make_model()
+            run(tmp_path / name, steps=stop, model=model)
+        return model
+
+    assert_same(sharded("whole", [20]), sharded("parts", [9, 20]))
+
+
+def test_a_remote_directory(tmp_path):
+    run("ram://resume/run", steps=11)
+    said = []
+    assert_same(run(tmp_path / "whole", steps=20), run("ram://resume/run", steps=20, said=said))
+    assert "Resumed at step 11" in said[0]
+
+
+def test_bad_arguments_are_named(tmp_path):
+    with pytest.raises(ValueError, match="every=0"):
+        Resume(str(tmp_path), every=0)
+    with pytest.raises(ValueError, match="steps=0"):
+        run(tmp_path, steps=0)
+    unbuilt = keras.Sequential([keras.layers.Dense(2)])
+    unbuilt.compile(loss="mse")
+    with pytest.raises(ValueError, match="Build the model"):
+        Resume(str(tmp_path)).restore(unbuilt)
+    uncompiled = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match="Compile the model"):
+        Resume(str(tmp_path)).restore(uncompiled)
+    assert not pathlib.Path(tmp_path, "checkpoints").exists()
