@@ -10,6 +10,7 @@ from pathlib import Path
 from siglip_tf.checkpoints import architecture, augreg, big_vision, hugging_face, keras_hub, native
 from siglip_tf.checkpoints.checkpoint import Checkpoint, CheckpointError
 from siglip_tf.checkpoints.files import kind_of_file, npz_names, read_json
+from siglip_tf.checkpoints.remote import is_remote, local_copy
 
 _WRITERS = {module.FORMAT: module.write for module in (native, big_vision, hugging_face, keras_hub)}
 FORMATS = tuple(_WRITERS)
@@ -20,7 +21,7 @@ def read(path: str | os.PathLike, tokenizer: str | os.PathLike | None = None) ->
 
     Args:
         path: a big_vision or AugReg npz; a Hugging Face folder or safetensors file; a KerasHub preset folder; a folder
-            that `write` made.
+            that `write` made. What lies on another file system (`gs://`) is copied here first, by TensorFlow.
         tokenizer: file of the SentencePiece model, for formats that do not carry it (npz) or in place of theirs.
 
     Returns:
@@ -32,6 +33,9 @@ def read(path: str | os.PathLike, tokenizer: str | os.PathLike | None = None) ->
         CheckpointError: what is there is damaged, of another kind, or not the weights of one whole model. It lists
             missing, unexpected and misshapen keys.
     """
+    if is_remote(os.fspath(path)):
+        with local_copy(os.fspath(path)) as local:
+            return dataclasses.replace(read(local, tokenizer), source=os.fspath(path))
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"No checkpoint at {path}.")
@@ -60,6 +64,12 @@ def write(path: str | os.PathLike, checkpoint: Checkpoint, format: str = native.
     weights = architecture.whole(checkpoint.weights, architecture.of(checkpoint), "The checkpoint to write")
     checkpoint = _vocabulary_apart(dataclasses.replace(checkpoint, weights=weights))
     return _WRITERS[format](Path(path), checkpoint)
+
+
+def foreign_name(name: str, format: str) -> str:
+    """Name of a canonical weight inside files of `format`; "augreg" is read by way of big_vision's names."""
+    modules = {module.FORMAT: module for module in (big_vision, hugging_face, keras_hub)}
+    return modules[format].foreign_name(name) if format in modules else name
 
 
 def _vocabulary_apart(checkpoint: Checkpoint) -> Checkpoint:

@@ -1,0 +1,78 @@
+"""A checkpoint in words, for people who load or convert one."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from siglip_tf.checkpoints import architecture as arch
+from siglip_tf.checkpoints.checkpoint import Checkpoint
+
+
+def describe(checkpoint: Checkpoint) -> str:
+    """Format, towers, parameter counts, preprocessing, tokeniser and the reader's notes, a line each.
+
+    Args:
+        checkpoint: of any format.
+
+    Returns:
+        Lines of "name: what", without a last newline.
+    """
+    d = arch.of(checkpoint)
+    rows = [("format", checkpoint.format)]
+    if checkpoint.source:
+        rows.insert(0, ("source", checkpoint.source))
+    if "image_width" in d:
+        rows.append(("image tower", _image_tower(d, checkpoint)))
+    if "text_width" in d:
+        rows += [("text tower", _text_tower(d, checkpoint)), ("logits", _logits(checkpoint))]
+    rows.append(("parameters", f"{checkpoint.parameter_count():,} in {len(checkpoint.weights)} arrays"))
+    rows += _preprocessing(checkpoint)
+    rows += [("note", note) for note in checkpoint.notes]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name + ':':{width + 1}} {what}" for name, what in rows)
+
+
+def _size(d: dict[str, Any], tower: str) -> str:
+    size = tuple(d[f"{tower}_{key}"] for key in ("width", "depth", "mlp_dim", "heads"))
+    name = next((name for name, public in arch.PUBLIC_TOWERS.items() if public == size), None)
+    spelled = "width {}, depth {}, MLP {}, {} heads".format(*size)
+    return f"{name} ({spelled})" if name else spelled
+
+
+def _image_tower(d: dict[str, Any], checkpoint: Checkpoint) -> str:
+    height, width = arch.sides(d["image_size"])
+    return (
+        f"{_size(d, 'image')}, patch {d['patch_size']}, {height} x {width} pixels, pool {d['image_pool']}; "
+        f"{checkpoint.parameter_count('image/'):,} parameters"
+    )
+
+
+def _text_tower(d: dict[str, Any], checkpoint: Checkpoint) -> str:
+    bottleneck = f", bottleneck {d['token_bottleneck']}" if d["token_bottleneck"] else ""
+    head = f"head to {d['embed_dim']}" if d["text_head"] else "no head"
+    return (
+        f"{_size(d, 'text')}, {d['text_length']} tokens, vocabulary {d['vocab_size']:,}{bottleneck}, {head}; "
+        f"{checkpoint.parameter_count('text/'):,} parameters"
+    )
+
+
+def _logits(checkpoint: Checkpoint) -> str:
+    log_temperature, bias = float(checkpoint.weights["log_temperature"]), checkpoint.weights.get("bias")
+    return f"temperature exp({log_temperature:.4g}), " + ("no bias" if bias is None else f"bias {float(bias):.4g}")
+
+
+def _preprocessing(checkpoint: Checkpoint) -> list[tuple[str, str]]:
+    config = checkpoint.preprocessing or {}
+    rows = []
+    if image := config.get("image"):
+        rows.append(("images", f"{image['method']}, {image['size']} pixels"))
+    if text := config.get("text"):
+        options = ("length", "lower_case", "eos_id", "pad_id", "punctuation")
+        rows.append(("texts", ", ".join(f"{key} {text[key]}" for key in options if key in text)))
+    if checkpoint.tokenizer is not None:
+        digest = hashlib.sha256(checkpoint.tokenizer).hexdigest()[:12]
+        rows.append(("tokeniser", f"SentencePiece, {len(checkpoint.tokenizer):,} bytes, SHA-256 {digest}..."))
+    elif config.get("text"):
+        rows.append(("tokeniser", "none in the checkpoint; name its SentencePiece model to read texts"))
+    return rows

@@ -1,0 +1,91 @@
+"""Tokenisers that travel: transformers and KerasHub give the ids that this project gives for one checkpoint."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import sentencepiece
+
+from siglip_tf import checkpoints
+from siglip_tf.data import Preprocessing
+
+TEXTS = [
+    "A photo of a cat.",
+    "the quick brown fox, jumped over the lazy dog!",
+    "ÀÉÎ grüße Straße",
+    "猫の写真",
+    "  spaces\tand   tabs ",
+    "",
+    "a" * 60,
+]
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> bytes:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([text.lower() for text in TEXTS if text] * 20),
+        model_writer=model,
+        vocab_size=90,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def checkpoint_with(tiny, vocabulary, **changes):
+    text = {"length": 7, "lower_case": "unicode", "eos_id": 1, "pad_id": 1, "punctuation": "strip", **changes}
+    preprocessing = {"image": {"size": 50, "method": "bicubic_antialias"}, "text": text}
+    return dataclasses.replace(tiny(vocab_size=90), preprocessing=preprocessing, tokenizer=vocabulary)
+
+
+def ids_here(checkpoint):
+    return Preprocessing.from_config(checkpoint.preprocessing, checkpoint.tokenizer).text(TEXTS).numpy()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes", [{}, {"pad_id": 0}, {"lower_case": "none"}, {"lower_case": "ascii"}, {"punctuation": "keep"}]
+)
+def test_transformers(tmp_path, tiny, vocabulary, changes):
+    from transformers import AutoTokenizer
+
+    notes = checkpoints.write(tmp_path / "model", checkpoint_with(tiny, vocabulary, **changes), format="hugging_face")
+    found = checkpoints.read(tmp_path / "model")
+    assert found.tokenizer == vocabulary
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    theirs = tokenizer(TEXTS, padding="max_length", truncation=True, max_length=7)["input_ids"]
+    np.testing.assert_array_equal(ids_here(found), theirs)
+    # What `SiglipTokenizer` cannot do as this checkpoint does is said.
+    assert len(notes) == len({"lower_case": "ascii", "punctuation": "keep"}.items() & changes.items())
+
+
+# KerasHub leaves the vocabulary's file open.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("punctuation", ["strip", "keep"])
+def test_keras_hub(tmp_path, tiny, vocabulary, punctuation):
+    keras_hub = pytest.importorskip("keras_hub")
+    lower_case = "ascii" if punctuation == "strip" else "none"
+    checkpoint = checkpoint_with(tiny, vocabulary, lower_case=lower_case, punctuation=punctuation)
+    checkpoints.write(tmp_path / "model", checkpoint, format="keras_hub")
+    found = checkpoints.read(tmp_path / "model")
+    assert found.preprocessing["text"] == checkpoint.preprocessing["text"]
+    preprocessor = keras_hub.models.SigLIPPreprocessor.from_preset(str(tmp_path / "model"))
+    images = np.zeros((len(TEXTS), 50, 50, 3))
+    theirs = preprocessor({"prompts": TEXTS, "images": images})["token_ids"]
+    np.testing.assert_array_equal(ids_here(found), theirs)
+
+
+def test_a_vocabulary_inside_the_config_moves_to_its_own_file(tmp_path, tiny, vocabulary):
+    checkpoint = checkpoint_with(tiny, vocabulary)
+    config = Preprocessing.from_config(checkpoint.preprocessing, vocabulary).to_config()
+    checkpoints.write(tmp_path / "model", dataclasses.replace(checkpoint, preprocessing=config, tokenizer=None))
+    found = checkpoints.read(tmp_path / "model")
+    assert found.tokenizer == vocabulary
+    assert "model_proto" not in found.preprocessing["text"]
+    np.testing.assert_array_equal(ids_here(found), ids_here(checkpoint))
