@@ -4,84 +4,62 @@ A global batch is cut into `streams` equal parts, each drawn by one stream (a wo
 slots of all streams together pass through the records epoch by epoch, each record once an epoch with no remainder:
 slot `q` of stream `g` belongs to epoch `(q * streams + g) // size`, and a batch may stand across two epochs.
 
-Within an epoch the records are shuffled by a seeded permutation: of single records where the source reads any record
-at the same cost; else of runs of neighbouring records, whose records are then shuffled within windows of several
-runs, so that remote shards are read in long pieces and a worker holds no more than a window at a time.
+Within an epoch a seeded permutation shuffles single records (`RecordOrder`) or, where records are read by runs, the
+runs, and then records within windows of several runs (`RunOrder`), so that remote shards are read in one piece.
 """
 
-import dataclasses
-
+import numpy as np
 import tensorflow as tf
 
-from siglip_tf.data.permutation import check_size, mix, permute
+from siglip_tf.data.permutation import MAX_SIZE, mix, permute
 
-# Names of the keys that separate the shuffles of one epoch.
-_RECORDS, _RUNS, _SHIFT, _WINDOW = range(4)
+# Keys that separate the shuffles of one epoch.
+_RECORDS, _RUNS, _WINDOW = range(3)
 
 
-@dataclasses.dataclass(frozen=True)
-class Order:
-    """The order of one source's records in training.
+class RecordOrder:
+    """The order of records that can be read one by one at the same cost.
 
     Args:
         size: number of records.
         seed: names the shuffle; each epoch has its own.
         streams: how many streams share an epoch; they end within one slot of each other, for ever.
-        run_length: neighbouring records read together (`Source.run_length`).
-        window_runs: runs whose records are shuffled among each other, where run_length > 1.
         shuffle: False keeps the source's order.
 
     Raises:
-        ValueError: a size, run length, window or number of streams below one, or more streams than records.
+        ValueError: no records, no streams, more streams than records, or a negative seed.
     """
 
-    size: int
-    seed: int
-    streams: int = 1
-    run_length: int = 1
-    window_runs: int = 16
-    shuffle: bool = True
+    def __init__(self, size: int, seed: int, streams: int = 1, shuffle: bool = True):
+        if not 1 <= size <= MAX_SIZE:
+            raise ValueError(f"A source must hold between 1 and 2^62 records. Received: {size}")
+        if not 1 <= streams <= size:
+            raise ValueError(
+                f"streams must lie between 1 and the {size} records that they share. Received: {streams}. "
+                "Use fewer workers or streams."
+            )
+        if seed < 0:
+            raise ValueError(f"seed must not be negative. Received: {seed}")
+        self.size = size
+        self.seed = seed
+        self.streams = streams
+        self.shuffle = shuffle
 
-    def __post_init__(self):
-        check_size(self.size, "A source")
-        for name in ("streams", "run_length", "window_runs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1. Received: {getattr(self, name)}")
-        if self.streams > self.size:
-            raise ValueError(f"{self.streams} streams cannot share {self.size} records: use fewer workers or streams.")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative. Received: {self.seed}")
+    def epochs(self, stream: int, slots: tf.Tensor) -> tf.Tensor:
+        """int64 like `slots`: the epoch that each slot of the stream belongs to."""
+        return (tf.cast(slots, tf.int64) * self.streams + stream) // self.size
 
-    @property
-    def window(self) -> int:
-        """Slots of a stream that are read and shuffled together (1 where records are shuffled one by one)."""
-        return self.run_length * self.window_runs if self.run_length > 1 and self.shuffle else 1
-
-    def _first_slot(self, stream: int | tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+    def _first_slot(self, stream: int, epoch: tf.Tensor) -> tf.Tensor:
         """The first slot of a stream that belongs to an epoch: ceil((epoch * size - stream) / streams)."""
         return (epoch * self.size - stream + self.streams - 1) // self.streams
 
-    def _span(self, stream: int, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """First slot, number of slots and start in the epoch's sequence of a stream's share of an epoch (m,)."""
-        before = tf.zeros_like(epoch)
+    def share(self, stream: int, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """A stream's share of an epoch: its first slot, its number of slots, its start in the epoch's sequence."""
+        start = tf.zeros_like(epoch)
         for other in range(stream):
-            before += self._first_slot(other, epoch + 1) - self._first_slot(other, epoch)
+            start += self._first_slot(other, epoch + 1) - self._first_slot(other, epoch)
         first = self._first_slot(stream, epoch)
-        return first, self._first_slot(stream, epoch + 1) - first, before
-
-    def epochs(self, stream: int, slots: tf.Tensor) -> tf.Tensor:
-        """int64 (m,): the epoch that each slot of the stream belongs to."""
-        return (tf.cast(slots, tf.int64) * self.streams + stream) // self.size
-
-    def window_start(self, stream: int, slot: tf.Tensor) -> tf.Tensor:
-        """int64, like `slot`: the first slot of the window that holds the slot."""
-        first, _, _ = self._span(stream, self.epochs(stream, slot))
-        return slot - (slot - first) % self.window
-
-    def window_end(self, stream: int, slot: tf.Tensor) -> tf.Tensor:
-        """int64, like `slot`: the slot after the window that holds the slot."""
-        first, count, _ = self._span(stream, self.epochs(stream, slot))
-        return tf.minimum(self.window_start(stream, slot) + self.window, first + count)
+        return first, self._first_slot(stream, epoch + 1) - first, start
 
     def records(self, stream: int, slots: tf.Tensor) -> tf.Tensor:
         """The record in each slot.
@@ -95,51 +73,85 @@ class Order:
         """
         slots = tf.cast(slots, tf.int64)
         epoch = self.epochs(stream, slots)
-        first, count, before = self._span(stream, epoch)
-        offset = slots - first
-        if not self.shuffle:
-            return before + offset
-        if self.run_length == 1:
-            return permute(before + offset, self.size, mix(self.seed, _RECORDS, epoch))
-        window = offset // self.window
-        start = window * self.window
-        inside = permute(
-            offset - start,
-            tf.minimum(count - start, self.window),
-            mix(self.seed, _WINDOW, epoch, stream, window),
-        )
-        return self.record_at(epoch, before + start + inside)
+        first, _, start = self.share(stream, epoch)
+        position = start + slots - first
+        return permute(position, self.size, mix(self.seed, _RECORDS, epoch)) if self.shuffle else position
 
-    def record_at(self, epoch: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
-        """The record at a position of the epoch's sequence of runs, before the shuffle within windows.
 
-        The grid of runs starts at another record in each epoch: the tail that fills no run, which stands at the
-        epoch's end, is never the same records, nor are a run's neighbours.
-        """
-        run, inside = position // self.run_length, position % self.run_length
-        runs = max(self.size // self.run_length, 1)
-        shuffled = permute(tf.minimum(run, runs - 1), runs, mix(self.seed, _RUNS, epoch))
-        run = tf.where(run < runs, shuffled, run)
-        shift = mix(self.seed, _SHIFT, epoch) % self.size
-        return (shift + run * self.run_length + inside) % self.size
+class RunOrder(RecordOrder):
+    """The order of records that are read by runs.
 
-    def shuffled_within(self, stream: int, slots: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """For all slots of one window, in order: `(pieces, gather)`, what to read and how to arrange it.
+    Args:
+        runs: int64 (runs + 1,), the borders of the runs (`Source.runs`).
+        window_runs: how many runs make a window, whose records are shuffled among each other.
+        seed: as `RecordOrder`'s.
+        streams: as `RecordOrder`'s.
+        shuffle: False keeps the source's order.
+
+    Raises:
+        ValueError: as `RecordOrder`, and for borders that do not rise from 0.
+    """
+
+    def __init__(self, runs: np.ndarray, window_runs: int, seed: int, streams: int = 1, shuffle: bool = True):
+        runs = np.asarray(runs, np.int64)
+        lengths = np.diff(runs)
+        if len(runs) < 2 or runs[0] != 0 or lengths.min() < 1:
+            raise ValueError(f"runs must be borders that rise from 0. Received: {runs}")
+        if window_runs < 1:
+            raise ValueError(f"window_runs must be at least 1. Received: {window_runs}")
+        super().__init__(int(runs[-1]), seed, streams, shuffle)
+        self.window_runs = window_runs
+        self._runs = runs
+        self._lengths = lengths
+
+    def _sequence(self, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The epoch's runs in order (runs,), and the borders (runs + 1,) they make in its sequence."""
+        order = tf.range(len(self._lengths), dtype=tf.int64)
+        if self.shuffle:
+            order = permute(order, len(self._lengths), mix(self.seed, _RUNS, epoch))
+        return order, tf.concat([[0], tf.cumsum(tf.gather(tf.constant(self._lengths), order))], 0)
+
+    def window(self, stream: int, slot: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        """What to read, and how to arrange it, for the window that holds a slot.
 
         Args:
-            slots: int64 (m,), the slots of exactly one window.
+            stream: which stream, in [0, streams).
+            slot: int64 scalar, >= 0.
 
         Returns:
-            pieces: int64 (p, 2), start and count of each run of neighbouring records that the window reads.
-            gather: int64 (m,): for each slot, its record's number among the records read.
+            first, end: int64 scalars, the window's first slot and the one after its last.
+            pieces: int64 (p, 2), start and count of the neighbouring records to read, each within a run.
+            gather: int64 (end - first,): for each slot in turn, its record's number among the records read.
         """
-        epoch = self.epochs(stream, slots)
-        first, _, before = self._span(stream, epoch)
-        positions = before + slots - first
-        records = self.record_at(epoch, positions)
-        starts_piece = (records[1:] != records[:-1] + 1) | (positions[1:] % self.run_length == 0)
-        starts = tf.where(tf.concat([[True], starts_piece], 0))[:, 0]
-        size = tf.size(slots, out_type=tf.int64)
-        pieces = tf.stack([tf.gather(records, starts), tf.concat([starts[1:], [size]], 0) - starts], axis=1)
-        key = mix(self.seed, _WINDOW, epoch, stream, (slots - first) // self.window)
-        return pieces, permute(slots - slots[0], size, key)
+        slot = tf.cast(slot, tf.int64)
+        epoch = self.epochs(stream, slot)
+        first, count, start = self.share(stream, epoch)
+        order, borders = self._sequence(epoch)
+        rank = tf.searchsorted(borders, (start + slot - first)[None], side="right", out_type=tf.int64)[0] - 1
+        window = rank // self.window_runs
+        runs = tf.size(order, out_type=tf.int64)
+        ranks = tf.range(window * self.window_runs, tf.minimum((window + 1) * self.window_runs, runs))
+        # A window at the border of two streams' shares is cut there.
+        begin = tf.maximum(tf.gather(borders, ranks), start)
+        end = tf.minimum(tf.gather(borders, ranks + 1), start + count)
+        read = end > begin
+        into_run = begin - tf.gather(borders, ranks)
+        pieces = tf.stack([tf.gather(tf.constant(self._runs), tf.gather(order, ranks)) + into_run, end - begin], axis=1)
+        size = tf.reduce_sum(tf.boolean_mask(end - begin, read))
+        gather = tf.range(size)
+        if self.shuffle:
+            gather = permute(gather, size, mix(self.seed, _WINDOW, epoch, stream, window))
+        first = first + tf.reduce_min(tf.boolean_mask(begin, read)) - start
+        return first, first + size, tf.boolean_mask(pieces, read), gather
+
+    def records(self, stream: int, slots: tf.Tensor) -> tf.Tensor:
+        """As `RecordOrder.records`; for a few slots, since each asks for its window."""
+
+        def record(slot: tf.Tensor) -> tf.Tensor:
+            first, _, pieces, gather = self.window(stream, slot)
+            number = gather[slot - first]
+            borders = tf.concat([[0], tf.cumsum(pieces[:, 1])], 0)
+            piece = tf.searchsorted(borders, number[None], side="right", out_type=tf.int64)[0] - 1
+            return pieces[piece, 0] + number - borders[piece]
+
+        return tf.map_fn(record, tf.cast(slots, tf.int64))

@@ -11,7 +11,8 @@ import tensorflow as tf
 
 _ROUNDS = 6
 _WORD = (1 << 32) - 1
-_MAX_SIZE = 1 << 62
+# The largest domain that `permute` takes.
+MAX_SIZE = 1 << 62
 
 
 def _int64(value: int | tf.Tensor) -> tf.Tensor:
@@ -74,9 +75,3 @@ def permute(index: tf.Tensor, size: int | tf.Tensor, key: int | tf.Tensor) -> tf
         (network(index),),
     )
     return image
-
-
-def check_size(size: int, what: str) -> None:
-    """Raises ValueError unless `size` is a number of records that can be shuffled."""
-    if not 1 <= size <= _MAX_SIZE:
-        raise ValueError(f"{what} must hold between 1 and 2^62 records. Received: {size}")

@@ -1,68 +1,97 @@
-"""Every record once an epoch over all streams, whatever the sizes; windows read what their slots name."""
+"""Every record once an epoch over all streams, whatever the sizes; windows read whole runs, in reading order."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from siglip_tf.data.order import Order
+from siglip_tf.data.order import RecordOrder, RunOrder
+
+RUNS = {
+    "even": np.arange(0, 97, 8),
+    "uneven": np.cumsum([0, 5, 1, 30, 2, 2, 17, 40, 4]),
+    "one": np.array([0, 40]),
+}
 
 
-def _epochs_and_records(order: Order, slots: int) -> tuple[np.ndarray, np.ndarray]:
-    """(streams, slots) of each."""
-    index = tf.range(slots, dtype=tf.int64)
-    epochs = np.stack([order.epochs(g, index).numpy() for g in range(order.streams)])
-    return epochs, np.stack([order.records(g, index).numpy() for g in range(order.streams)])
+def _of_windows(order: RunOrder, stream: int, slots: int) -> np.ndarray:
+    """The records of a stream's first slots by reading windows."""
+    records = []
+    while len(records) < slots:
+        first, end, pieces, gather = order.window(stream, tf.constant(len(records), tf.int64))
+        assert int(first) == len(records)
+        assert int(order.window(stream, end - 1)[0]) == int(first)
+        read = np.concatenate([np.arange(start, start + count) for start, count in pieces.numpy()])
+        records.extend(read[gather.numpy()])
+        assert len(records) == int(end)
+    return np.array(records[:slots])
+
+
+def _check_each_record_once_an_epoch(order: RecordOrder, records: np.ndarray) -> list[np.ndarray]:
+    """records (streams, slots)."""
+    slots = tf.range(records.shape[1], dtype=tf.int64)
+    epochs = np.stack([order.epochs(stream, slots).numpy() for stream in range(order.streams)])
+    seen = [records[epochs == epoch] for epoch in range(3)]
+    for records_of_epoch in seen:
+        np.testing.assert_array_equal(np.sort(records_of_epoch), np.arange(order.size))
+    # Streams stay within one slot of each other: the slots of a global batch are those of one sequence.
+    ends = (epochs == 2).argmax(axis=1)
+    assert ends.max() - ends.min() <= 1
+    return seen
 
 
 @pytest.mark.parametrize("streams", [1, 2, 3, 8])
-@pytest.mark.parametrize(
-    ("size", "run_length", "window_runs"), [(8, 1, 1), (101, 1, 1), (101, 7, 3), (40, 100, 2), (96, 8, 4)]
-)
+@pytest.mark.parametrize("size", [8, 101])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_each_record_once_an_epoch(streams, size, run_length, window_runs, shuffle):
-    order = Order(size, 3, streams, run_length, window_runs, shuffle)
-    epochs, records = _epochs_and_records(order, 4 * size)
-    seen = [records[epochs == epoch] for epoch in range(3)]
-    for records_of_epoch in seen:
-        np.testing.assert_array_equal(np.sort(records_of_epoch), np.arange(size))
-    if shuffle and size > 50:
-        assert not np.array_equal(seen[0], seen[1])
-    # Streams stay within one slot of each other: the slots of a global batch are those of one sequence.
-    ends = (epochs == 0).sum(axis=1)
-    assert ends.max() - ends.min() <= 1 and ends.sum() == size
+def test_each_record_once_an_epoch(streams, size, shuffle):
+    order = RecordOrder(size, 3, streams, shuffle)
+    slots = tf.range(4 * size // streams + 8, dtype=tf.int64)
+    records = np.stack([order.records(stream, slots).numpy() for stream in range(streams)])
+    first, second, _ = _check_each_record_once_an_epoch(order, records)
+    assert np.array_equal(first, second) != shuffle
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+@pytest.mark.parametrize("runs", RUNS.values(), ids=RUNS)
+@pytest.mark.parametrize("window_runs", [1, 3])
+def test_each_record_once_an_epoch_by_runs(streams, runs, window_runs):
+    order = RunOrder(runs, window_runs, 5, streams)
+    slots = 4 * order.size // streams + 8
+    records = np.stack([_of_windows(order, stream, slots) for stream in range(streams)])
+    first, second, _ = _check_each_record_once_an_epoch(order, records)
+    assert not np.array_equal(first, second)
+
+
+def test_single_slots_agree_with_windows():
+    order = RunOrder(RUNS["uneven"], 2, 5, streams=2)
+    np.testing.assert_array_equal(
+        order.records(1, tf.range(40, 70, dtype=tf.int64)).numpy(), _of_windows(order, 1, 70)[40:]
+    )
+
+
+def test_windows_read_whole_runs():
+    order = RunOrder(RUNS["even"], 3, 1)
+    _, _, pieces, gather = order.window(0, tf.constant(30, tf.int64))
+    np.testing.assert_array_equal(pieces[:, 1], [8, 8, 8])
+    assert set(pieces[:, 0].numpy()) <= set(RUNS["even"])
+    assert not np.array_equal(gather, np.arange(24))
 
 
 def test_without_shuffle_one_stream_is_the_source_order():
-    _, records = _epochs_and_records(Order(10, 0, shuffle=False), 20)
-    np.testing.assert_array_equal(records[0], np.tile(np.arange(10), 2))
+    expected = np.tile(np.arange(40), 2)
+    slots = tf.range(80, dtype=tf.int64)
+    np.testing.assert_array_equal(RecordOrder(40, 0, shuffle=False).records(0, slots), expected)
+    np.testing.assert_array_equal(_of_windows(RunOrder([0, 7, 40], 1, 0, shuffle=False), 0, 80), expected)
 
 
 def test_seed_decides():
     slots = tf.range(1000, dtype=tf.int64)
-    same = [Order(1000, seed).records(0, slots).numpy() for seed in (1, 1, 2)]
+    same = [RecordOrder(1000, seed).records(0, slots).numpy() for seed in (1, 1, 2)]
     np.testing.assert_array_equal(same[0], same[1])
     assert (same[0] == same[2]).mean() < 0.02
 
 
-@pytest.mark.parametrize("streams", [1, 3])
-def test_windows_read_what_their_slots_name(streams):
-    order = Order(103, 5, streams, run_length=6, window_runs=3)
-    for stream in range(streams):
-        slot = 0
-        while slot < 120:
-            here = tf.constant(slot, tf.int64)
-            end = int(order.window_end(stream, here))
-            slots = tf.range(slot, end, dtype=tf.int64)
-            assert {int(order.window_start(stream, s)) for s in slots} == {slot}
-            pieces, gather = order.shuffled_within(stream, slots)
-            read = np.concatenate([np.arange(start, start + count) for start, count in pieces.numpy()])
-            np.testing.assert_array_equal(read[gather.numpy()], order.records(stream, slots).numpy())
-            assert len(pieces) <= 3 + 1 + 1  # a run cut at both ends of a window, and one wrapped round the source
-            slot = end
-
-
 def test_a_billion_records_need_no_memory():
-    order = Order(10**9, 1, streams=16)
+    order = RecordOrder(10**9, 1, streams=16)
     slots = tf.constant([0, 10**9 // 16, 123_456_789_012], tf.int64)
     records = order.records(15, slots).numpy()
     assert ((records >= 0) & (records < 10**9)).all()
@@ -70,14 +99,15 @@ def test_a_billion_records_need_no_memory():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("make", "message"),
     [
-        ({"size": 0}, "between 1 and 2"),
-        ({"size": 3, "streams": 4}, "4 streams cannot share 3 records"),
-        ({"size": 3, "run_length": 0}, "run_length must be at least 1. Received: 0"),
-        ({"size": 3, "seed": -1}, "seed must not be negative. Received: -1"),
+        (lambda: RecordOrder(0, 0), "between 1 and 2"),
+        (lambda: RecordOrder(3, 0, streams=4), "3 records that they share. Received: 4"),
+        (lambda: RecordOrder(3, -1), "seed must not be negative. Received: -1"),
+        (lambda: RunOrder([0, 4, 4], 1, 0), "rise from 0"),
+        (lambda: RunOrder([0, 4], 0, 0), "window_runs must be at least 1. Received: 0"),
     ],
 )
-def test_bad_arguments(arguments, message):
+def test_bad_arguments(make, message):
     with pytest.raises(ValueError, match=message):
-        Order(**{"seed": 0, **arguments})
+        make()

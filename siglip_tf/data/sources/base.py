@@ -4,6 +4,7 @@ import abc
 import hashlib
 from collections.abc import Iterable
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -17,14 +18,17 @@ class Source(abc.ABC):
         size: number of records, broken ones included (an unlimited generator says `2**40`, say).
         name: what reports and error messages call the source.
         fingerprint: hex digest that changes when a record or the numbering of records changes; `fingerprint_of` helps.
-        run_length: how many neighbouring records are cheapest to read together. 1 where any record costs the same
-            (local files, generated data); hundreds for remote shards, whose order is then shuffled by runs.
+        runs: None where any record costs the same to read (local files, generated data). Else int64 (runs + 1,), rising
+            from 0 to size: the borders of the runs of records that are read in one go (remote shards), whose order is
+            then shuffled by runs, and by records within windows of several runs.
+        record_bytes: mean size of a record, which decides how many runs make a window.
     """
 
     size: int
     name: str
     fingerprint: str
-    run_length: int = 1
+    runs: np.ndarray | None = None
+    record_bytes: float = 100_000.0
 
     @abc.abstractmethod
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -36,8 +40,8 @@ class Source(abc.ABC):
         Returns:
             `"image"`: string scalar, encoded JPEG, PNG, GIF or BMP bytes. `"captions"`: string (k,), k >= 0 (none at
             all is a bad record). `"id"`: string scalar. Optionally `"label"`: int32 scalar, `"language"`: string (k,),
-            and `"cause"`: string scalar, a value of `bad_records.Cause` if the record is known to be broken, else `""`.
-            An op that fails at run time makes the record a bad one of cause `"torn"`; nothing else stops.
+            and `"cause"`: string scalar, a value of `bad_records.Cause` where the source knows that the record is
+            broken, else `""`. An op that fails at run time makes the record a bad one; nothing else stops.
         """
 
     @abc.abstractmethod
@@ -45,11 +49,11 @@ class Source(abc.ABC):
         """`(shard, offset)` of a record, for reports: the file or generator it stands in, and its number in there."""
 
     def read_run(self, start: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
-        """`count` neighbouring raw examples from record `start` on, in-graph; remote sources read them in one go.
+        """`count` neighbouring raw examples from record `start` on, in-graph, read in one go where there are `runs`.
 
         Args:
             start: int64 scalar.
-            count: int64 scalar, start + count <= size.
+            count: int64 scalar; start + count lies in the same run as start, or at most at its end.
         """
         return tf.data.Dataset.range(start, start + count).map(self.read)
 
