@@ -8,6 +8,7 @@ from typing import Any
 
 # Public name: the module of this package that defines it.
 _MODULES = {
+    "Augmentation": "augmentation",
     "ImagePreprocessing": "preprocessing",
     "Preprocessing": "preprocessing",
     "Tokenizer": "text",
