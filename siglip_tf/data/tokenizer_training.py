@@ -1,0 +1,245 @@
+"""SentencePiece vocabularies from a stream of texts, with the ids that SigLIP's tokenizers have.
+
+Source: https://arxiv.org/abs/1808.06226; the ids of T5's `c4_en` vocabulary (SigLIP) and of Gemma's (SigLIP 2).
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, TextIO
+
+import tensorflow as tf
+
+# EOS is 1 in both. SigLIP pads with EOS and leaves id 0 unused; SigLIP 2 pads with 0.
+ID_LAYOUTS: Final = {
+    "siglip": {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1},
+    "siglip2": {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3},
+}
+_MIN_VOCAB_SIZE: Final = 8
+# SentencePiece drops longer texts without a word; they are cut here instead.
+_MAX_TEXT_BYTES: Final = 4096
+
+
+def train_tokenizer(
+    texts: Iterable[str],
+    vocab_size: int = 32_000,
+    *,
+    lower_case: bool = True,
+    layout: str = "siglip",
+    character_coverage: float = 0.9999,
+    byte_fallback: bool = False,
+    max_texts: int | None = None,
+    seed: int = 0,
+) -> bytes:
+    """Trains a unigram SentencePiece model; the same texts and arguments give the same bytes.
+
+    Args:
+        texts: read once, a text at a time. Line breaks separate texts; texts of nothing but space are left out.
+        vocab_size: largest number of pieces. A corpus that does not hold so many gives fewer.
+        lower_case: whether texts are lower-cased first, as SigLIP's are; then tokenise with `lower_case=True` too.
+        layout: "siglip" (pad 0, EOS 1, unknown 2) or "siglip2" (pad 0, EOS 1, BOS 2, unknown 3).
+        character_coverage: share of all characters that get a piece of their own; the rest become unknown, or bytes.
+        byte_fallback: spell unknown characters as UTF-8 bytes, which takes 256 pieces.
+        max_texts: how many texts are held in memory, a seeded random sample of the stream; None holds all.
+        seed: of that sample.
+
+    Returns:
+        The bytes of a `.model` file, as `Tokenizer` and Hugging Face's `SiglipTokenizer` load it.
+
+    Raises:
+        ValueError: an argument out of range, no text at all, or a vocabulary too small for the characters.
+    """
+    import sentencepiece
+
+    if layout not in ID_LAYOUTS:
+        raise ValueError(f"layout must be one of {', '.join(ID_LAYOUTS)}. Received: {layout!r}")
+    smallest = _MIN_VOCAB_SIZE + 256 * byte_fallback
+    if vocab_size < smallest:
+        raise ValueError(f"vocab_size must be at least {smallest}. Received: {vocab_size}")
+    if not 0.9 <= character_coverage <= 1:
+        raise ValueError(f"character_coverage must be in [0.9, 1]. Received: {character_coverage}")
+    if max_texts is not None and max_texts < 1:
+        raise ValueError(f"max_texts must be at least 1, or None. Received: {max_texts}")
+
+    pieces = _pieces(texts, lower_case)
+    counted = _Counted(pieces if max_texts is None else iter(_sample(pieces, max_texts, seed)))
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=counted,
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            character_coverage=character_coverage,
+            byte_fallback=byte_fallback,
+            minloglevel=2,
+            **ID_LAYOUTS[layout],
+        )
+    except RuntimeError as error:
+        if not counted.count:
+            raise ValueError("There is no text to train a tokenizer on.") from error
+        raise ValueError(f"SentencePiece found no vocabulary of {vocab_size} pieces in the texts: {error}") from error
+    return model.getvalue()
+
+
+class _Counted:
+    """An iterator that knows how much came through."""
+
+    def __init__(self, items: Iterator[str]):
+        self._items = items
+        self.count = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        item = next(self._items)
+        self.count += 1
+        return item
+
+
+def _pieces(texts: Iterable[str], lower_case: bool) -> Iterator[str]:
+    """Lines as SentencePiece takes them: not empty, not too long, no NUL."""
+    for text in texts:
+        lowered = text.lower() if lower_case else text
+        for line in lowered.replace("\0", " ").splitlines():
+            stripped = line.strip()
+            while len(stripped.encode()) > _MAX_TEXT_BYTES:
+                head = stripped.encode()[:_MAX_TEXT_BYTES].decode(errors="ignore")
+                yield head
+                stripped = stripped[len(head) :].strip()
+            if stripped:
+                yield stripped
+
+
+def _sample(items: Iterable[str], size: int, seed: int) -> list[str]:
+    """A uniform sample of a stream (reservoir). SentencePiece's own cannot be seeded twice in one process."""
+    generator = random.Random(seed)
+    sample: list[str] = []
+    for number, item in enumerate(items):
+        if number < size:
+            sample.append(item)
+        elif (place := generator.randrange(number + 1)) < size:
+            sample[place] = item
+    return sample
+
+
+class TextFiles:
+    """The texts of files, streamed: one a line (`.txt`), or fields of JSONL, CSV and TSV; each may end in `.gz`.
+
+    Records that hold no text are left out and counted by cause in `skipped`; `texts` and `bytes_read` say how far
+    the stream is.
+
+    Args:
+        paths: local, or any that `tf.io.gfile` reads.
+        fields: JSONL keys or CSV columns to read. A JSONL value may be a string or a list of strings.
+
+    Raises:
+        ValueError: no path, or a name that says no known format.
+        FileNotFoundError: a path that is not there.
+    """
+
+    def __init__(self, paths: Sequence[str], fields: Sequence[str] = ("caption",)):
+        if not paths:
+            raise ValueError("Expected at least one file of texts.")
+        for path in paths:
+            _format_of(path)
+            if not tf.io.gfile.exists(path):
+                raise FileNotFoundError(f"There is no file {path!r}.")
+        self.paths = tuple(paths)
+        self.fields = tuple(fields)
+        self.texts = 0
+        self.bytes_read = 0
+        self.skipped: Counter[str] = Counter()
+
+    def __iter__(self) -> Iterator[str]:
+        readers = {"txt": self._lines, "jsonl": self._jsonl, "csv": self._csv, "tsv": self._csv}
+        for path in self.paths:
+            with _open_text(path) as file:
+                for text in readers[_format_of(path)](file, path):
+                    self.texts += 1
+                    self.bytes_read += len(text)
+                    yield text
+
+    def _lines(self, file: TextIO, path: str) -> Iterator[str]:
+        for line in file:
+            if "\ufffd" in line:
+                self.skipped["not UTF-8"] += 1
+            elif line.strip():
+                yield line
+
+    def _jsonl(self, file: TextIO, path: str) -> Iterator[str]:
+        for line in file:
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                self.skipped["not JSON"] += 1
+                continue
+            if not isinstance(record, dict):
+                self.skipped["not a JSON object"] += 1
+                continue
+            values = [record.get(field) for field in self.fields]
+            yield from self._checked(
+                text for value in values for text in (value if isinstance(value, list) else [value])
+            )
+
+    def _csv(self, file: TextIO, path: str) -> Iterator[str]:
+        reader = csv.DictReader(file, delimiter="\t" if _format_of(path) == "tsv" else ",")
+        columns = reader.fieldnames or ()
+        missing = [field for field in self.fields if field not in columns]
+        if missing:
+            raise ValueError(f"{path} has no column {missing[0]!r}. Its columns are {', '.join(columns) or 'none'}.")
+        for row in reader:
+            yield from self._checked(row[field] for field in self.fields)
+
+    def _checked(self, values: Iterable[Any]) -> Iterator[str]:
+        for value in values:
+            if not isinstance(value, str) or not value.strip():
+                self.skipped["no text"] += 1
+            elif "\ufffd" in value:
+                self.skipped["not UTF-8"] += 1
+            else:
+                yield value
+
+
+def _format_of(path: str) -> str:
+    suffix = path.lower().removesuffix(".gz").rpartition(".")[2]
+    suffix = {"json": "jsonl", "ndjson": "jsonl", "text": "txt"}.get(suffix, suffix)
+    if suffix not in ("txt", "jsonl", "csv", "tsv"):
+        raise ValueError(f"Expected a .txt, .jsonl, .csv or .tsv file, perhaps with .gz. Received: {path!r}")
+    return suffix
+
+
+class _RawFile(io.RawIOBase):
+    """A `GFile` as Python's own streams take files: theirs split lines at line breaks only, and gzip needs one."""
+
+    def __init__(self, path: str):
+        self._file = tf.io.gfile.GFile(path, "rb")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _open_text(path: str) -> TextIO:
+    """Undecodable bytes become U+FFFD, which the readers count and leave out."""
+    binary = io.BufferedReader(_RawFile(path), 1 << 20)
+    file = gzip.GzipFile(fileobj=binary) if path.lower().endswith(".gz") else binary
+    return io.TextIOWrapper(file, "utf-8", errors="replace", newline="")
