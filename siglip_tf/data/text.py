@@ -13,6 +13,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from siglip_tf.data.sentencepiece_resource import sentencepiece_tokenizer
+
 LOWER_CASE = ("unicode", "ascii", "none")
 
 # ASCII punctuation, and what Python's `\s` matches, in RE2's syntax (whose own `\s` is ASCII only).
@@ -97,10 +99,8 @@ class Tokenizer(tf.Module):
                 "model_proto must be the bytes of a SentencePiece .model file. "
                 f"Received: {type(model_proto).__name__} of length {len(model_proto)}"
             )
-        import tensorflow_text
-
         try:
-            self._pieces = tensorflow_text.SentencepieceTokenizer(model=model_proto, out_type=tf.int32)
+            self._pieces = sentencepiece_tokenizer(model_proto)
             vocab_size = int(self._pieces.vocab_size())
         except (tf.errors.OpError, ValueError) as error:
             raise ValueError(f"model_proto ({len(model_proto)} bytes) is not a SentencePiece model: {error}") from error

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from example_embeddings import few_shot_example
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from siglip_tf.evaluation.few_shot import draw_shots, few_shot
+from tests.evaluation.example_embeddings import few_shot_example
 
 
 @pytest.mark.parametrize(("shots", "hits"), [(1, (278, 282, 244)), (10, (644, 632, 644))])

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from example_embeddings import unit
 
 from siglip_tf.evaluation.ranking import best_targets, check_embeddings, pair_scores, ranks, top_k
+from tests.evaluation.example_embeddings import unit
 
 CHUNKS = [1, 3, 64, 1000, None]
 

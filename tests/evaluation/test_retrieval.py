@@ -4,9 +4,9 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from example_embeddings import retrieval_example, unit
 
 from siglip_tf.evaluation.retrieval import retrieval
+from tests.evaluation.example_embeddings import retrieval_example, unit
 
 
 def test_equals_big_vision():

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from example_embeddings import unit, zero_shot_example
 from sklearn.metrics import accuracy_score, recall_score, top_k_accuracy_score
 
 from siglip_tf.evaluation.zero_shot import average_prompts, class_embeddings, make_prompts, zero_shot
+from tests.evaluation.example_embeddings import unit, zero_shot_example
 
 
 @pytest.fixture

@@ -1,0 +1,27 @@
+"""A SentencePiece tokenizer whose vocabulary outlives TensorFlow's kernel caches."""
+
+import hashlib
+from typing import Any
+
+import tensorflow as tf
+
+
+def sentencepiece_tokenizer(model_proto: bytes) -> Any:
+    """`tensorflow_text.SentencepieceTokenizer` of int32 ids, with its vocabulary under a shared name.
+
+    As tensorflow-text makes it, the vocabulary belongs to the kernel that read it, and any `tf.random.set_seed` (so
+    `keras.utils.set_random_seed` too) drops that kernel: the tokenizer is dead from then on, one in a loaded
+    SavedModel included. Under a name made from its bytes the resource stays as long as the process.
+    """
+    import tensorflow_text
+    from tensorflow_text.python.ops.sentencepiece_tokenizer import gen_sentencepiece_tokenizer
+
+    name = f"sentencepiece_{hashlib.sha256(model_proto).hexdigest()}"
+
+    class Vocabulary(tf.saved_model.experimental.TrackableResource):
+        def _create_resource(self) -> tf.Tensor:
+            return gen_sentencepiece_tokenizer.sentencepiece_op(model=model_proto, shared_name=name)
+
+    tokenizer = tensorflow_text.SentencepieceTokenizer(model=model_proto, out_type=tf.int32)
+    tokenizer._model_resource = Vocabulary()
+    return tokenizer

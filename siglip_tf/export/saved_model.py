@@ -1,0 +1,164 @@
+"""`export_saved_model`: one version folder of a TensorFlow Serving model, written aside and renamed."""
+
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import keras
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from siglip_tf.data.preprocessing import ImagePreprocessing, Preprocessing
+from siglip_tf.export.readme import readme
+from siglip_tf.export.serving import ServingGraph
+from siglip_tf.export.warmup import WARMUP_FILE, example_requests, write_warmup_requests
+from siglip_tf.export.weights import StoredWeights
+
+# 120 MB of pixels an image, four at a time: a server's memory is not in a stranger's hands.
+MAX_PIXELS = 40_000_000
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written: the version folder, its number, its signatures, and the bytes of its weights."""
+
+    path: str
+    version: int
+    signatures: tuple[str, ...]
+    weight_bytes: int
+
+
+def export_saved_model(
+    model: keras.Model,
+    directory: str | os.PathLike,
+    *,
+    preprocessing: Preprocessing | None = None,
+    version: int | None = None,
+    precision: str = "float32",
+    labels: Sequence[str] | None = None,
+    templates: Sequence[str] = ("{}",),
+    max_pixels: int = MAX_PIXELS,
+    model_name: str | None = None,
+) -> Export:
+    """Writes `directory/<version>/`, a SavedModel for TensorFlow Serving, and `directory/README.md`.
+
+    Signatures: `embed_image`, `embed_image_pixels`, `embed_text`, `score`, `classify`, `classify_with_templates`, with
+    `labels` also `classify_bank`; see `ServingGraph`. The folder loads where TensorFlow and tensorflow-text are,
+    without Keras and this package. A reader never sees half a version: it is written beside and renamed.
+
+    Args:
+        model: a `SigLIP` with an image tower.
+        directory: the model's base path, local or any that TensorFlow writes (`gs://`).
+        preprocessing: by default the model's own.
+        version: a number above 0; by default one more than the largest there.
+        precision: of stored matrices: "float32", "bfloat16", "float16" or "int8" (weights only, a scale a channel).
+        labels: class names baked in, so that `classify_bank` costs one image pass.
+        templates: prompts for labels, each with exactly one `{}`.
+        max_pixels: largest image that the server decodes; a larger one is an InvalidArgument error.
+        model_name: as `--model_name` of the server; by default the directory's last part.
+
+    Raises:
+        ValueError: no image tower, no preprocessing, a tokenizer that does not fit, bad labels, templates or version.
+        FileExistsError: the version is there already.
+    """
+    directory = os.fspath(directory).rstrip("/")
+    preprocessing = _checked_preprocessing(model, preprocessing, max_pixels)
+    labels, templates = _checked_labels(labels), _checked_templates(templates)
+    version, target = _next_version(directory, version)
+    model_name = model_name or os.path.basename(os.path.abspath(directory))
+
+    weights = StoredWeights(model, precision)
+    graph = ServingGraph(model, preprocessing, weights, templates)
+    if labels:
+        graph.add_bank(labels)
+    functions = graph.signatures()
+
+    aside = f"{directory}/.writing-{version}-{uuid.uuid4().hex[:8]}"
+    tf.io.gfile.makedirs(aside)
+    try:
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(graph.resources, aside, signatures=functions, options=options)
+        _drop_custom_gradients(aside)
+        tf.io.gfile.makedirs(f"{aside}/assets.extra")
+        write_warmup_requests(
+            f"{aside}/assets.extra/{WARMUP_FILE}", model_name, example_requests(preprocessing.image.size, functions)
+        )
+        tf.io.gfile.rename(aside, target)
+    finally:
+        if tf.io.gfile.exists(aside):
+            tf.io.gfile.rmtree(aside)
+    export = Export(target, version, tuple(functions), weights.bytes)
+    text = readme(model, export, model_name=model_name, precision=precision, labels=labels, templates=templates)
+    partial = f"{directory}/.README-{uuid.uuid4().hex[:8]}"
+    with tf.io.gfile.GFile(partial, "w") as file:
+        file.write(text)
+    tf.io.gfile.rename(partial, f"{directory}/README.md", overwrite=True)
+    return export
+
+
+def _drop_custom_gradients(path: str) -> None:
+    """Takes the names of custom gradients off the saved ops: nobody trains there, and loading would warn of each."""
+    with tf.io.gfile.GFile(f"{path}/saved_model.pb", "rb") as file:
+        saved = saved_model_pb2.SavedModel.FromString(file.read())
+    for meta_graph in saved.meta_graphs:
+        for function in meta_graph.graph_def.library.function:
+            for node in function.node_def:
+                node.attr.pop("_gradient_op_type", None)
+    with tf.io.gfile.GFile(f"{path}/saved_model.pb", "wb") as file:
+        file.write(saved.SerializeToString(deterministic=True))
+
+
+def _checked_preprocessing(model: keras.Model, preprocessing: Preprocessing | None, max_pixels: int) -> Preprocessing:
+    preprocessing = preprocessing or model.preprocessing
+    if model.image is None:
+        raise ValueError("This model has no image tower (image=None): there is nothing to serve images with.")
+    if preprocessing is None or preprocessing.image is None or preprocessing.text is None:
+        raise ValueError(
+            "The model has no preprocessing for images and texts of its own. "
+            "Set `model.preprocessing` or give `preprocessing=siglip_tf.data.Preprocessing(image, text)`."
+        )
+    image, text = preprocessing.image, preprocessing.text
+    if tuple(model.image_size) != (image.size, image.size):
+        raise ValueError(f"The model takes images of {model.image_size}, its preprocessing makes {image.size} pixels.")
+    if text.length != model.text_length or text.vocab_size > model.vocab_size:
+        raise ValueError(
+            f"The model takes {model.text_length} tokens of {model.vocab_size} ids, "
+            f"its tokenizer makes {text.length} of {text.vocab_size}."
+        )
+    if max_pixels < image.size**2:
+        raise ValueError(f"Expected max_pixels of at least {image.size**2}. Received: {max_pixels}.")
+    image = ImagePreprocessing.from_config(image.to_config() | {"max_pixels": max_pixels})
+    return Preprocessing(image, text)
+
+
+def _checked_labels(labels: Sequence[str] | None) -> tuple[str, ...]:
+    labels = tuple(labels or ())
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise ValueError(f"Label {twice!r} is there twice.")
+    if any(not label.strip() for label in labels):
+        raise ValueError("A label is empty.")
+    return labels
+
+
+def _checked_templates(templates: Sequence[str]) -> tuple[str, ...]:
+    templates = (templates,) if isinstance(templates, str) else tuple(templates)
+    if not templates or any(template.count("{}") != 1 for template in templates):
+        raise ValueError(f"Each template needs exactly one `{{}}`, and there must be one. Received: {templates}.")
+    return templates
+
+
+def _next_version(directory: str, version: int | None) -> tuple[int, str]:
+    there = [int(name.rstrip("/")) for name in _listdir(directory) if name.rstrip("/").isdigit()]
+    if version is None:
+        version = max(there, default=0) + 1
+    if version < 1:
+        raise ValueError(f"Expected a version above 0. Received: {version}.")
+    if version in there:
+        raise FileExistsError(f"{directory}/{version} is there already: choose another version or remove it.")
+    return version, f"{directory}/{version}"
+
+
+def _listdir(directory: str) -> list[str]:
+    return tf.io.gfile.listdir(directory) if tf.io.gfile.isdir(directory) else []

@@ -1,0 +1,65 @@
+"""A tiny model with preprocessing of its own, random weights, and pictures to show it."""
+
+import functools
+import io
+
+import numpy as np
+import tensorflow as tf
+
+import siglip_tf
+from siglip_tf.data import ImagePreprocessing, Preprocessing, Tokenizer
+
+_CORPUS = (
+    "a photo of a red circle",
+    "a photo of the large blue square on the left",
+    "two green triangles, a drawing",
+    "ein großes rotes quadrat links",
+    "круг слева",
+    "مربع أزرق",
+    "写真 赤い 円",
+)
+
+
+@functools.cache
+def vocabulary() -> bytes:
+    """A SentencePiece model with pad 0, EOS 1, unknown 2."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(_CORPUS * 20),
+        model_writer=model,
+        vocab_size=120,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def example_model(method: str = "big_vision", **arguments) -> siglip_tf.SigLIP:
+    """mu towers, 32 pixels, 8 tokens, weights far enough from their start that embeddings differ between inputs."""
+    tokenizer = Tokenizer(vocabulary(), 8)
+    arguments = {"image": "mu/16", "text": "mu", "image_size": 32, "text_length": 8} | arguments
+    model = siglip_tf.SigLIP(vocab_size=tokenizer.vocab_size, **arguments)
+    rng = np.random.default_rng(7)
+    for name, variable in model.named_weights().items():
+        if variable.ndim >= 1:
+            variable.assign(np.asarray(variable) + 0.15 * rng.normal(size=variable.shape).astype(np.float32))
+        elif name == "bias":
+            variable.assign(-3.0)
+    model.preprocessing = Preprocessing(ImagePreprocessing(32, method), tokenizer)
+    return model
+
+
+def pictures(count: int, seed: int = 0, size: tuple[int, int] = (40, 48)) -> list[bytes]:
+    """Smooth random colour fields as JPEG and PNG bytes by turns."""
+    rng = np.random.default_rng(seed)
+    encode = (tf.io.encode_jpeg, tf.io.encode_png)
+    fields = tf.image.resize(rng.uniform(0, 255, (count, 4, 5, 3)), size, "bicubic")
+    fields = tf.cast(tf.clip_by_value(fields, 0, 255), tf.uint8)
+    return [encode[i % 2](field).numpy() for i, field in enumerate(fields)]
