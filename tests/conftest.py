@@ -1,4 +1,4 @@
-"""Four logical CPU devices for the distribution tests, quiet logs, and seeds for every test."""
+"""Eight logical CPU devices for the distribution tests, quiet logs, and seeds for every test."""
 
 import os
 
@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 8
 )
 
 

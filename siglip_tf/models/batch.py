@@ -74,6 +74,8 @@ def check_training_batch(batch) -> dict[str, tf.Tensor]:
     Raises:
         ValueError: for something that is no dict, a missing part, or an unknown or unequal batch size.
     """
+    if isinstance(batch, tuple) and len(batch) > 0 and all(part is None for part in batch[1:]):
+        batch = batch[0]  # Keras' own form of (inputs, no targets, no weights)
     if not isinstance(batch, dict):
         raise ValueError(
             'Expected the data set to yield {"image": ..., "text": ...} or {"image_embedding": ..., "text": ...}. '

@@ -24,12 +24,14 @@ class ImageTower(Encoder, keras.layers.Layer):
         dropout: rate of dropped units while training.
         stochastic_depth: rate of dropped branches of the deepest block while training.
         remat: what blocks keep for the backward pass: "none" of it is computed again, "selective" or "block".
+        attention: "einsum", or "fused" for one kernel on TPU.
 
     Call arguments:
         images: (batch, height, width, 3) in [-1, 1].
+        pooled: False for the tokens behind the final norm.
 
     Returns:
-        (batch, size.width), not normalised.
+        (batch, size.width), not normalised; (batch, tokens, size.width) where not pooled.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class ImageTower(Encoder, keras.layers.Layer):
         dropout: float = 0.0,
         stochastic_depth: float = 0.0,
         remat: str = "none",
+        attention: str = "einsum",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -51,7 +54,7 @@ class ImageTower(Encoder, keras.layers.Layer):
                 f"Expected images of at least one patch of {patch_size} pixels. Received: image_size={image_size}."
             )
         self.size, self.patch_size, self.image_size, self.pool = size, patch_size, tuple(image_size), pool
-        self.dropout, self.stochastic_depth, self.remat = dropout, stochastic_depth, remat
+        self.dropout, self.stochastic_depth, self.remat, self.attention = dropout, stochastic_depth, remat, attention
 
     def build(self, _=None):
         width = self.size.width
@@ -73,22 +76,20 @@ class ImageTower(Encoder, keras.layers.Layer):
         self.drop = Dropout(self.dropout, name="drop", dtype=self.dtype_policy)
         shape = (None, rows * columns + (self.pool == "tok"), width)
         self.drop.build(shape)
-        self.build_encoder(self.size, shape, self.dropout, self.stochastic_depth, self.remat)
+        self.build_encoder(self.size, shape, self.dropout, self.stochastic_depth, self.remat, self.attention)
         if self.pool == "map":
             self.head = AttentionPooling(self.size, name="head", dtype=self.dtype_policy)
             self.head.build(shape)
 
-    def tokens(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """(batch, height, width, 3) -> (batch, tokens, width), behind the final norm."""
+    def call(self, images, training=False, pooled=True):
         x = self.patch_embedding(images)
         x = tf.reshape(x, (-1, x.shape[1] * x.shape[2], x.shape[3])) + self.position_embedding
         if self.pool == "tok":
             token = tf.repeat(tf.convert_to_tensor(self.class_token), tf.shape(x)[0], 0)
             x = tf.concat([token, x], 1)
-        return self.encode(self.drop(x, training=training), training)
-
-    def call(self, images, training=False):
-        x = self.tokens(images, training)
+        x = self.encode(self.drop(x, training=training), training)
+        if not pooled:
+            return x
         if self.pool == "map":
             return self.head(x)
         return x[:, 0] if self.pool == "tok" else tf.reduce_mean(x, 1)

@@ -12,6 +12,7 @@ from siglip_tf.losses import Negatives
 from siglip_tf.losses.inputs import check_tile_size
 from siglip_tf.models import batch as batch_checks
 from siglip_tf.models.image_tower import ImageTower
+from siglip_tf.models.pretrained import PretrainedMixin
 from siglip_tf.models.step import StepMixin
 from siglip_tf.models.text_tower import TextTower
 from siglip_tf.models.variants import image_tower_size, tower_size
@@ -20,7 +21,7 @@ LOSSES = ("sigmoid", "softmax")
 
 
 @keras.saving.register_keras_serializable(package="siglip_tf")
-class SigLIP(StepMixin, keras.Model):
+class SigLIP(StepMixin, PretrainedMixin, keras.Model):
     """Image and text towers in one embedding space (SigLIP, SigLiT, and their softmax baseline).
 
     A normal Keras model whose weights exist from the start: `compile(optimizer)`, `fit(dataset)`, `save`, `summary`,
@@ -44,7 +45,9 @@ class SigLIP(StepMixin, keras.Model):
         token_bottleneck: K of a bottlenecked token embedding (section 4.3); None for the whole table.
         dropout: rate of dropped units in both towers while training.
         stochastic_depth: rate of dropped branches of the deepest blocks while training.
-        remat: what blocks compute again in the backward pass: "none", "selective" (the MLP) or "block".
+        remat: what blocks compute again in the backward pass: "none", "selective" or "block"; see `Encoder`.
+        attention: "einsum", or "fused": the same maths, on TPU by one kernel that keeps the (tokens, tokens) weights
+            out of memory. Tracing for a TPU then needs jax.
         microbatch_size: examples that pass through the towers at a time; the gradient stays that of the whole batch.
         loss: "sigmoid", or "softmax" for the paper's baseline.
         init_temperature: initial temperature exp(t'); the paper's is 10.
@@ -92,6 +95,7 @@ class SigLIP(StepMixin, keras.Model):
         dropout: float = 0.0,
         stochastic_depth: float = 0.0,
         remat: str = "none",
+        attention: str = "einsum",
         microbatch_size: int | None = None,
         loss: str = "sigmoid",
         init_temperature: float = 10.0,
@@ -123,6 +127,7 @@ class SigLIP(StepMixin, keras.Model):
         self.microbatch_size, self.tower_norms, self.seed = microbatch_size, tower_norms, seed
         self.preprocessing = None
         regularisation = {"dropout": dropout, "stochastic_depth": stochastic_depth, "remat": remat}
+        regularisation["attention"] = attention
         regularisation["dtype"] = self.dtype_policy
 
         self.image = None

@@ -1,7 +1,6 @@
 """The text transformer: tokens, learned positions, the same blocks without any mask, and the last position's output."""
 
 import keras
-import tensorflow as tf
 
 from siglip_tf.models.token_embedding import TokenEmbedding
 from siglip_tf.models.transformer import Encoder
@@ -22,12 +21,14 @@ class TextTower(Encoder, keras.layers.Layer):
         dropout: rate of dropped units while training.
         stochastic_depth: rate of dropped branches of the deepest block while training.
         remat: what blocks keep for the backward pass: "none" of it is computed again, "selective" or "block".
+        attention: "einsum", or "fused" for one kernel on TPU.
 
     Call arguments:
         ids: int32 (batch, text_length).
+        pooled: False for the tokens behind the final norm.
 
     Returns:
-        (batch, embed_dim), not normalised.
+        (batch, embed_dim), not normalised; (batch, text_length, size.width) where not pooled.
     """
 
     def __init__(
@@ -40,12 +41,13 @@ class TextTower(Encoder, keras.layers.Layer):
         dropout: float = 0.0,
         stochastic_depth: float = 0.0,
         remat: str = "none",
+        attention: str = "einsum",
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.size, self.vocab_size, self.text_length, self.embed_dim = size, vocab_size, text_length, embed_dim
         self.token_bottleneck = token_bottleneck
-        self.dropout, self.stochastic_depth, self.remat = dropout, stochastic_depth, remat
+        self.dropout, self.stochastic_depth, self.remat, self.attention = dropout, stochastic_depth, remat, attention
 
     def build(self, _=None):
         width = self.size.width
@@ -59,18 +61,17 @@ class TextTower(Encoder, keras.layers.Layer):
         shape = (None, self.text_length, width)
         self.drop = Dropout(self.dropout, name="drop", dtype=self.dtype_policy)
         self.drop.build(shape)
-        self.build_encoder(self.size, shape, self.dropout, self.stochastic_depth, self.remat)
+        self.build_encoder(self.size, shape, self.dropout, self.stochastic_depth, self.remat, self.attention)
         if self.embed_dim is not None:
             self.head = keras.layers.Dense(
                 self.embed_dim, kernel_initializer="lecun_normal", name="head", dtype=self.dtype_policy
             )
             self.head.build((None, width))
 
-    def tokens(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """int32 (batch, text_length) -> (batch, text_length, width), behind the final norm."""
+    def call(self, ids, training=False, pooled=True):
         x = self.token_embedding(ids) + self.position_embedding
-        return self.encode(self.drop(x, training=training), training)
-
-    def call(self, ids, training=False):
-        x = self.tokens(ids, training)[:, -1]
+        x = self.encode(self.drop(x, training=training), training)
+        if not pooled:
+            return x
+        x = x[:, -1]
         return x if self.embed_dim is None else self.head(x)

@@ -1,0 +1,192 @@
+"""Under MirroredStrategy the loss, its gradients and training equal one device on the global batch."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from siglip_tf import losses
+from siglip_tf.distribution import current_ring
+from siglip_tf.losses.ring_pass import ring_pass
+from siglip_tf.losses.tiling import Total
+from tests.losses import dense
+from tests.models import small
+
+T, B = np.float32(np.log(10)), np.float32(-10)
+
+
+def mirrored(replicas):
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
+
+
+def per_replica(strategy, *arrays):
+    """Each array cut evenly over the replicas."""
+
+    def distribute(array):
+        parts = np.split(np.asarray(array), strategy.num_replicas_in_sync)
+        return strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(parts[context.replica_id_in_sync_group])
+        )
+
+    return [distribute(array) for array in arrays]
+
+
+def joined(strategy, value):
+    return np.concatenate([np.atleast_1d(v) for v in strategy.experimental_local_results(value)])
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 4, 8])
+@pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
+def test_loss_and_gradients_equal_dense_float64(rng, replicas, loss):
+    x, y = dense.pairs(rng, 8 * 7, alike=0.4)
+    strategy = mirrored(replicas)
+    scalars = (T, B) if loss == "sigmoid" else (T,)
+
+    def step(x, y):
+        inputs = [x, y, *(tf.constant(s) for s in scalars)]
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            value = getattr(losses, f"{loss}_loss")(*inputs, tile_size=5)
+        return [value, *tape.gradient(value, inputs)]
+
+    run = tf.function(lambda x, y: strategy.run(step, (x, y)), autograph=False)
+    value, dx, dy, *shares = [joined(strategy, v) for v in run(*per_replica(strategy, x, y))]
+    expected = getattr(dense, loss)(x, y, *scalars)
+    found = [value.sum(), dx, dy, *(share.sum() for share in shares)]
+    for got, right in zip(found, expected, strict=True):
+        assert dense.relative_error(got, right) < 1e-6
+
+
+@pytest.mark.parametrize(("replicas", "tile_size"), [(1, 4), (2, 3), (4, 5), (8, 1)])
+def test_each_pair_is_visited_exactly_once(replicas, tile_size):
+    n = 8 * 5
+    strategy = mirrored(replicas)
+
+    def count(ids):
+        def tile(images, texts, diagonal):
+            image_ids, text_ids = images[0], texts[0]
+            if diagonal:
+                tf.debugging.assert_equal(image_ids, text_ids)
+            to_images = tf.tile(tf.reduce_sum(tf.one_hot(text_ids, n), 0)[None], (image_ids.shape[0], 1))
+            to_texts = tf.tile(tf.reduce_sum(tf.one_hot(image_ids, n), 0)[None], (text_ids.shape[0], 1))
+            return [to_images], [to_texts]
+
+        total = [Total((n,))]
+        seen = tf.zeros(ids.shape)  # the dtype of the totals
+        (by_images,), (by_texts,) = ring_pass(current_ring(), [ids, seen], [ids], total, total, tile, tile_size)
+        return by_images, by_texts
+
+    run = tf.function(lambda ids: strategy.run(count, (ids,)), autograph=False)
+    for counts in run(*per_replica(strategy, np.arange(n, dtype=np.int32))):
+        np.testing.assert_array_equal(joined(strategy, counts), np.ones((n, n)))
+
+
+def test_only_neighbours_exchange_and_only_chunks(rng):
+    """The graph of the ring holds no gathered tensor: nothing in it is larger than one replica's part."""
+    strategy, b, d = mirrored(4), 6, 24
+    parts = per_replica(strategy, dense.unit(rng, 4 * b, d), dense.unit(rng, 4 * b, d))
+
+    def step(x, y):
+        return losses.sigmoid_loss(x, y, T, B, tile_size=4)
+
+    graph = tf.function(lambda x, y: strategy.run(step, (x, y)), autograph=False).get_concrete_function(*parts).graph
+    largest = max(
+        (t.shape.num_elements() or 0) for op in graph.get_operations() for t in op.outputs if t.shape.is_fully_defined()
+    )
+    assert largest <= b * d
+    assert not any("Gather" in op.type and op.type != "GatherV2" for op in graph.get_operations())
+
+
+@pytest.mark.parametrize("keep", ["hardest", "easiest", "random"])
+def test_masked_negatives_do_not_depend_on_the_number_of_replicas(rng, keep):
+    x, y = dense.pairs(rng, 24)
+    found = []
+    for replicas in (1, 4):
+        strategy = mirrored(replicas)
+
+        def step(x, y):
+            result = losses.sigmoid_loss_and_gradients(
+                current_ring(), x, y, tf.constant(T), tf.constant(B), 5, losses.Negatives(keep, 2.5), 7
+            )
+            return result.loss, result.text_gradient
+
+        run = tf.function(lambda x, y, strategy=strategy, step=step: strategy.run(step, (x, y)), autograph=False)
+        loss, dy = run(*per_replica(strategy, x, y))
+        found.append((joined(strategy, loss).sum(), joined(strategy, dy)))
+    assert dense.relative_error(found[0][0], found[1][0]) < 1e-6
+    assert dense.relative_error(found[0][1], found[1][1]) < 1e-5
+
+
+def trained(strategy, make_optimizer, **options):
+    keras.utils.set_random_seed(1)
+    with strategy.scope():
+        model = small.model(**options)
+        model.compile(make_optimizer())
+    history = model.fit(small.dataset(steps=6), verbose=0).history
+    return [w.numpy() for w in model.trainable_variables], history, model
+
+
+def optimizers():
+    from siglip_tf import optimizers as ours
+
+    return {
+        "adamw": lambda: keras.optimizers.AdamW(1e-3, global_clipnorm=0.5, epsilon=1e-6),
+        "lion": lambda: keras.optimizers.Lion(1e-4, global_clipnorm=0.5),
+        "adafactor": lambda: ours.ScalingViTAdafactor(1e-3, global_clipnorm=0.5),
+    }
+
+
+@functools.cache
+def trained_alone(optimizer):
+    return trained(tf.distribute.get_strategy(), optimizers()[optimizer])
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "replicas"),
+    [("adamw", 2), ("adamw", 4), ("lion", 4), ("adafactor", 4)]
+    + [pytest.param(name, 8, marks=pytest.mark.slow) for name in ("adamw", "lion", "adafactor")],
+)
+def test_six_steps_equal_one_device(optimizer, replicas):
+    make = optimizers()[optimizer]
+    expected, alone, _ = trained_alone(optimizer)
+    found, together, _ = trained(mirrored(replicas), make)
+    assert alone["gradient_norm"][0] > 0.5, "clipping is on"
+    for a, b in zip(expected, found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+    for name, values in alone.items():
+        np.testing.assert_allclose(together[name], values, rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "options", [{"microbatch_size": 2}, {"dropout": 0.2}, {"remat": "block"}, {"loss": "softmax"}], ids=str
+)
+def test_options_equal_one_device_too(options):
+    expected, _, _ = trained(tf.distribute.get_strategy(), optimizers()["adamw"], **options)
+    found, _, _ = trained(mirrored(4), optimizers()["adamw"], **options)
+    for a, b in zip(expected, found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+
+def test_evaluate_and_predict_equal_one_device():
+    models = [trained_alone("adamw")[2], trained(mirrored(2), optimizers()["adamw"])[2]]
+    losses_found = [m.evaluate(small.dataset(), verbose=0, return_dict=True) for m in models]
+    for name, value in losses_found[0].items():
+        assert abs(losses_found[1][name] / value - 1) < 1e-4
+    embeddings = [m.predict(small.dataset(), verbose=0)["text_embedding"] for m in models]
+    np.testing.assert_allclose(*embeddings, atol=1e-5)
+
+
+def test_errors_name_what_is_wrong():
+    strategy = mirrored(2)
+    with strategy.scope():
+        model = small.model()
+        with pytest.raises(ValueError, match="jit_compile=False under MirroredStrategy"):
+            model.compile("adamw", jit_compile=True)
+        with pytest.raises(ValueError, match="ema_overwrite_frequency=None under a strategy"):
+            model.compile(keras.optimizers.AdamW(use_ema=True, ema_overwrite_frequency=2))
+    with pytest.raises(ValueError, match="made inside `strategy.scope"):
+        model.compile(keras.optimizers.AdamW())
+    with strategy.scope(), pytest.raises(RuntimeError, match="inside `strategy.run"):
+        losses.sigmoid_loss(tf.ones((2, 3)), tf.ones((2, 3)), T, B)
