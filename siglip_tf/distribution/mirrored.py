@@ -2,17 +2,13 @@
 
 import tensorflow as tf
 
-from siglip_tf.distribution.ring import Ring
+from siglip_tf.distribution.ring import StrategyRing
 
 
-class MirroredRing(Ring):
+class MirroredRing(StrategyRing):
     """Replicas in one process. `merge_call` cannot be traced inside `tf.while_loop`, hence `loops = False`."""
 
     loops = False
-
-    def __init__(self, context):
-        self._context = context
-        self.size = context.num_replicas_in_sync
 
     def shift(self, tensors):
         def merge(strategy, *values):
@@ -27,9 +23,3 @@ class MirroredRing(Ring):
             return rotated
 
         return [tf.identity(t) for t in self._context.merge_call(merge, args=tuple(tensors))]
-
-    def sum(self, tensors):
-        return list(self._context.all_reduce(tf.distribute.ReduceOp.SUM, list(tensors)))
-
-    def index(self):
-        return tf.constant(self._context.replica_id_in_sync_group, tf.int32)

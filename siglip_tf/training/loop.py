@@ -102,6 +102,7 @@ def train(
                 epochs=1,
                 steps_per_epoch=steps - start,
                 verbose=0,
+                shuffle=False,
                 callbacks=[watch, resume, _Ticker(speed, resume), *shown, *callbacks],
             )
             break

@@ -14,7 +14,7 @@ from siglip_tf.training.interruption import Interruption
 from siglip_tf.training.random_state import set_random_state
 from siglip_tf.training.state import TrainingState, data_fault
 from siglip_tf.training.store import CheckpointStore, marker_fault
-from siglip_tf.training.workers import agree, this_worker
+from siglip_tf.training.workers import agree, leave_together, this_worker
 
 _STOP_FILE = "stop_after_step"
 
@@ -218,7 +218,7 @@ class Resume(keras.callbacks.Callback):
         if stop or self.step // self.every > before // self.every:
             self._save_if_finite(logs)
         if stop:
-            self.finish_writing()
+            self._leave()
             self.say(f"Stopped by a signal after step {self.step:,}, saved in {self.directory}.")
             number = self._interruption.received or 15
             self._interruption.remove()
@@ -227,8 +227,12 @@ class Resume(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         if self._saved_step != self.step:
             self._save_if_finite(logs)
-        self.finish_writing()
+        self._leave()
         self.close()
+
+    def _leave(self) -> None:
+        self.finish_writing()
+        leave_together(self.model.distribute_strategy, self.directory)
 
     def close(self) -> None:
         """Puts back the signal handlers; `fit` does it unless it ends by an exception."""

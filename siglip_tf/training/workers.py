@@ -1,6 +1,7 @@
 """Which process of a multi-worker run this is, and the one agreement that resuming needs."""
 
 import dataclasses
+import time
 
 import tensorflow as tf
 
@@ -34,6 +35,33 @@ def this_worker(strategy: tf.distribute.Strategy) -> Worker:
         return Worker()
     index = resolver.task_id + (chiefs if resolver.task_type == "worker" else 0)
     return Worker(index, chiefs + workers)
+
+
+def leave_together(strategy: tf.distribute.Strategy, directory: str, seconds: float = 60.0) -> None:
+    """Lets the chief wait until the others need it no more, before it may end.
+
+    A worker that has the result of a collective may still owe its parts to another one, which fails if the process
+    ends first. No collective can tell; so the others say by a file that they are through.
+
+    Args:
+        strategy: the run's strategy; nothing happens with one worker.
+        directory: a folder that all workers share.
+        seconds: after which the chief waits no longer (a worker may have been killed).
+    """
+    worker = this_worker(strategy)
+    if worker.count == 1:
+        return
+    files = {i: tf.io.gfile.join(directory, f"left_{i}") for i in range(1, worker.count)}
+    if not worker.is_chief:
+        with tf.io.gfile.GFile(files[worker.index], "w") as file:
+            file.write("")
+        return
+    end = time.monotonic() + seconds
+    while not all(tf.io.gfile.exists(file) for file in files.values()) and time.monotonic() < end:
+        time.sleep(0.05)
+    for file in files.values():
+        if tf.io.gfile.exists(file):
+            tf.io.gfile.remove(file)
 
 
 def agree(strategy: tf.distribute.Strategy, value: int, what: str) -> int:

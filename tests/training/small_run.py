@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import pathlib
 import signal
 import time
 
@@ -9,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import siglip_tf
 from siglip_tf.optimizers import AdamW, Cosine
 from siglip_tf.training import Resume, train
 
@@ -16,21 +18,10 @@ STEPS = 40
 BATCH = 8
 
 
-@keras.saving.register_keras_serializable("tests")
-class MultiWorkerSequential(keras.Sequential):
-    """The two overrides that Keras' `fit` needs under `MultiWorkerMirroredStrategy`."""
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        del iterator, data_batch
-
-    def train_step(self, data):
-        return {name: tf.reshape(value, [1]) for name, value in super().train_step(data).items()}
-
-
-def make_model(width: int = 16, rate: float = 1e-2, multi_worker: bool = False) -> keras.Model:
+def make_model(width: int = 16) -> keras.Model:
+    """A plain Keras model with dropout."""
     keras.utils.set_random_seed(3)
-    kind = MultiWorkerSequential if multi_worker else keras.Sequential
-    model = kind(
+    model = keras.Sequential(
         [
             keras.Input((6,)),
             keras.layers.Dense(width, activation="tanh"),
@@ -39,8 +30,18 @@ def make_model(width: int = 16, rate: float = 1e-2, multi_worker: bool = False) 
             keras.layers.Dense(2),
         ]
     )
-    optimizer = AdamW(learning_rate=rate, schedule=Cosine(STEPS, 4))
+    optimizer = AdamW(learning_rate=1e-2, schedule=Cosine(STEPS, 4))
     model.compile(optimizer=optimizer, loss=keras.losses.MeanSquaredError(reduction="sum_over_batch_size"))
+    return model
+
+
+def make_siglip(vocab_size: int = 50, steps: int = STEPS) -> siglip_tf.SigLIP:
+    """A SigLIP model of one block a tower, with dropout; the vocabulary sets how long a checkpoint takes to write."""
+    keras.utils.set_random_seed(3)
+    model = siglip_tf.SigLIP(
+        image="mu/8", text="mu", image_size=16, text_length=4, vocab_size=vocab_size, dropout=0.1, tower_norms=True
+    )
+    model.compile(optimizer=AdamW(learning_rate=1e-2, schedule=Cosine(steps, 4)))
     return model
 
 
@@ -52,6 +53,21 @@ def batches(start: int) -> tf.data.Dataset:
         return images, tf.stack([tf.reduce_sum(images, 1), tf.reduce_prod(images, 1)], 1)
 
     return tf.data.Dataset.range(start, 1_000_000).map(batch).prefetch(2)
+
+
+def pairs(start: int) -> tf.data.Dataset:
+    """Batch i of images and texts is a function of i alone."""
+
+    def pair(index):
+        seed = tf.stack([index, tf.constant(7, tf.int64)])
+        image = tf.random.stateless_uniform((16, 16, 3), seed, -1.0, 1.0)
+        text = tf.random.stateless_uniform((4,), seed, 0, 50, tf.int32)
+        return {"image": image, "text": text}
+
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    examples = tf.data.Dataset.range(start * BATCH, 10_000_000).map(pair)
+    return examples.batch(BATCH, drop_remainder=True).with_options(options).prefetch(2)
 
 
 def weights(model: keras.Model) -> list[np.ndarray]:
@@ -67,6 +83,18 @@ class Slow(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         time.sleep(self.seconds)
+
+
+class Ready(keras.callbacks.Callback):
+    """Says by a file that steps are being made."""
+
+    def __init__(self, path: str):
+        super().__init__()
+        self.path = path
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 0:
+            pathlib.Path(self.path).touch()
 
 
 class Die(keras.callbacks.Callback):
@@ -96,8 +124,9 @@ def die_while_writing(resume: Resume, step: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("directory")
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--every", type=int, default=5)
-    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--vocab-size", type=int, default=50)
     parser.add_argument("--sleep", type=float, default=0.0)
     parser.add_argument("--asynchronous", action="store_true")
     parser.add_argument("--multi-worker", action="store_true")
@@ -105,12 +134,13 @@ def main() -> None:
     parser.add_argument("--die-after", type=int)
     parser.add_argument("--terminate-after", type=int)
     parser.add_argument("--ready")
+    parser.add_argument("--final")
     arguments = parser.parse_args()
     tf.config.experimental.enable_op_determinism()
 
     strategy = tf.distribute.MultiWorkerMirroredStrategy() if arguments.multi_worker else tf.distribute.get_strategy()
     with strategy.scope():
-        model = make_model(arguments.width, multi_worker=arguments.multi_worker)
+        model = make_siglip(arguments.vocab_size, arguments.steps)
     resume = Resume(arguments.directory, every=arguments.every, asynchronous=arguments.asynchronous)
     callbacks = [Slow(arguments.sleep)] if arguments.sleep else []
     if arguments.die_writing is not None:
@@ -120,18 +150,10 @@ def main() -> None:
     if arguments.terminate_after is not None:
         callbacks.append(Die(resume, arguments.terminate_after, signal.SIGTERM))
     if arguments.ready:
-        with open(arguments.ready, "w", encoding="utf-8"):
-            pass
-    data = batches
-    if arguments.multi_worker:
-        options = tf.data.Options()
-        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-
-        def data(start):
-            return batches(start).unbatch().batch(BATCH, drop_remainder=True).with_options(options)
-
-    train(model, data, steps=STEPS, global_batch_size=BATCH, resume=resume, log_every=1, callbacks=callbacks)
-    np.savez(os.path.join(arguments.directory, f"final_{os.getpid()}.npz"), *weights(model))
+        callbacks.append(Ready(arguments.ready))
+    train(model, pairs, steps=arguments.steps, global_batch_size=BATCH, resume=resume, log_every=1, callbacks=callbacks)
+    if arguments.final:
+        np.savez(arguments.final, *weights(model))
 
 
 if __name__ == "__main__":

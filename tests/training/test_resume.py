@@ -12,16 +12,16 @@ import tensorflow as tf
 
 from siglip_tf.optimizers import Lion
 from siglip_tf.training import Resume, train
-from tests.training.small_run import BATCH, STEPS, Die, batches, make_model, weights
+from tests.training.small_run import BATCH, STEPS, Die, batches, make_model, make_siglip, pairs, weights
 
 
-def run(directory, steps=STEPS, model=None, said=None, **options):
+def run(directory, steps=STEPS, model=None, said=None, data=batches, **options):
     model = model or make_model()
     say = said.append if said is not None else lambda text: None
     resume = Resume(str(directory), every=5, say=say, **options)
     train(
         model,
-        batches,
+        data,
         steps=steps,
         global_batch_size=BATCH,
         resume=resume,
@@ -236,16 +236,22 @@ def test_steps_per_execution_counts_every_step(tmp_path):
         run(tmp_path / "other", steps=12, model=model())
 
 
-def test_two_replicas_resume(tmp_path):
-    def sharded(name, stops):
-        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+@pytest.mark.parametrize(
+    ("kind", "replicas"),
+    [("sequential", 2), ("siglip", 1), pytest.param("siglip", 2, marks=pytest.mark.slow)],
+)
+def test_models_and_strategies(tmp_path, kind, replicas):
+    make, data = {"siglip": (make_siglip, pairs), "sequential": (make_model, batches)}[kind]
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]) if replicas == 2 else tf.distribute.get_strategy()
+
+    def parts(name, stops):
         for stop in stops:
             with strategy.scope():
-                model = make_model()
-            run(tmp_path / name, steps=stop, model=model)
+                model = make()
+            run(tmp_path / name, steps=stop, model=model, data=data)
         return model
 
-    assert_same(sharded("whole", [20]), sharded("parts", [9, 20]))
+    assert_same(parts("whole", [12]), parts("parts", [7, 12]))
 
 
 def test_a_remote_directory(tmp_path):

@@ -1,0 +1,159 @@
+"""SIGKILL and SIGTERM to a training process: the run that goes on ends with the same bits."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from siglip_tf.training import Resume, train
+from tests.training.small_run import BATCH, STEPS, make_siglip, pairs, weights
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def start(directory, *arguments, environment=None):
+    command = [sys.executable, "-m", "tests.training.small_run", str(directory), *map(str, arguments)]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=600)
+    return process.returncode, output
+
+
+def final(path):
+    with np.load(path) as arrays:
+        return [arrays[name] for name in arrays.files]
+
+
+def assert_same_bits(mine, theirs):
+    for one, other in zip(mine, theirs, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_process_killed_while_it_writes_a_checkpoint_goes_on(tmp_path):
+    code, output = finish(start(tmp_path / "killed", "--die-writing", 20))
+    assert code == -signal.SIGKILL, output
+    left = sorted(p.name for p in (tmp_path / "killed" / "checkpoints").iterdir())
+    assert left == ["step_000000005", "step_000000010", "step_000000015", "step_000000020.writing"]
+
+    code, output = finish(start(tmp_path / "killed", "--final", tmp_path / "killed.npz"))
+    assert code == 0, output
+    assert "Resumed at step 15" in output
+    whole = make_siglip()
+    resume = Resume(str(tmp_path / "whole"), every=5)
+    train(whole, pairs, steps=STEPS, global_batch_size=BATCH, resume=resume, progress=False)
+    assert_same_bits(final(tmp_path / "killed.npz"), weights(whole))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--asynchronous",)], ids=["synchronous", "asynchronous"])
+def test_ten_kills_at_random_moments(tmp_path, options):
+    """Most of the time goes into writing checkpoints here, so most kills fall into it."""
+    steps = ("--steps", 120, "--every", 1, "--vocab-size", 60_000, *options)
+    code, output = finish(start(tmp_path / "whole", *steps, "--final", tmp_path / "whole.npz"))
+    assert code == 0, output
+
+    aim, kills, torn = random.Random(11), 0, 0
+    while kills < 10:
+        ready = tmp_path / f"ready_{kills}"
+        process = start(tmp_path / "killed", *steps, "--ready", ready)
+        while not ready.exists():
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.01)
+        time.sleep(aim.uniform(0.0, 1.0))
+        process.kill()
+        code, output = finish(process)
+        assert code == -signal.SIGKILL, output
+        kills += 1
+        names = [p.name for p in (tmp_path / "killed" / "checkpoints").iterdir()]
+        torn += any(not name.startswith("step_") or "." in name for name in names)
+    code, output = finish(start(tmp_path / "killed", *steps, "--final", tmp_path / "killed.npz"))
+    assert code == 0, output
+    print(f"{torn} of {kills} kills fell into the writing or deleting of a checkpoint; {output.splitlines()[0]}")
+    assert torn >= 1
+    assert_same_bits(final(tmp_path / "killed.npz"), final(tmp_path / "whole.npz"))
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_process_with_its_state_saved(tmp_path):
+    process = start(tmp_path, "--terminate-after", 12, "--every", 1000)
+    code, output = finish(process)
+    assert code == 128 + signal.SIGTERM, output
+    assert "after step 13" in output
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_000000013"]
+
+
+def cluster():
+    sockets = [socket.socket() for _ in range(2)]
+    for each in sockets:
+        each.bind(("localhost", 0))
+    workers = [f"localhost:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    return [
+        {"TF_CONFIG": json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}})}
+        for index in range(2)
+    ]
+
+
+def start_two(directory, *arguments, each=((), ())):
+    return [
+        start(directory, "--multi-worker", *arguments, *own, environment=environment)
+        for environment, own in zip(cluster(), each, strict=True)
+    ]
+
+
+@pytest.mark.slow
+def test_kills_in_a_run_of_two_workers(tmp_path):
+    finals = [("--final", tmp_path / f"whole_{i}.npz") for i in range(2)]
+    for process in start_two(tmp_path / "whole", each=finals):
+        code, output = finish(process)
+        assert code == 0, output
+
+    for victim, how in ((1, ("--die-after", 13)), (0, ("--die-writing", 25))):
+        each = [(), ()]
+        each[victim] = how
+        pair = start_two(tmp_path / "killed", each=each)
+        code, output = finish(pair[victim])
+        assert code == -signal.SIGKILL, output
+        pair[1 - victim].kill()  # it waits in a collective for the one that is gone
+        finish(pair[1 - victim])
+
+    finals = [("--final", tmp_path / f"killed_{i}.npz") for i in range(2)]
+    outputs = []
+    for process in start_two(tmp_path / "killed", each=finals):
+        code, output = finish(process)
+        assert code == 0, output
+        outputs.append(output)
+    assert all("Resumed at step 20" in output for output in outputs)
+    for i in range(2):
+        assert_same_bits(final(tmp_path / f"killed_{i}.npz"), final(tmp_path / f"whole_{i}.npz"))
+    assert_same_bits(final(tmp_path / "whole_0.npz"), final(tmp_path / "whole_1.npz"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signalled", [0, 1])
+def test_a_signal_to_one_of_two_workers_stops_both_after_the_same_step(tmp_path, signalled):
+    each = [(), ()]
+    each[signalled] = ("--terminate-after", 12)
+    for process in start_two(tmp_path, "--every", 1000, each=each):
+        code, output = finish(process)
+        assert code == 128 + signal.SIGTERM, output
+        assert "after step 14" in output
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_000000014"]
