@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,17 @@ from siglip_tf.checkpoints.checkpoint import CheckpointError
 
 ArrayDict = dict[str, np.ndarray]
 
+# What zipfile, zlib and numpy raise for bytes that are not what they were.
+_ZIP_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+    EOFError,
+    OSError,
+    ValueError,
+    KeyError,
+    SyntaxError,
+)
 _PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -30,8 +42,11 @@ def kind_of_file(path: Path) -> str:  # noqa: PLR0911  (one return for each kind
     if start.startswith(b"PK"):
         if not zipfile.is_zipfile(path):
             return "a truncated zip archive (an npz file that was not written or copied to its end?)"
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except _ZIP_DAMAGE as error:
+            return f"a damaged zip archive ({error})"
         if any(name.endswith("data.pkl") for name in names):
             return "a PyTorch archive, which holds a pickle; convert it to safetensors with a library you trust it to"
         if any(name.endswith("model.weights.h5") for name in names):
@@ -76,12 +91,12 @@ def read_npz(path: Path) -> ArrayDict:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} holds an array of Python objects, which is a pickle and can run code when it is read ({error}). "
-            "Save the weights as plain arrays."
-        ) from error
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except _ZIP_DAMAGE as error:
+        if "allow_pickle" in str(error):
+            raise CheckpointError(
+                f"{path} holds an array of Python objects, which is a pickle and can run code when it is read. "
+                "Save the weights as plain arrays."
+            ) from error
         raise CheckpointError(f"{path} is damaged or truncated: {error}") from error
 
 
@@ -102,9 +117,11 @@ def read_h5(path: Path) -> ArrayDict:
 
     arrays: ArrayDict = {}
 
-    def collect(name: str, item: Any) -> None:
+    def collect(name: str | bytes, item: Any) -> None:
         if not isinstance(item, h5py.Dataset):
             return
+        if isinstance(name, bytes):  # what h5py gives for a name that is no UTF-8
+            raise CheckpointError(f"{path} is damaged: it holds the name {name!r}.")
         if item.external or item.is_virtual:
             raise CheckpointError(f"{path} keeps {name} in another file; expected the weights inside it.")
         arrays[name] = item[()]
@@ -112,7 +129,7 @@ def read_h5(path: Path) -> ArrayDict:
     try:
         with h5py.File(path, "r") as file:
             file.visititems(collect)  # follows neither soft nor external links
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # h5py's, for a damaged tree
         raise CheckpointError(f"{path} is damaged or truncated: {error}") from error
     return {name: np.asarray(array) for name, array in arrays.items()}
 

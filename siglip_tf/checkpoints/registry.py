@@ -93,7 +93,10 @@ def _read_folder(path: Path) -> Checkpoint:
     config = read_json(config_file)
     for module in (native, hugging_face, keras_hub):
         if module.recognises(config):
-            return module.read(path)
+            try:
+                return module.read(path)
+            except (KeyError, TypeError, AttributeError) as error:  # a configuration of another shape than its format's
+                raise CheckpointError(f"{path}: its configuration lacks or mistypes {error}.") from error
     keys = sorted(config)[:8] if isinstance(config, dict) else type(config).__name__
     raise CheckpointError(f"{path} is of an unknown kind: its config.json holds {keys}.")
 
