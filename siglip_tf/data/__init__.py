@@ -9,6 +9,7 @@ from typing import Any
 # Public name: the module of this package that defines it.
 _MODULES = {
     "Augmentation": "augmentation",
+    "Corruption": "corruption",
     "ImagePreprocessing": "preprocessing",
     "Preprocessing": "preprocessing",
     "Tokenizer": "text",
