@@ -76,6 +76,7 @@ class SceneSource(Source):
         self.seed = seed
         self.languages = tuple(languages)
         self.captions = captions
+        self._languages = tuple(language for language in languages for _ in range(captions))
         self.image_size = image_size
         self.name = f"scenes/{split}"
         self.fingerprint = fingerprint_of("scenes", _DRAWING, split, size, seed, self.languages, captions, image_size)
@@ -86,25 +87,33 @@ class SceneSource(Source):
         Raises:
             IndexError: index outside [0, size).
         """
+        scene, texts, generator = self._worded(index)
+        pixels = draw(scene, generator, self.image_size)
+        return SceneExample(
+            encode_jpeg(pixels), texts, self._languages, f"{self.split}-{index:09d}", scene.label, scene
+        )
+
+    def texts(self, index: int) -> tuple[str, ...]:
+        """The captions of example `index` without its picture, for training a tokenizer."""
+        return self._worded(index)[1]
+
+    def _worded(self, index: int) -> tuple[Scene, tuple[str, ...], random.Random]:
+        """Scene, captions, and the generator that draws it."""
         if not 0 <= index < self.size:
             raise IndexError(f"Example {index} of {self.name}, which holds {self.size}.")
         generator = _generator(self.seed, self.split, index)
         scene = compose(generator, self.split)
-        pixels = draw(scene, generator, self.image_size)
-        languages = tuple(language for language in self.languages for _ in range(self.captions))
-        texts = tuple(caption(scene, generator, language) for language in languages)
-        return SceneExample(encode_jpeg(pixels), texts, languages, f"{self.split}-{index:09d}", scene.label, scene)
+        return scene, tuple(caption(scene, generator, language) for language in self._languages), generator
 
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
         """One raw example, in-graph; see `Source.read`."""
         types = (tf.string, tf.string, tf.string, tf.int32)
         image, captions, name, label = tf.numpy_function(self._read, [index], types, stateful=False)
-        count = self.captions * len(self.languages)
-        languages = np.repeat(self.languages, self.captions)
+        count = len(self._languages)
         return {
             "image": tf.ensure_shape(image, []),
             "captions": tf.ensure_shape(captions, [count]),
-            "language": tf.constant(languages.tolist()),
+            "language": tf.constant(self._languages),
             "id": tf.ensure_shape(name, []),
             "label": tf.ensure_shape(label, []),
         }

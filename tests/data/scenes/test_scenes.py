@@ -95,6 +95,7 @@ def test_an_example_is_a_function_of_seed_split_and_index_alone():
     source = SceneSource("train", languages=LANGUAGES, captions=2)
     example = source.example(10**9)
     assert example == SceneSource("train", languages=LANGUAGES, captions=2).example(10**9)
+    assert source.texts(10**9) == example.captions
     assert example.languages == tuple(language for language in LANGUAGES for _ in range(2))
     others = [source.example(0), SceneSource("train", seed=1).example(10**9), SceneSource("test").example(10**9)]
     assert example.image not in [other.image for other in others]
