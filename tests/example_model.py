@@ -42,14 +42,15 @@ def vocabulary() -> bytes:
 
 
 def example_model(method: str = "big_vision", **arguments) -> siglip_tf.SigLIP:
-    """mu towers, 32 pixels, 8 tokens, weights far enough from their start that embeddings differ between inputs."""
+    """mu towers, 32 pixels, 8 tokens, always the same weights, whose embeddings differ between inputs."""
     tokenizer = Tokenizer(vocabulary(), 8)
     arguments = {"image": "mu/16", "text": "mu", "image_size": 32, "text_length": 8} | arguments
     model = siglip_tf.SigLIP(vocab_size=tokenizer.vocab_size, **arguments)
     rng = np.random.default_rng(7)
     for name, variable in model.named_weights().items():
+        noise = rng.normal(size=variable.shape).astype(np.float32)
         if variable.ndim >= 1:
-            variable.assign(np.asarray(variable) + 0.15 * rng.normal(size=variable.shape).astype(np.float32))
+            variable.assign(1 + 0.2 * noise if name.endswith("scale") else 0.2 * noise)
         elif name == "bias":
             variable.assign(-3.0)
     model.preprocessing = Preprocessing(ImagePreprocessing(32, method), tokenizer)

@@ -1,11 +1,13 @@
 """Zero-shot classification, retrieval and few-shot probes as the paper reports them."""
 
+from siglip_tf.evaluation.embed import Embedder
 from siglip_tf.evaluation.few_shot import FewShotResult, few_shot
 from siglip_tf.evaluation.ranking import top_k
 from siglip_tf.evaluation.retrieval import RetrievalResult, retrieval
 from siglip_tf.evaluation.zero_shot import ZeroShotResult, class_embeddings, make_prompts, zero_shot
 
 __all__ = [
+    "Embedder",
     "FewShotResult",
     "RetrievalResult",
     "ZeroShotResult",
