@@ -156,11 +156,21 @@ def write(path: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
 
     Returns:
         Notes on what the format cannot say.
+
+    Raises:
+        ValueError: images that are not square, which a grid of positions in one axis cannot say.
     """
+    notes: tuple[str, ...] = ("big_vision's files name no preprocessing: give it in the config that loads this one.",)
+    d = arch.of(checkpoint)
+    if (size := d.get("image_size")) is not None:
+        if not isinstance(size, int):
+            raise ValueError(f"{FORMAT} takes square images; this model takes {size}.")
+        likely = arch.likely_image_size((size // d["patch_size"]) ** 2, d["patch_size"])
+        if likely != size:
+            notes += (f"The file holds the grid of patches alone and reads as one for {likely} pixels, not {size}.",)
     arrays = {}
     for name, array in fold_bottleneck(checkpoint).items():
         arrays[f"params/{foreign_name(name)}"] = array.reshape(1) if array.ndim == 0 else array
-    notes: tuple[str, ...] = ("big_vision's files name no preprocessing: give it in the config that loads this one.",)
     if checkpoint.tokenizer is not None:
         beside = _tokenizer_path(path)
         replace_file(beside, lambda aside: aside.write_bytes(checkpoint.tokenizer))

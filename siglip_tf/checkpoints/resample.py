@@ -73,7 +73,11 @@ def with_image_size(checkpoint: Checkpoint, image_size: arch.ImageSize) -> Check
         notes += ("Position embeddings resampled bilinearly from {} x {} to {} x {} patches.".format(*old, *new),)
     preprocessing = checkpoint.preprocessing
     if preprocessing and preprocessing.get("image"):
-        preprocessing = {**preprocessing, "image": {**preprocessing["image"], "size": image_size}}
+        height, width = arch.sides(image_size)
+        image = {**preprocessing["image"], "size": height} if height == width else None
+        preprocessing = {**preprocessing, "image": image}
+        if image is None:
+            notes += (f"Image preprocessing left out: it makes squares, and this model takes {height} x {width}.",)
     return dataclasses.replace(
         checkpoint,
         architecture={**checkpoint.architecture, "image_size": image_size},

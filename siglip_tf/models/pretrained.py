@@ -56,7 +56,9 @@ class PretrainedMixin:
         )
         model.assign_weights({**checkpoint.weights, **fresh})
         if checkpoint.preprocessing is not None:
-            model.preprocessing = Preprocessing.from_config(checkpoint.preprocessing, checkpoint.tokenizer)
+            # Without a vocabulary (npz files hold none) the model still knows how its images are prepared.
+            config = checkpoint.preprocessing if checkpoint.tokenizer else {**checkpoint.preprocessing, "text": None}
+            model.preprocessing = Preprocessing.from_config(config, checkpoint.tokenizer)
         if verbose:
             print(_description(model, checkpoint, fresh))
         return model

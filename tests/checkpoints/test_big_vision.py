@@ -169,6 +169,13 @@ def test_other_and_damaged_npz_files(tmp_path):
         checkpoints.read(tmp_path / "torn.npz")
 
 
+def test_what_it_cannot_say(tmp_path, tiny):
+    with pytest.raises(ValueError, match="square images"):
+        checkpoints.write(tmp_path / "model.npz", tiny(image_size=(30, 59)), format="big_vision")
+    notes = checkpoints.write(tmp_path / "model.npz", tiny(image_size=50), format="big_vision")
+    assert "42 pixels, not 50" in notes[1]
+
+
 def test_a_failed_write_leaves_nothing(tmp_path, tiny, monkeypatch):
     monkeypatch.setattr(np.lib.format, "write_array", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):

@@ -149,6 +149,21 @@ def test_reads_models_that_transformers_makes(tmp_path, tiny, rng, changes):
         assert torch.equal(again[name], tensor), name
 
 
+@pytest.mark.parametrize("name", ["big_vision_plain.npz", "hugging_face"])
+@pytest.mark.parametrize("image_size", [None, 30, (20, 30)])
+def test_from_checkpoint_at_any_resolution(tmp_path, capsys, name, image_size):
+    """By the model's own way in and out; the files here hold no vocabulary."""
+    model = siglip_tf.SigLIP.from_checkpoint(GOLDEN / name, image_size=image_size)
+    assert model.preprocessing.text is None
+    assert (model.preprocessing.image is None) == isinstance(image_size, tuple)
+    assert "embeddings of 12" in capsys.readouterr().out
+    model.save_checkpoint(tmp_path / "model")
+    again = siglip_tf.SigLIP.from_checkpoint(tmp_path / "model", verbose=False)
+    assert again.image_size == model.image_size
+    for weight, variable in again.named_weights().items():
+        np.testing.assert_array_equal(variable, model.named_weights()[weight], err_msg=weight, strict=True)
+
+
 def test_a_whole_model_is_restored(tmp_path, tiny):
     """Weights out of a model and in again, in every format, to the bit."""
     keras.utils.set_random_seed(3)

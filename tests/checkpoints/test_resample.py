@@ -47,3 +47,7 @@ def test_checkpoint_at_another_resolution(tiny):
     assert same_grid.architecture["image_size"] == 42
     with pytest.raises(ValueError, match="at least one patch"):
         with_image_size(checkpoint, 13)
+    oblong = with_image_size(checkpoint, (30, 70))
+    assert oblong.weights["image/position_embedding"].shape == (1, 2 * 5, 20)
+    assert oblong.preprocessing == {"image": None, "text": None}
+    assert "30 x 70" in oblong.notes[1]

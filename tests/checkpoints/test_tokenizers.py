@@ -49,6 +49,18 @@ def ids_here(checkpoint):
 
 
 @pytest.mark.slow
+def test_transformers_loads_the_whole_processor(tmp_path, tiny, vocabulary):
+    from transformers import AutoProcessor
+
+    checkpoints.write(tmp_path / "model", checkpoint_with(tiny, vocabulary), format="hugging_face")
+    processor = AutoProcessor.from_pretrained(tmp_path / "model")
+    images = [np.full((80, 60, 3), 255, np.uint8)] * 2
+    batch = processor(text=TEXTS[:2], images=images, padding="max_length", max_length=7, truncation=True)
+    np.testing.assert_array_equal(batch["input_ids"], ids_here(checkpoints.read(tmp_path / "model"))[:2])
+    np.testing.assert_allclose(batch["pixel_values"], np.ones((2, 3, 50, 50)), atol=1e-6)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{}, {"pad_id": 0}, {"lower_case": "none"}, {"lower_case": "ascii"}, {"punctuation": "keep"}]
 )
