@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from siglip_tf.training.diagnostics import Diagnostics
 from siglip_tf.training.progress import Progress, Speed
-from siglip_tf.training.resume import Resume
+from siglip_tf.training.resume import PositionedData, Resume
 from siglip_tf.training.watch import UnstableTrainingError, Watch
 from siglip_tf.training.workers import this_worker
 
@@ -26,7 +26,7 @@ class _Ticker(keras.callbacks.Callback):
 
 def train(
     model: keras.Model,
-    batches: Callable[[int], tf.data.Dataset],
+    data: Callable[[int], tf.data.Dataset] | PositionedData,
     *,
     steps: int,
     global_batch_size: int,
@@ -43,7 +43,8 @@ def train(
 
     Args:
         model: built and compiled.
-        batches: returns an endless data set of global batches that starts after so many of them.
+        data: a `PositionedData` (`siglip_tf.data.TrainingData`), or a function that returns an endless data set of
+            global batches that starts after so many of them.
         steps: steps of the whole run, those of earlier processes included.
         global_batch_size: pairs a step over all replicas.
         resume: saves and restores, and names the run's folder.
@@ -74,6 +75,7 @@ def train(
     chief = this_worker(strategy).is_chief
     watch = watch or Watch(resume)
     skips = 0
+    resume.data = None if callable(data) else data
     start = resume.restore(model)
     if start == 0 and watch.action == "skip" and not resume.store.steps():
         resume.save()  # something to go back to
@@ -98,7 +100,7 @@ def train(
         ]
         try:
             model.fit(
-                batches(resume.batches),
+                _dataset(data, resume, strategy),
                 epochs=1,
                 steps_per_epoch=steps - start,
                 verbose=0,
@@ -110,8 +112,16 @@ def train(
             skips += 1
             if not fault.may_skip or skips > max_skips:
                 raise
-            start = resume.restore(model, batches=fault.batches)
+            start = resume.restore(model, pass_over=True)
             resume.say(f"{fault}. Went back to step {start:,} and passed over the batches up to {fault.batches:,}.")
         finally:
             resume.close()
     return resume.step
+
+
+def _dataset(data, resume: Resume, strategy: tf.distribute.Strategy):
+    if callable(data):
+        return data(resume.batches)
+    if strategy.num_replicas_in_sync > 1:
+        return strategy.distribute_datasets_from_function(data.dataset)
+    return data.dataset()

@@ -11,10 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from siglip_tf.training.interruption import Interruption
-from siglip_tf.training.random_state import set_random_state
+from siglip_tf.training.random_state import random_state, set_random_state
 from siglip_tf.training.state import TrainingState, data_fault
 from siglip_tf.training.store import CheckpointStore, marker_fault
-from siglip_tf.training.workers import agree, leave_together, this_worker
+from siglip_tf.training.workers import agree, leave_together, share, this_worker
 
 _STOP_FILE = "stop_after_step"
 
@@ -29,13 +29,26 @@ class Stateful(Protocol):
         """Puts back what `get_state` gave."""
 
 
+class PositionedData(Protocol):
+    """Training data that knows where it stands, such as `siglip_tf.data.TrainingData`."""
+
+    def dataset(self, context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
+        """Endless batches from the restored position on; with a context, one worker's for each of its replicas."""
+
+    def state(self, step: int) -> dict[str, Any]:
+        """JSON values that stand for the position once `step` global batches of the run are consumed."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on at a position."""
+
+
 class Resume(keras.callbacks.Callback):
     """Saves all of training in one atomic checkpoint, and restores it so that the run goes on bit by bit.
 
     A checkpoint holds weights, optimizer, metrics and seed generators (`tf.train.Checkpoint`), the step, the batches
-    consumed, Python's and NumPy's random states, and the state of every object in `states`. SIGTERM and
-    Ctrl-C save after the running step and exit; SIGKILL loses at most `every` steps. Under several workers all take
-    part, the chief writes, and the directory must be shared.
+    consumed, the data's position, Python's and NumPy's random states, and the state of every object in `states`; the
+    last three of each worker. SIGTERM and Ctrl-C save after the running step and exit; SIGKILL loses at most `every`
+    steps. Under several workers all take part, the chief writes, and the directory must be shared.
 
         resume = Resume("runs/first", every=1000)
         step = resume.restore(model)                       # 0 in a new directory
@@ -49,6 +62,7 @@ class Resume(keras.callbacks.Callback):
         resume_from: another run's folder or one checkpoint's, to go on from when `directory` has none.
         initial_weights: a Keras weights file (`.weights.h5`) or a function of the model, used when there is no
             checkpoint at all.
+        data: the training data, if it is a `PositionedData`; else start it at `resume.batches` yourself.
         states: further objects with `get_state` and `set_state`, by name.
         trackables: further objects for `tf.train.Checkpoint`, by name, such as a `tf.random.Generator`.
         asynchronous: copy the variables at once and write them in a thread (costs one more copy in memory).
@@ -67,6 +81,7 @@ class Resume(keras.callbacks.Callback):
         keep_every: int | None = None,
         resume_from: str | None = None,
         initial_weights: str | Callable[[keras.Model], None] | None = None,
+        data: PositionedData | None = None,
         states: Mapping[str, Stateful] | None = None,
         trackables: Mapping[str, Any] | None = None,
         asynchronous: bool = False,
@@ -80,6 +95,7 @@ class Resume(keras.callbacks.Callback):
         self.step = 0
         self.batches = 0
         self.store = CheckpointStore(tf.io.gfile.join(self.directory, "checkpoints"), keep_last, keep_every)
+        self.data = data
         self.states = dict(states or {})
         self.say = say
         self._stop_file = tf.io.gfile.join(self.directory, _STOP_FILE)
@@ -95,7 +111,7 @@ class Resume(keras.callbacks.Callback):
         self._last_batch = -1
         self._mid_epoch = False
 
-    def restore(self, model: keras.Model, batches: int | None = None) -> int:
+    def restore(self, model: keras.Model, pass_over: bool = False) -> int:
         """Brings the model to where training stands, and says how.
 
         The order: the newest good checkpoint of `directory`, then `resume_from`, then `initial_weights`, then the
@@ -103,11 +119,13 @@ class Resume(keras.callbacks.Callback):
 
         Args:
             model: built and compiled.
-            batches: batches to count as consumed in place of the checkpoint's number, to pass over bad ones.
+            pass_over: whether the data stays where it stands now, so that the batches since the checkpoint, among
+                which bad ones are, are not trained on again.
 
         Returns:
             The number of steps already done; `self.batches` is the number of batches already consumed.
         """
+        passed = self.batches, self.data.state(self.batches) if pass_over and self.data else None
         self._state = TrainingState(model, self._trackables)
         worker = this_worker(model.distribute_strategy)
         if worker.is_chief:
@@ -130,19 +148,27 @@ class Resume(keras.callbacks.Callback):
             else:
                 model.load_weights(self._initial_weights)
             self.say(f"Started from the initial weights {self._initial_weights}.")
-        if batches is not None:
-            self.batches = batches
+        if pass_over:
+            self.batches = passed[0]
+            if self.data:
+                self.data.restore(passed[1])
         self._mid_epoch = self.step > 0
         return self.step
 
     def _read(self, path: str) -> None:
-        content = self._state.read(path, restore_random=False)
-        self.step, self.batches, self._random = content["step"], content["batches"], content["random"]
-        missing = sorted(set(self.states) - set(content["states"]))
+        content = self._state.read(path)
+        self.step, self.batches, workers = content["step"], content["batches"], content["workers"]
+        own = workers[min(this_worker(self._state.model.distribute_strategy).index, len(workers) - 1)]
+        self._random = own["random"]
+        missing = sorted(set(self.states) - set(own["states"]))
         if missing:
-            raise ValueError(f"The checkpoint {path} holds no state for {missing}. It has: {sorted(content['states'])}")
+            raise ValueError(f"The checkpoint {path} holds no state for {missing}. It has: {sorted(own['states'])}")
         for name, item in self.states.items():
-            item.set_state(content["states"][name])
+            item.set_state(own["states"][name])
+        if self.data is not None:
+            if own["data"] is None:
+                raise ValueError(f"The checkpoint {path} holds no position of the data: its run had Resume(data=None).")
+            self.data.restore(_joined([worker["data"] for worker in workers]))
         self.say(f"Resumed at step {self.step:,} from {path}.")
 
     def save(
@@ -159,14 +185,20 @@ class Resume(keras.callbacks.Callback):
             history: the metrics of the steps before, for a post-mortem.
         """
         store = store or self.store
+        strategy = self._state.model.distribute_strategy
+        own = {
+            "data": None if self.data is None else self.data.state(self.batches),
+            "states": {name: item.get_state() for name, item in self.states.items()},
+            "random": random_state(),
+        }
         content = {
             "step": self.step,
             "batches": self.batches,
-            "states": {name: item.get_state() for name, item in self.states.items()},
+            "workers": share(strategy, own),
             "metrics": _json_safe(plain(logs)),
             "history": [_json_safe(step) for step in history or ()],
         }
-        if not this_worker(self._state.model.distribute_strategy).is_chief:
+        if not this_worker(strategy).is_chief:
             # Variables that are summed on reading need every worker; what this one writes is not kept.
             with tempfile.TemporaryDirectory() as aside:
                 self._state.write(aside, content)
@@ -288,6 +320,15 @@ def _checkpoint_in(path: str, say: Callable[[str], None]) -> str:
         if step is not None:
             return store.path(step)
     raise ValueError(f"There is no good checkpoint in resume_from={path!r}.")
+
+
+def _joined(positions: list[dict[str, Any]]) -> dict[str, Any]:
+    """One position from every worker's."""
+    if len(positions) == 1:
+        return positions[0]
+    from siglip_tf.data.position import merge_states
+
+    return merge_states(positions)
 
 
 def _write_aside(path: str, text: str) -> None:

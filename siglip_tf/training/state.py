@@ -13,15 +13,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from siglip_tf.training.random_state import random_state, set_random_state
-
 _PREFIX = "variables"
 _STATE = "state.json"
 _FORMAT = 1
 
 
 class TrainingState:
-    """Weights, optimizer, metrics and random states of a compiled model, to and from a folder.
+    """Weights, seed generators, optimizer and metrics of a compiled model, to and from a folder.
 
     Args:
         model: a built and compiled model; the optimizer is built here, inside the model's strategy scope.
@@ -72,7 +70,7 @@ class TrainingState:
             checkpoint: what `checkpoint()` returned earlier, to use one writing thread for all.
         """
         described = {name: _described(variables) for name, variables in self.variables().items()}
-        content = {"format": _FORMAT, **more, "random": random_state(), "variables": described}
+        content = {"format": _FORMAT, **more, "variables": described}
         with tf.io.gfile.GFile(tf.io.gfile.join(path, _STATE), "w") as file:
             file.write(json.dumps(content))
         options = tf.train.CheckpointOptions(
@@ -86,7 +84,7 @@ class TrainingState:
         lists = {name: [variable.value for variable in group] for name, group in self.variables().items()}
         return tf.train.Checkpoint(**lists, **self._trackables)
 
-    def read(self, path: str, restore_random: bool = True) -> dict[str, Any]:
+    def read(self, path: str) -> dict[str, Any]:
         """Puts a folder's state into the model and returns the JSON values kept with it.
 
         The metrics' values are kept in `metrics` for the caller, since `fit` resets them when it starts.
@@ -105,8 +103,6 @@ class TrainingState:
         reader = tf.train.Checkpoint(**lists, **self._trackables)
         reader.read(tf.io.gfile.join(path, _PREFIX)).assert_existing_objects_matched()
         self.metrics = [v.numpy() for v in self.variables()["metrics"]] if same_metrics else []
-        if restore_random:
-            set_random_state(content["random"])
         return content
 
     def restore_metrics(self) -> None:

@@ -1,8 +1,11 @@
 """Which process of a multi-worker run this is, and the one agreement that resuming needs."""
 
 import dataclasses
+import json
 import time
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -64,22 +67,34 @@ def leave_together(strategy: tf.distribute.Strategy, directory: str, seconds: fl
             tf.io.gfile.remove(file)
 
 
+def share(strategy: tf.distribute.Strategy, value: Any) -> list[Any]:
+    """Every worker's JSON value, by worker; all workers must call it at the same step."""
+    if this_worker(strategy).count == 1:
+        return [value]
+
+    @tf.function(reduce_retracing=True)
+    def gather(mine):
+        context = tf.distribute.get_replica_context()
+        return context.all_gather(tf.expand_dims(mine, 0), axis=0)
+
+    def gathered(tensor):
+        # A worker may have several replicas, which all say the same; the first of each is taken.
+        rows = strategy.experimental_local_results(strategy.run(gather, args=(tensor,)))[0].numpy()
+        return rows[:: len(rows) // this_worker(strategy).count]
+
+    text = json.dumps(value).encode()
+    lengths = gathered(tf.constant(len(text), tf.int64))
+    padded = np.frombuffer(text.ljust(int(lengths.max())), np.uint8).astype(np.int32)
+    return [json.loads(bytes(row.astype(np.uint8))) for row in gathered(tf.constant(padded))]
+
+
 def agree(strategy: tf.distribute.Strategy, value: int, what: str) -> int:
     """Returns `value` if every worker has the same.
 
     Raises:
         RuntimeError: if the workers differ; `what` says about what.
     """
-    if this_worker(strategy).count == 1:
-        return value
-
-    @tf.function
-    def gather(mine):
-        context = tf.distribute.get_replica_context()
-        return context.all_gather(tf.reshape(mine, [1]), axis=0)
-
-    gathered = strategy.run(gather, args=(tf.constant(value, tf.int64),))
-    everyone = strategy.experimental_local_results(gathered)[0].numpy().tolist()
+    everyone = share(strategy, value)
     if len(set(everyone)) > 1:
         raise RuntimeError(
             f"The workers disagree about {what}: {everyone}. They must share one directory (a network file system or "

@@ -158,6 +158,35 @@ def _with_optimizer(model, optimizer):
     return model
 
 
+class Positioned:
+    """`pairs` with a position that counts what was restored and asked for."""
+
+    def __init__(self):
+        self.start, self.asked = 0, []
+
+    def dataset(self, context=None):
+        replicas = 1 if context is None else context.num_replicas_in_sync
+        return pairs(self.start).unbatch().batch(BATCH // replicas, drop_remainder=True)
+
+    def state(self, step):
+        self.asked.append(step)
+        return {"step": step}
+
+    def restore(self, state):
+        self.start = state["step"]
+
+
+def test_data_that_knows_its_position(tmp_path):
+    whole = run(tmp_path / "whole", steps=12, model=make_siglip(), data=pairs)
+    for stop in (7, 12):
+        data, model = Positioned(), make_siglip()
+        run(tmp_path / "parts", steps=stop, model=model, data=data)
+    assert (data.start, data.asked) == (7, [10, 12])
+    assert_same(whole, model)
+    with pytest.raises(ValueError, match=r"no position of the data.*data=None"):
+        Resume(str(tmp_path / "whole"), data=Positioned()).restore(make_siglip())
+
+
 def test_random_states_and_further_states_come_back(tmp_path):
     class Reader:
         skipped = 0
