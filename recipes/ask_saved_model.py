@@ -1,0 +1,58 @@
+"""Asks an exported SavedModel which label fits a picture: a process that imports TensorFlow, tensorflow_text, no more.
+
+    python recipes/ask_saved_model.py runs/quickstart/saved_model/1 picture.jpg --labels "a red circle" "a blue star"
+
+This is all that a program needs to use a model trained here; it is what the quickstart runs to prove it.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import tensorflow as tf
+import tensorflow_text  # noqa: F401  (registers the tokenizer's ops)
+
+
+def ask(model, images: list[bytes], labels: list[str]) -> list[list[dict[str, float | str]]]:
+    """Labels for pictures, best first.
+
+    Args:
+        model: what `tf.saved_model.load` returns.
+        images: bytes of JPEG or PNG files.
+        labels: any texts.
+
+    Returns:
+        For each picture and label "label", "share" (softmax: all labels together make 1) and "probability" (sigmoid:
+        whether the text fits the picture, whatever the other labels are; small numbers are normal, their order counts).
+    """
+    answer = model.signatures["classify"](images=tf.constant(images), labels=tf.constant(labels))
+    ranking, shares, probabilities = (answer[name].numpy() for name in ("ranking", "softmax", "probabilities"))
+    return [
+        [{"label": labels[i], "share": float(share[i]), "probability": float(probability[i])} for i in order]
+        for order, share, probability in zip(ranking, shares, probabilities, strict=True)
+    ]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    parser = argparse.ArgumentParser(description="Rank labels for pictures by an exported SavedModel.")
+    parser.add_argument("model", help="version folder of the SavedModel, such as runs/quickstart/saved_model/1")
+    parser.add_argument("images", nargs="+", help="JPEG or PNG files")
+    parser.add_argument("--labels", nargs="+", required=True, help="texts to choose from")
+    parser.add_argument("--json", action="store_true", help="one line of JSON in place of tables")
+    arguments = parser.parse_args(argv)
+    model = tf.saved_model.load(arguments.model)
+    answers = ask(model, [Path(path).read_bytes() for path in arguments.images], arguments.labels)
+    if arguments.json:
+        print(json.dumps({"answers": answers, "other_libraries": sorted({"keras", "siglip_tf"} & sys.modules.keys())}))
+        return 0
+    for path, ranked in zip(arguments.images, answers, strict=True):
+        print(path)
+        for answer in ranked:
+            print(f"{answer['share']:8.1%}  {answer['probability']:.2e}  {answer['label']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

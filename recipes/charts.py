@@ -1,0 +1,101 @@
+"""Line charts as inline SVG, coloured by the page's own CSS variables."""
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_WIDTH, _HEIGHT = 480, 250
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 14, 12, 30
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line: its name in the legend, and its points with finite coordinates."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+def line_chart(series: Sequence[Series], x_label: str, log_y: bool = False, reference: float | None = None) -> str:
+    """One chart.
+
+    Args:
+        series: up to four lines.
+        x_label: name of the horizontal axis.
+        log_y: logarithmic vertical axis; values must be positive then.
+        reference: a value that a dashed line marks.
+
+    Returns:
+        An `<svg>` element.
+    """
+    xs = [x for line in series for x in line.x]
+    ys = [y for line in series for y in line.y] + ([] if reference is None else [reference])
+    if not xs:
+        return '<p class="note">No points were logged.</p>'
+    x_ticks = _linear_ticks(min(xs), max(xs))
+    y_ticks = _log_ticks(min(ys), max(ys)) if log_y else _linear_ticks(min(ys), max(ys))
+    x_low, x_high = min(xs), max(*xs, min(xs) + 1e-9)
+    low, high = min([*ys, y_ticks[0]]), max([*ys, y_ticks[-1]])
+
+    def across(x: float) -> float:
+        return _LEFT + (x - x_low) / (x_high - x_low) * (_WIDTH - _LEFT - _RIGHT)
+
+    def down(y: float) -> float:
+        share = math.log(y / low) / math.log(high / low) if log_y else (y - low) / (high - low)
+        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
+
+    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">']
+    for tick in y_ticks:
+        parts.append(
+            f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{down(tick):.1f}" y2="{down(tick):.1f}"/>'
+        )
+        parts.append(
+            f'<text class="tick" x="{_LEFT - 8}" y="{down(tick) + 4:.1f}" text-anchor="end">{_number(tick)}</text>'
+        )
+    for tick in x_ticks:
+        if x_low <= tick <= x_high:
+            y = _HEIGHT - _BOTTOM + 17
+            parts.append(
+                f'<text class="tick" x="{across(tick):.1f}" y="{y}" text-anchor="middle">{_number(tick)}</text>'
+            )
+    parts.append(
+        f'<text class="tick" x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 1}" text-anchor="end">{html.escape(x_label)}</text>'
+    )
+    if reference is not None:
+        y = f"{down(reference):.1f}"
+        parts.append(f'<line class="reference" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>')
+    for number, line in enumerate(series):
+        points = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in zip(line.x, line.y, strict=True))
+        parts.append(f'<polyline class="line line-{number}" points="{points}"/>')
+    return "".join([*parts, "</svg>"])
+
+
+def _linear_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+    """Round numbers that enclose the range."""
+    if high - low < 1e-12 * max(abs(low), abs(high), 1e-9):
+        pad = max(abs(low), 1.0) * 0.05
+        low, high = low - pad, high + pad
+    raw = (high - low) / (wanted - 1)
+    magnitude = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [i * step for i in range(first, last + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten times 1, 2, 5 that enclose the range, thinned to at most seven."""
+    marks = [
+        m * 10.0**e for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for m in (1, 2, 5)
+    ]
+    first = max(i for i, mark in enumerate(marks) if mark <= low * 1.0000001)
+    last = min((i for i, mark in enumerate(marks) if mark >= high * 0.9999999), default=len(marks) - 1)
+    inside = marks[first : max(last, first + 1) + 1]
+    return inside if len(inside) <= 7 else [inside[0], *(m for m in inside[1:-1] if f"{m:e}"[0] == "1"), inside[-1]]
+
+
+def _number(value: float) -> str:
+    if value != 0 and abs(value) < 0.001:
+        return f"{value:.0e}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
