@@ -4,7 +4,7 @@ import itertools
 
 import tensorflow as tf
 
-from siglip_tf.distribution.ring import Ring
+from siglip_tf.distribution.ring import StrategyRing
 
 # Far from the keys that tf.distribute hands out (it counts up from small numbers).
 _GROUP_KEY = 1_700_000_000
@@ -13,7 +13,7 @@ _TIMEOUT_SECONDS = 45.0
 _MAX_EDGES = 1_000_000
 
 
-class MultiWorkerRing(Ring):
+class MultiWorkerRing(StrategyRing):
     """One device in each of D worker processes; point to point, nothing is gathered.
 
     A stalled or dead neighbour ends the step with an error within a minute: the receive has a timeout, and the
@@ -32,8 +32,7 @@ class MultiWorkerRing(Ring):
                 f"{strategy.extended._num_devices_per_worker} devices. Start one worker process a device "
                 "(CUDA_VISIBLE_DEVICES) and list them all in TF_CONFIG."
             )
-        self._context = context
-        self.size = context.num_replicas_in_sync
+        super().__init__(context)
         self._rank = strategy.cluster_resolver.task_id
 
     def shift(self, tensors):
@@ -59,9 +58,3 @@ class MultiWorkerRing(Ring):
         )
         with tf.control_dependencies([sent]):
             return tf.ensure_shape(tf.identity(received), tensor.shape)
-
-    def sum(self, tensors):
-        return list(self._context.all_reduce(tf.distribute.ReduceOp.SUM, list(tensors)))
-
-    def index(self):
-        return tf.constant(self._rank, tf.int32)

@@ -30,6 +30,20 @@ class Ring(abc.ABC):
         """A number in [0, D), int32 scalar, that names this replica. It says nothing of the order of the ring."""
 
 
+class StrategyRing(Ring):
+    """What the rings of all strategies share: sums and ids come from the replica context."""
+
+    def __init__(self, context):
+        self._context = context
+        self.size = context.num_replicas_in_sync
+
+    def sum(self, tensors):
+        return list(self._context.all_reduce(tf.distribute.ReduceOp.SUM, list(tensors)))
+
+    def index(self):
+        return tf.cast(tf.convert_to_tensor(self._context.replica_id_in_sync_group), tf.int32)
+
+
 class SingleDevice(Ring):
     """A ring of one: nothing travels."""
 

@@ -2,25 +2,15 @@
 
 import tensorflow as tf
 
-from siglip_tf.distribution.ring import Ring
+from siglip_tf.distribution.ring import StrategyRing
 
 
-class TPURing(Ring):
+class TPURing(StrategyRing):
     """Chips of a slice. Permute ids need not equal replica ids, so nothing here derives a position from them."""
 
     loops = True
-
-    def __init__(self, context):
-        self._context = context
-        self.size = context.num_replicas_in_sync
 
     def shift(self, tensors):
         pairs = tf.constant([[i, (i + 1) % self.size] for i in range(self.size)], tf.int32)
         # The op has no shape inference of its own.
         return [tf.reshape(tf.raw_ops.CollectivePermute(input=t, source_target_pairs=pairs), t.shape) for t in tensors]
-
-    def sum(self, tensors):
-        return list(self._context.all_reduce(tf.distribute.ReduceOp.SUM, list(tensors)))
-
-    def index(self):
-        return tf.cast(tf.convert_to_tensor(self._context.replica_id_in_sync_group), tf.int32)

@@ -20,8 +20,10 @@ from siglip_tf.primitives.hashing import hash_bits
 _LOWEST = -(2**31)
 _BITS = 4
 _CANDIDATES = 2**_BITS - 1
-# Counts cross replicas as two int32 halves: a batch of a million has 10^12 pairs.
-_HALF = 2**12
+# Counts cross replicas in parts that float32 holds exactly, also when thousands of them are added: a batch of a million
+# has 10^12 pairs, and integers are not reduced on every strategy.
+_PART = 2**12
+_PARTS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +108,10 @@ def weigh(
             count_tile(candidates),
             tile_size,
         )
-        counts = tf.cast(counts, tf.int32)
-        high, low = ring.sum([tf.reduce_sum(counts // _HALF, 0), tf.reduce_sum(counts % _HALF, 0)])
-        return tf.cast(high, tf.int64) * _HALF + tf.cast(low, tf.int64)
+        counts = tf.reduce_sum(tf.cast(counts, tf.int64), 0)
+        parts = tf.stack([counts // _PART**i % _PART for i in range(_PARTS)])
+        (parts,) = ring.sum([tf.cast(parts, tf.float32)])
+        return tf.add_n([tf.cast(parts[i], tf.int64) * _PART**i for i in range(_PARTS)])
 
     kept = tf.constant(round(negatives.ratio * n), tf.int64)
     threshold, above, reaching = _kth_largest(count, kept, pairs=n * (n - 1))

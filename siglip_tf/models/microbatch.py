@@ -10,6 +10,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from siglip_tf.optimizers import gradient_tape
 from siglip_tf.primitives.dropout import RandomState, random_state
 
 # What a tower pass gives: {side: embeddings (b, embed_dim)} and, from gradients of these, gradients of `variables`.
@@ -29,14 +30,14 @@ def whole_batch(
         variables: the trainable variables behind `encode`.
         state: of the random layers.
     """
-    with tf.GradientTape() as tape, random_state(state):
+    with gradient_tape(variables) as tape, random_state(state):
         embeddings = {side: encode(side, value) for side, value in inputs.items()}
     sides = list(embeddings)
 
     def backward(upstream):
         gradients = tape.gradient(
             [embeddings[side] for side in sides],
-            variables,
+            [variable.value for variable in variables],
             output_gradients=[upstream[side] for side in sides],
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )

@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from siglip_tf.primitives.fused_attention import attention_of_rows
 from siglip_tf.primitives.initializers import xavier_flattened
 
 
@@ -33,8 +34,10 @@ class MultiHeadAttention(keras.layers.Layer):
         if width % self.num_heads:
             raise ValueError(f"Expected heads that divide the width {width}. Received: num_heads={self.num_heads}.")
         head_size = width // self.num_heads
-        for name in ("query", "key", "value"):
-            setattr(self, name, _Projection((width,), (self.num_heads, head_size), name=name, dtype=self.dtype_policy))
+        by_head = {"inputs": (width,), "outputs": (self.num_heads, head_size), "dtype": self.dtype_policy}
+        self.query = _Projection(**by_head, name="query")
+        self.key = _Projection(**by_head, name="key", adds_bias=False)
+        self.value = _Projection(**by_head, name="value")
         self.out = _Projection((self.num_heads, head_size), (width,), name="out", dtype=self.dtype_policy)
         for projection in (self.query, self.key, self.value, self.out):
             projection.build(None)
@@ -47,16 +50,29 @@ class MultiHeadAttention(keras.layers.Layer):
         weights = tf.cast(tf.nn.softmax(tf.cast(logits, tf.float32)), v.dtype)
         return self.out(tf.einsum("bhnm,bmhk->bnhk", weights, v))
 
+    def project_rows(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Queries, keys and values of self-attention: (rows, width) -> 3 x (rows, width), heads side by side."""
+        return self.query(rows, flat=True), self.key(rows, flat=True), self.value(rows, flat=True)
+
+    def attend_rows(self, q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, tokens: int, fused: bool) -> tf.Tensor:
+        """Attention and output projection of what `project_rows` gave; see `attention_of_rows`."""
+        return self.out(attention_of_rows(q, k, v, tokens, self.num_heads, fused), flat=True)
+
     def get_config(self):
         return {**super().get_config(), "num_heads": self.num_heads}
 
 
 class _Projection(keras.layers.Layer):
-    """A dense layer from the axes `inputs` to the axes `outputs`, with bias."""
+    """A dense layer from the axes `inputs` to the axes `outputs`, with bias.
 
-    def __init__(self, inputs, outputs, **kwargs):
+    A bias of the keys adds the same to all logits of a query, which softmax takes away again: `adds_bias=False` keeps
+    the weight, as checkpoints have it, and leaves out the addition. Its gradient then is zero exactly, where rounding
+    noise would be scaled up to whole steps by every optimizer that normalises.
+    """
+
+    def __init__(self, inputs, outputs, adds_bias=True, **kwargs):
         super().__init__(**kwargs)
-        self._inputs, self._outputs = tuple(inputs), tuple(outputs)
+        self._inputs, self._outputs, self._adds_bias = tuple(inputs), tuple(outputs), adds_bias
 
     def build(self, _):
         flat = tf.TensorShape(self._inputs).num_elements(), tf.TensorShape(self._outputs).num_elements()
@@ -66,9 +82,14 @@ class _Projection(keras.layers.Layer):
         self.bias = self.add_weight(shape=self._outputs, initializer="zeros", name="bias")
         self._flat = flat
 
-    def call(self, x):
+    def call(self, x, flat=False):
+        """`flat`: x is (rows, product of the inputs), and so is the result."""
+        rows = x if flat else tf.reshape(x, (-1, self._flat[0]))
+        y = tf.matmul(rows, tf.reshape(self.kernel, self._flat))
+        if self._adds_bias:
+            y += tf.reshape(self.bias, (-1,))
+        if flat:
+            return y
         outer = x.shape[: x.shape.rank - len(self._inputs)]
-        rows = tf.reshape(x, (-1, self._flat[0]))
-        y = tf.matmul(rows, tf.reshape(self.kernel, self._flat)) + tf.reshape(self.bias, (-1,))
         leading = [-1 if size is None else size for size in outer]
         return tf.reshape(y, (*leading, *self._outputs))
