@@ -203,6 +203,17 @@ def test_image_processors(spoilt):
         processor(image_mean=[0.48, 0.46, 0.41])
 
 
+def test_a_configuration_may_leave_defaults_out(spoilt):
+    """As the public ones do."""
+
+    def change(_, config):
+        for tower in ("vision_config", "text_config"):
+            for key in ("hidden_act", "layer_norm_eps", "num_channels", "attention_dropout", "projection_size"):
+                config[tower].pop(key, None)
+
+    assert_same_weights(checkpoints.read(spoilt(change)).weights, checkpoints.read(GOLDEN).weights)
+
+
 def set_in(tower, **values):
     return lambda _, config: config[f"{tower}_config"].update(values)
 

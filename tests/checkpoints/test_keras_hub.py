@@ -6,14 +6,13 @@ import json
 import shutil
 
 import keras
+import keras_hub
 import numpy as np
 import pytest
 import sentencepiece
 
 from siglip_tf import checkpoints
 from siglip_tf.checkpoints import CheckpointError, architecture
-
-keras_hub = pytest.importorskip("keras_hub")
 
 
 def make_backbone(a):
