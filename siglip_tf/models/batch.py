@@ -68,8 +68,24 @@ def check_image_embeddings(embeddings, embed_dim: int) -> tf.Tensor:
     return embeddings
 
 
-def check_training_batch(batch) -> dict[str, tf.Tensor]:
+def static_batch_size(data, replicas: int) -> int | None:
+    """Examples of a replica's batch where `data` is a tf.data data set of a static batch size that the replicas divide.
+
+    Workers that share a data set get parts of its batches whose static shape TensorFlow has lost.
+    """
+    if not isinstance(data, tf.data.Dataset):
+        return None
+    sizes = {spec.shape[0] for spec in tf.nest.flatten(data.element_spec) if spec.shape.rank}
+    size = sizes.pop() if len(sizes) == 1 else None
+    return None if size is None or size % replicas else size // replicas
+
+
+def check_training_batch(batch, examples: int | None = None) -> dict[str, tf.Tensor]:
     """The parts of a training batch: "text" with "image" or "image_embedding", of one static batch size.
+
+    Args:
+        batch: what the data set yields.
+        examples: the batch size where it is known and the tensors' shapes do not show it.
 
     Raises:
         ValueError: for something that is no dict, a missing part, or an unknown or unequal batch size.
@@ -86,6 +102,11 @@ def check_training_batch(batch) -> dict[str, tf.Tensor]:
     if missing:
         raise ValueError(f"Expected a batch with {image_key!r} and 'text'. Received: keys {sorted(batch)}.")
     parts = {key: tf.convert_to_tensor(batch[key]) for key in (image_key, "text")}
+    if examples is not None:
+        parts = {
+            key: tf.ensure_shape(part, (examples, *part.shape[1:])) if part.shape.rank and not part.shape[0] else part
+            for key, part in parts.items()
+        }
     sizes = {key: part.shape[0] if part.shape.rank else None for key, part in parts.items()}
     if None in sizes.values():
         raise ValueError(

@@ -6,8 +6,9 @@ import tensorflow as tf
 from siglip_tf.distribution import Ring, current_ring
 from siglip_tf.losses import Negatives, sigmoid_loss_and_gradients, softmax_loss_and_gradients
 from siglip_tf.losses.result import LossResult
-from siglip_tf.models.batch import check_training_batch
+from siglip_tf.models.batch import check_training_batch, static_batch_size
 from siglip_tf.models.microbatch import microbatched, whole_batch
+from siglip_tf.optimizers import ReferenceChain, freeze
 from siglip_tf.primitives.dropout import RandomState
 from siglip_tf.primitives.hashing import hash_bits
 from siglip_tf.primitives.rematerialization import compiling_with_xla
@@ -19,6 +20,10 @@ class StepMixin:
     Keras clips gradients before it sums them over replicas, which is wrong for a loss over the global batch. Here the
     step sums them first, so that the optimizer's own clipping sees the gradient of the global batch.
     """
+
+    # Examples of a replica's batch in `fit` and in `evaluate`, where the data set tells.
+    _train_examples: int | None = None
+    _test_examples: int | None = None
 
     def compile(self, optimizer="adamw", jit_compile="auto", **kwargs):
         """As `keras.Model.compile`; the loss is the model's own.
@@ -84,7 +89,18 @@ class StepMixin:
             )
         inner._all_reduce_sum_gradients = lambda gradients_and_variables: gradients_and_variables
         if not optimizer.built:
+            freeze(self, getattr(inner, "groups", ()))
             optimizer.build(self.trainable_variables)
+
+    def fit(self, x=None, *args, **kwargs):
+        """As `keras.Model.fit`, on a data set whose batches are global and of a static size."""
+        self._train_examples = static_batch_size(x, self.distribute_strategy.num_replicas_in_sync)
+        return super().fit(x, *args, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        """As `keras.Model.evaluate`, on a data set whose batches are global and of a static size."""
+        self._test_examples = static_batch_size(x, self.distribute_strategy.num_replicas_in_sync)
+        return super().evaluate(x, *args, **kwargs)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Nothing to build: weights exist from the start, the optimizer's since `compile`."""
@@ -93,7 +109,7 @@ class StepMixin:
         """One update from one replica's batch; returns scalars that are equal on every replica."""
         ring = current_ring()
         with compiling_with_xla(self.jit_compile or isinstance(self.distribute_strategy, tf.distribute.TPUStrategy)):
-            return self._results(self._train_step(ring, check_training_batch(data)))
+            return self._results(self._train_step(ring, check_training_batch(data, self._train_examples)))
 
     def _train_step(self, ring, batch):
         b = batch["text"].shape[0]
@@ -126,17 +142,22 @@ class StepMixin:
         summed = ring.sum([gradients[id(v)] for v in variables])
 
         metrics = self._loss_metrics(ring, result, images, embeddings["text"])
-        before = [tf.convert_to_tensor(v.value) for v in variables]
-        metrics |= self._norms("gradient", variables, [g / scale for g in summed])
+        metrics |= self._norms("gradient", variables, _squares([g / scale for g in summed]))
+        tells = isinstance(self.optimizer, ReferenceChain)  # what its update was; else a copy of all weights tells
+        before = [] if tells else [tf.convert_to_tensor(v.value) for v in variables]
         self.optimizer.apply(summed, variables)
         after = [tf.convert_to_tensor(v.value) for v in variables]
-        metrics |= self._norms("parameter", variables, after)
-        return metrics | self._norms("update", variables, [a - b for a, b in zip(after, before, strict=True)])
+        metrics |= self._norms("parameter", variables, _squares(after))
+        if tells:
+            updates = tf.unstack(tf.convert_to_tensor(self.optimizer.update_sum_of_squares.value))
+        else:
+            updates = _squares([a - b for a, b in zip(after, before, strict=True)])
+        return metrics | self._norms("update", variables, updates)
 
     def test_step(self, data):
         """The loss of one batch without an update; `evaluate` reports means over batches."""
         ring = current_ring()
-        batch = check_training_batch(data)
+        batch = check_training_batch(data, self._test_examples)
         images, texts = (self._encode(key, value, training=False) for key, value in batch.items())
         seed = tf.bitcast(hash_bits(self.seed, 0), tf.int32)
         result = self._loss(ring, images, texts, seed=seed, gradients=False)
@@ -185,9 +206,8 @@ class StepMixin:
             "negative_logit": (all_pairs - positives) / float(max(n * (n - 1), 1)),
         }
 
-    def _norms(self, what, variables, tensors):
-        """Global norm of `tensors`, and of each tower's where `tower_norms` asks for it."""
-        squares = [tf.reduce_sum(tf.square(tf.cast(t, tf.float32))) for t in tensors]
+    def _norms(self, what, variables, squares):
+        """Global norm from each variable's sum of squares, and each tower's where `tower_norms` asks for it."""
         norms = {f"{what}_norm": tf.sqrt(tf.add_n(squares))}
         if self.tower_norms:
             for tower in (self.image, self.text):
@@ -202,3 +222,7 @@ class StepMixin:
         if isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
             return {name: tf.reshape(value, (1,)) for name, value in scalars.items()}
         return scalars
+
+
+def _squares(tensors):
+    return [2.0 * tf.nn.l2_loss(tf.cast(t, tf.float32)) for t in tensors]

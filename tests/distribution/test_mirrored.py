@@ -11,6 +11,7 @@ from siglip_tf import losses
 from siglip_tf.distribution import current_ring
 from siglip_tf.losses.ring_pass import ring_pass
 from siglip_tf.losses.tiling import Total
+from tests.distribution import settings
 from tests.losses import dense
 from tests.models import small
 
@@ -121,29 +122,18 @@ def test_masked_negatives_do_not_depend_on_the_number_of_replicas(rng, keep):
     assert dense.relative_error(found[0][1], found[1][1]) < 1e-5
 
 
-def trained(strategy, make_optimizer, **options):
+def trained(strategy, optimizer, **options):
     keras.utils.set_random_seed(1)
     with strategy.scope():
         model = small.model(**options)
-        model.compile(make_optimizer())
+        model.compile(settings.optimizer(optimizer))
     history = model.fit(small.dataset(steps=6), verbose=0).history
     return [w.numpy() for w in model.trainable_variables], history, model
 
 
-def optimizers():
-    from siglip_tf import optimizers as ours
-
-    return {
-        "adamw": lambda: keras.optimizers.AdamW(1e-3, global_clipnorm=0.5, epsilon=1e-6),
-        "lion": lambda: keras.optimizers.Lion(1e-4, global_clipnorm=0.5),
-        # Momentum in bfloat16 rounds differently where float32 sums differ in the last bit: 2^-9 of a step.
-        "adafactor": lambda: ours.ScalingViTAdafactor(1e-4, global_clipnorm=0.5),
-    }
-
-
 @functools.cache
 def trained_alone(optimizer):
-    return trained(tf.distribute.get_strategy(), optimizers()[optimizer])
+    return trained(tf.distribute.get_strategy(), optimizer)
 
 
 @pytest.mark.parametrize(
@@ -152,9 +142,8 @@ def trained_alone(optimizer):
     + [pytest.param(o, d, marks=pytest.mark.slow) for o in ("adamw", "lion", "adafactor") for d in (4, 8)],
 )
 def test_six_steps_equal_one_device(optimizer, replicas):
-    make = optimizers()[optimizer]
     expected, alone, _ = trained_alone(optimizer)
-    found, together, _ = trained(mirrored(replicas), make)
+    found, together, _ = trained(mirrored(replicas), optimizer)
     assert alone["gradient_norm"][0] > 0.5, "clipping is on"
     for a, b in zip(expected, found, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
@@ -171,14 +160,14 @@ def test_six_steps_equal_one_device(optimizer, replicas):
     ids=str,
 )
 def test_options_equal_one_device_too(options):
-    expected, _, _ = trained(tf.distribute.get_strategy(), optimizers()["adamw"], **options)
-    found, _, _ = trained(mirrored(2), optimizers()["adamw"], **options)
+    expected, _, _ = trained(tf.distribute.get_strategy(), "adamw", **options)
+    found, _, _ = trained(mirrored(2), "adamw", **options)
     for a, b in zip(expected, found, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 
 def test_evaluate_and_predict_equal_one_device():
-    models = [trained_alone("adamw")[2], trained(mirrored(2), optimizers()["adamw"])[2]]
+    models = [trained_alone("adamw")[2], trained(mirrored(2), "adamw")[2]]
     losses_found = [m.evaluate(small.dataset(), verbose=0, return_dict=True) for m in models]
     for name, value in losses_found[0].items():
         assert abs(losses_found[1][name] / value - 1) < 1e-4
