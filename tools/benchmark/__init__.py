@@ -1,0 +1,1 @@
+"""Speed and memory beside rivals or a bound, in one run: `python -m tools.benchmark {loss,data,step}`."""

@@ -1,0 +1,22 @@
+"""python -m tools.benchmark NAME [OPTIONS]: one module of this folder a benchmark."""
+
+import importlib
+import pkgutil
+import sys
+
+import tools.benchmark
+
+NAMES = sorted(m.name for m in pkgutil.iter_modules(tools.benchmark.__path__) if not m.name.startswith("_"))
+
+
+def main() -> None:
+    """Runs the benchmark that the first argument names with the rest of them."""
+    wanted = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if wanted not in NAMES:
+        print(f"usage: python -m tools.benchmark {{{','.join(NAMES)}}} [--help]")
+        sys.exit(0 if wanted in ("-h", "--help") else f"Expected a benchmark among {', '.join(NAMES)}.")
+    importlib.import_module(f"tools.benchmark.{wanted}").main(sys.argv[2:])
+
+
+if __name__ == "__main__":
+    main()
