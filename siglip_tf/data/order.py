@@ -8,8 +8,10 @@ Within an epoch a seeded permutation shuffles single records (`RecordOrder`) or,
 runs, and then records within windows of several runs (`RunOrder`), so that remote shards are read in one piece.
 """
 
+from typing import NamedTuple
+
 import numpy as np
-import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from siglip_tf.data.permutation import MAX_SIZE, mix, permute
 
@@ -45,23 +47,21 @@ class RecordOrder:
         self.streams = streams
         self.shuffle = shuffle
 
-    def epochs(self, stream: int, slots: tf.Tensor) -> tf.Tensor:
+    def epochs(self, stream: int, slots: ArrayLike) -> np.ndarray:
         """int64 like `slots`: the epoch that each slot of the stream belongs to."""
-        return (tf.cast(slots, tf.int64) * self.streams + stream) // self.size
+        return (np.asarray(slots, np.int64) * self.streams + stream) // self.size
 
-    def _first_slot(self, stream: int, epoch: tf.Tensor) -> tf.Tensor:
+    def _first_slot(self, stream: int, epoch: ArrayLike) -> np.ndarray:
         """The first slot of a stream that belongs to an epoch: ceil((epoch * size - stream) / streams)."""
-        return (epoch * self.size - stream + self.streams - 1) // self.streams
+        return (np.asarray(epoch) * self.size - stream + self.streams - 1) // self.streams
 
-    def share(self, stream: int, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def share(self, stream: int, epoch: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """A stream's share of an epoch: its first slot, its number of slots, its start in the epoch's sequence."""
-        start = tf.zeros_like(epoch)
-        for other in range(stream):
-            start += self._first_slot(other, epoch + 1) - self._first_slot(other, epoch)
+        before = [self._first_slot(s, np.asarray(epoch) + 1) - self._first_slot(s, epoch) for s in range(stream)]
         first = self._first_slot(stream, epoch)
-        return first, self._first_slot(stream, epoch + 1) - first, start
+        return first, self._first_slot(stream, np.asarray(epoch) + 1) - first, np.sum(before, axis=0, dtype=np.int64)
 
-    def records(self, stream: int, slots: tf.Tensor) -> tf.Tensor:
+    def records(self, stream: int, slots: ArrayLike) -> np.ndarray:
         """The record in each slot.
 
         Args:
@@ -71,11 +71,31 @@ class RecordOrder:
         Returns:
             int64 (m,), each in [0, size).
         """
-        slots = tf.cast(slots, tf.int64)
+        slots = np.asarray(slots, np.int64)
         epoch = self.epochs(stream, slots)
         first, _, start = self.share(stream, epoch)
         position = start + slots - first
         return permute(position, self.size, mix(self.seed, _RECORDS, epoch)) if self.shuffle else position
+
+
+class Window(NamedTuple):
+    """Neighbouring slots of a stream, in one epoch, whose records are read together.
+
+    Attributes:
+        first: the first slot.
+        end: the slot after the last.
+        pieces: int64 (p, 2), start and count of the neighbouring records to read, each piece within a run.
+        gather: int64 (end - first,): for each slot in turn, its record's number among the records read.
+    """
+
+    first: int
+    end: int
+    pieces: np.ndarray
+    gather: np.ndarray
+
+    def records_read(self) -> np.ndarray:
+        """int64 (end - first,): the records in reading order."""
+        return np.concatenate([np.arange(start, start + count) for start, count in self.pieces])
 
 
 class RunOrder(RecordOrder):
@@ -92,66 +112,48 @@ class RunOrder(RecordOrder):
         ValueError: as `RecordOrder`, and for borders that do not rise from 0.
     """
 
-    def __init__(self, runs: np.ndarray, window_runs: int, seed: int, streams: int = 1, shuffle: bool = True):
+    def __init__(self, runs: ArrayLike, window_runs: int, seed: int, streams: int = 1, shuffle: bool = True):
         runs = np.asarray(runs, np.int64)
-        lengths = np.diff(runs)
-        if len(runs) < 2 or runs[0] != 0 or lengths.min() < 1:
+        if len(runs) < 2 or runs[0] != 0 or np.diff(runs).min() < 1:
             raise ValueError(f"runs must be borders that rise from 0. Received: {runs}")
         if window_runs < 1:
             raise ValueError(f"window_runs must be at least 1. Received: {window_runs}")
         super().__init__(int(runs[-1]), seed, streams, shuffle)
         self.window_runs = window_runs
         self._runs = runs
-        self._lengths = lengths
 
-    def _sequence(self, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _sequence(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The epoch's runs in order (runs,), and the borders (runs + 1,) they make in its sequence."""
-        order = tf.range(len(self._lengths), dtype=tf.int64)
+        order = np.arange(len(self._runs) - 1)
         if self.shuffle:
-            order = permute(order, len(self._lengths), mix(self.seed, _RUNS, epoch))
-        return order, tf.concat([[0], tf.cumsum(tf.gather(tf.constant(self._lengths), order))], 0)
+            order = permute(order, len(order), mix(self.seed, _RUNS, epoch))
+        return order, np.concatenate([[0], np.cumsum(np.diff(self._runs)[order])])
 
-    def window(self, stream: int, slot: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """What to read, and how to arrange it, for the window that holds a slot.
-
-        Args:
-            stream: which stream, in [0, streams).
-            slot: int64 scalar, >= 0.
-
-        Returns:
-            first, end: int64 scalars, the window's first slot and the one after its last.
-            pieces: int64 (p, 2), start and count of the neighbouring records to read, each within a run.
-            gather: int64 (end - first,): for each slot in turn, its record's number among the records read.
-        """
-        slot = tf.cast(slot, tf.int64)
-        epoch = self.epochs(stream, slot)
-        first, count, start = self.share(stream, epoch)
+    def window(self, stream: int, slot: int) -> Window:
+        """The window that holds a slot of a stream."""
+        epoch = int(self.epochs(stream, slot))
+        first, count, start = map(int, self.share(stream, epoch))
         order, borders = self._sequence(epoch)
-        rank = tf.searchsorted(borders, (start + slot - first)[None], side="right", out_type=tf.int64)[0] - 1
-        window = rank // self.window_runs
-        runs = tf.size(order, out_type=tf.int64)
-        ranks = tf.range(window * self.window_runs, tf.minimum((window + 1) * self.window_runs, runs))
+        window = (int(np.searchsorted(borders, start + slot - first, side="right")) - 1) // self.window_runs
+        ranks = np.arange(window * self.window_runs, min((window + 1) * self.window_runs, len(order)))
         # A window at the border of two streams' shares is cut there.
-        begin = tf.maximum(tf.gather(borders, ranks), start)
-        end = tf.minimum(tf.gather(borders, ranks + 1), start + count)
-        read = end > begin
-        into_run = begin - tf.gather(borders, ranks)
-        pieces = tf.stack([tf.gather(tf.constant(self._runs), tf.gather(order, ranks)) + into_run, end - begin], axis=1)
-        size = tf.reduce_sum(tf.boolean_mask(end - begin, read))
-        gather = tf.range(size)
+        begin = np.maximum(borders[ranks], start)
+        end = np.minimum(borders[ranks + 1], start + count)
+        pieces = np.stack([self._runs[order[ranks]] + begin - borders[ranks], end - begin], axis=1)[end > begin]
+        size = int(pieces[:, 1].sum())
+        gather = np.arange(size)
         if self.shuffle:
             gather = permute(gather, size, mix(self.seed, _WINDOW, epoch, stream, window))
-        first = first + tf.reduce_min(tf.boolean_mask(begin, read)) - start
-        return first, first + size, tf.boolean_mask(pieces, read), gather
+        first += int(begin[end > begin][0]) - start
+        return Window(first, first + size, pieces, gather)
 
-    def records(self, stream: int, slots: tf.Tensor) -> tf.Tensor:
-        """As `RecordOrder.records`; for a few slots, since each asks for its window."""
-
-        def record(slot: tf.Tensor) -> tf.Tensor:
-            first, _, pieces, gather = self.window(stream, slot)
-            number = gather[slot - first]
-            borders = tf.concat([[0], tf.cumsum(pieces[:, 1])], 0)
-            piece = tf.searchsorted(borders, number[None], side="right", out_type=tf.int64)[0] - 1
-            return pieces[piece, 0] + number - borders[piece]
-
-        return tf.map_fn(record, tf.cast(slots, tf.int64))
+    def records(self, stream: int, slots: ArrayLike) -> np.ndarray:
+        """As `RecordOrder.records`."""
+        records: list[int] = []
+        window = None
+        for slot in np.asarray(slots, np.int64).tolist():
+            if window is None or not window.first <= slot < window.end:
+                window = self.window(stream, slot)
+                read = window.records_read()
+            records.append(read[window.gather[slot - window.first]])
+        return np.array(records, np.int64)

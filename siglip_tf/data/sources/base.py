@@ -3,6 +3,7 @@
 import abc
 import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -47,6 +48,14 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def locate(self, index: int) -> tuple[str, int]:
         """`(shard, offset)` of a record, for reports: the file or generator it stands in, and its number in there."""
+
+    def fetch(self, index: int) -> dict[str, Any]:
+        """`read` outside the graph, for people and diagnoses: numpy values, strings as bytes, captions as object (k,).
+
+        Raises:
+            tf.errors.OpError: the record cannot be read.
+        """
+        return {key: value.numpy() for key, value in self.read(tf.constant(index, tf.int64)).items()}
 
     def read_run(self, start: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
         """`count` neighbouring raw examples from record `start` on, in-graph, read in one go where there are `runs`.

@@ -1,0 +1,290 @@
+"""Batches for training: seeded and endless, the same sequence after any interruption, every record accounted for."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from siglip_tf.data.augmentation import Augmentation
+from siglip_tf.data.bad_records import BadRecordReport, Cause, diagnose, first_line
+from siglip_tf.data.mixture import Mixture
+from siglip_tf.data.position import VERSION, PositionTracker
+from siglip_tf.data.preprocessing import Preprocessing
+from siglip_tf.data.reading import EXTRA_FIELDS, Reading
+from siglip_tf.data.sources.base import Source
+
+Corruption = Callable[[dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]
+
+
+class TrainingData:
+    """A source or mixture as endless training batches, with an exact position.
+
+    Args:
+        source: a `Source`, or a `Mixture` of several.
+        preprocessing: the model's; both image and text.
+        global_batch: pairs a step, over all workers and replicas.
+        seed: names the order, the choice of captions and every augmentation.
+        streams: equal parts of the global batch, each with its own passage through the data. The number of workers by
+            default; a multiple of it lets a run go on with another number of workers that divides it.
+        augmentation: random flip and crop, or None.
+        corruption: `(batch, seed int64 (2,)) -> batch`, after everything else, or None.
+        deterministic: False lets pairs overtake each other. Faster where records differ much in cost; a resumed run
+            then repeats or misses as many pairs as were on their way.
+        bad_record_limit: part of the records (below 1) or how many (1 and more) may be skipped before it is an error.
+        report: path of the JSONL report that names every skipped record, or None. `{worker}` in it becomes the
+            worker's number.
+        extra_fields: names among "id", "label", "language" that batches carry as well. No accelerator takes strings.
+        window_bytes: how much of a source with `runs` (remote shards) a stream holds and shuffles at a time.
+        parallel_calls: threads for reading and for decoding each; tf.data.AUTOTUNE, or a number.
+        prefetch: batches kept ready.
+
+    Raises:
+        ValueError: an argument out of range, or a preprocessing that lacks images or text.
+
+    Example:
+        data = TrainingData(TarSource("shards/*.tar"), model.preprocessing, global_batch=4096, report="bad.jsonl")
+        data.restore(state)                       # where a run goes on
+        model.fit(data.dataset(), steps_per_epoch=1000)
+        state = data.state(step=1000)             # JSON-able; goes with the checkpoint
+    """
+
+    def __init__(
+        self,
+        source: Source | Mixture,
+        preprocessing: Preprocessing,
+        global_batch: int,
+        *,
+        seed: int = 0,
+        streams: int | None = None,
+        augmentation: Augmentation | None = None,
+        corruption: Corruption | None = None,
+        deterministic: bool = True,
+        bad_record_limit: float = 0.01,
+        report: str | None = None,
+        extra_fields: Sequence[str] = (),
+        window_bytes: int = 1 << 30,
+        parallel_calls: int = tf.data.AUTOTUNE,
+        prefetch: int = 2,
+    ):
+        if preprocessing is None or preprocessing.image is None or preprocessing.text is None:
+            raise ValueError("Training data needs a preprocessing of images and of text.")
+        if global_batch < 1:
+            raise ValueError(f"global_batch must be at least 1. Received: {global_batch}")
+        if not 0 <= seed < 1 << 40:
+            raise ValueError(f"seed must lie in [0, 2^40). Received: {seed}")
+        if bad_record_limit < 0:
+            raise ValueError(f"bad_record_limit must not be negative. Received: {bad_record_limit}")
+        if unknown := set(extra_fields) - EXTRA_FIELDS.keys():
+            raise ValueError(f"extra_fields must be among {sorted(EXTRA_FIELDS)}. Received: {sorted(unknown)}")
+        self.mixture = Mixture.of(source)
+        self.preprocessing = preprocessing
+        self.global_batch = global_batch
+        self.seed = seed
+        self.streams = streams
+        self._augmentation = augmentation
+        self._corruption = corruption
+        self._deterministic = deterministic
+        self._limit = bad_record_limit
+        self._report_path = report
+        self._extra_fields = tuple(extra_fields)
+        self._window_bytes = window_bytes
+        self._parallel_calls = parallel_calls
+        self._prefetch = prefetch
+        self._restored: dict[str, Any] | None = None
+        self._tracker: PositionTracker | None = None
+        self.report: BadRecordReport | None = None
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on at a saved position: the next `dataset` begins there.
+
+        Args:
+            state: what `state` returned; with several workers, `merge_states` of all of theirs.
+
+        Raises:
+            ValueError: a state of another run (seed or data differ), or of another format.
+        """
+        if state.get("version") != VERSION:
+            raise ValueError(f"Expected a data position of version {VERSION}. Received: {state.get('version')!r}")
+        mine = {"seed": self.seed, "fingerprint": self.mixture.fingerprint}
+        for key, value in mine.items():
+            if state[key] != value:
+                raise ValueError(
+                    f"The position belongs to other data: its {key} is {state[key]!r}, this one's {value!r}. "
+                    "Use the data and seed of the run, or begin a new position by not restoring."
+                )
+        if self.streams not in (None, state["streams"]):
+            raise ValueError(f"The position has {state['streams']} streams: it cannot go on with {self.streams}.")
+        self.streams = state["streams"]
+        self._restored = state
+
+    def dataset(self, context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
+        """The batches of one worker, endless, from the restored position or the beginning.
+
+        Args:
+            context: as `strategy.distribute_datasets_from_function(data.dataset)` passes it: batches are then each
+                replica's. None: one worker, whole global batches.
+
+        Returns:
+            Dataset of `"image"`: float32 (batch, height, width, 3) in [-1, 1]; `"text"`: int32 (batch, text_length);
+            and the extra fields, (batch,) each. Shapes are static.
+
+        Raises:
+            ValueError: batch, streams, workers and replicas that do not divide each other.
+        """
+        worker, workers, replicas = 0, 1, 1
+        if context is not None:
+            worker, workers = context.input_pipeline_id, context.num_input_pipelines
+            replicas = context.num_replicas_in_sync
+        self.streams = self.streams or workers
+        self._check_division(workers, replicas)
+        reading = Reading(
+            self.mixture, self.seed, self.streams, self._extra_fields, self._window_bytes, self._parallel_calls
+        )
+        mine = range(worker * self.streams // workers, (worker + 1) * self.streams // workers)
+        self._start(reading, mine, worker)
+        passed = self._tracker.position(self._first_step, 0)["passed"]
+        parts = [self._decoded(reading, stream, passed[str(stream)]) for stream in mine]
+        pairs = parts[0]
+        if len(parts) > 1:
+            block = self.global_batch // self.streams
+            turns = (
+                tf.data.Dataset.range(len(parts))
+                .repeat()
+                .flat_map(lambda part: tf.data.Dataset.from_tensors(part).repeat(block))
+            )
+            pairs = tf.data.Dataset.choose_from_datasets(parts, turns)
+        batches = pairs.batch(self.global_batch // replicas, drop_remainder=True).map(self._account)
+        first = self._first_step * (replicas // workers) if replicas > 1 else self._first_step
+        numbered = tf.data.Dataset.zip(tf.data.Dataset.range(first, 1 << 62), batches)
+        batches = numbered.map(
+            lambda number, batch: self._finish(batch, tf.stack([tf.constant(worker, tf.int64), number])),
+            num_parallel_calls=self._parallel_calls,
+        )
+        options = tf.data.Options()
+        options.deterministic = self._deterministic
+        # Each worker's part is already its own.
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+        return batches.prefetch(self._prefetch).with_options(options)
+
+    def state(self, step: int) -> dict[str, Any]:
+        """The position once the training loop has consumed `step` global batches, JSON-able, a few hundred bytes.
+
+        Of several workers each knows its own streams; `merge_states` joins them.
+
+        Raises:
+            ValueError: before `dataset`, or for a step before the restored one.
+        """
+        if self._tracker is None:
+            raise ValueError("The position is known once `dataset` was called.")
+        return {
+            "version": VERSION,
+            "seed": self.seed,
+            "fingerprint": self.mixture.fingerprint,
+            "streams": self.streams,
+            **self._tracker.position(step, self.global_batch // self.streams),
+        }
+
+    def accounting(self, step: int) -> dict[str, Any]:
+        """`{"read", "used", "skipped", "by_cause"}` of this worker's records up to a step; read = used + skipped."""
+        state = self.state(step)
+        read, skipped = sum(state["passed"].values()), sum(state["skipped"].values())
+        return {"read": read, "used": read - skipped, "skipped": skipped, "by_cause": state["skipped"]}
+
+    @property
+    def _first_step(self) -> int:
+        return 0 if self._restored is None else self._restored["step"]
+
+    def _check_division(self, workers: int, replicas: int) -> None:
+        if self.streams % workers:
+            raise ValueError(
+                f"{self.streams} streams cannot be shared by {workers} workers: streams must be a multiple of workers."
+            )
+        if self.global_batch % self.streams or self.global_batch % replicas:
+            raise ValueError(
+                f"global_batch must be a multiple of the {self.streams} streams and of the {replicas} replicas. "
+                f"Received: {self.global_batch}"
+            )
+
+    def _start(self, reading: Reading, streams: range, worker: int) -> None:
+        path = None if self._report_path is None else self._report_path.replace("{worker}", str(worker))
+        self.report = BadRecordReport(path)
+
+        def explain(stream: int, slots: list[int]) -> list[Cause | None]:
+            unreadable: dict[str, str] = {}
+            return [self._explain(*reading.locate(stream, slot), unreadable) for slot in slots]
+
+        self._tracker = PositionTracker(explain, self._limit, self._deterministic)
+        if self._restored is None:
+            self._tracker.start(0, dict.fromkeys(streams, 0), {})
+            return
+        passed = self._restored["passed"]
+        if missing := [stream for stream in streams if str(stream) not in passed]:
+            raise ValueError(
+                f"The position does not say where streams {missing} stand. Join the states of all workers by "
+                "`merge_states`, or restore each worker's own."
+            )
+        self._tracker.start(
+            self._first_step, {stream: passed[str(stream)] for stream in streams}, self._restored["skipped"]
+        )
+
+    def _explain(self, source: Source, record: int, unreadable: dict[str, str]) -> Cause | None:
+        shard, offset = source.locate(record)
+        identifier = ""
+        try:
+            if shard in unreadable:  # thousands of records, each of which would be tried in vain
+                found = Cause.UNREADABLE, unreadable[shard]
+            else:
+                example = source.fetch(record)
+                identifier = bytes(example["id"]).decode(errors="replace")
+                found = diagnose(example, self.preprocessing.image)
+        except tf.errors.DataLossError as error:
+            found = Cause.TORN_RECORD, first_line(error)
+        except tf.errors.OpError as error:
+            unreadable[shard] = first_line(error)
+            found = Cause.UNREADABLE, unreadable[shard]
+        if found is None and self._deterministic:
+            found = Cause.UNREADABLE, "could be read when tried again"
+        if found is None:
+            return None
+        self.report.add(shard, offset, *found, identifier)
+        return found[0]
+
+    def _decoded(self, reading: Reading, stream: int, slot: int) -> tf.data.Dataset:
+        @tf.autograph.experimental.do_not_convert
+        def decode(pair: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            with tf.control_dependencies([tf.debugging.Assert(pair["caption"] != "", ["No caption to train on."])]):
+                data = tf.identity(pair["image"])
+            image = self.preprocessing.image.pixels(data, self._augmentation, pair["seed"])
+            kept = {key: pair[key] for key in ("caption", "slot", *self._extra_fields)}
+            return {**kept, "image": image, "stream": tf.constant(stream, tf.int64)}
+
+        # What cannot be decoded is left out; `_account` sees from the slots that it is missing.
+        pairs = reading.raw_pairs(stream, slot).map(decode, num_parallel_calls=self._parallel_calls)
+        return pairs.ignore_errors()
+
+    def _account(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        tracker = self._tracker
+
+        def note(streams: np.ndarray, slots: np.ndarray) -> np.int64:
+            for stream in np.unique(streams):
+                tracker.arrived(int(stream), slots[streams == stream].tolist())
+            return np.int64(0)
+
+        noted = tf.numpy_function(note, [batch.pop("stream"), batch.pop("slot")], tf.int64)
+        with tf.control_dependencies([noted]):
+            return {key: tf.identity(value) for key, value in batch.items()}
+
+    def _finish(self, batch: dict[str, tf.Tensor], seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        batch["image"] = self.preprocessing.image.normalize(batch["image"])
+        batch["text"] = self.preprocessing.text(batch.pop("caption"))
+        if self._corruption is not None:
+            batch = self._corruption(batch, tf.stack([seed[1], seed[0] + self.seed]))
+        return batch
+
+
+def training_dataset(
+    source: Source | Mixture, preprocessing: Preprocessing, global_batch: int, **options: Any
+) -> tf.data.Dataset:
+    """`TrainingData(...).dataset()`, for a run that keeps no position; options as `TrainingData`'s."""
+    return TrainingData(source, preprocessing, global_batch, **options).dataset()

@@ -1,0 +1,181 @@
+"""Where training stands in its data: which slots of which stream are used, and which were skipped as broken.
+
+A position is (step, slots passed by each stream). Slots passed = pairs used + records skipped, and pairs used =
+steps x pairs a step, so that what the training loop has consumed follows from its own step count: nothing that only
+waits in a prefetch buffer counts.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from siglip_tf.data.bad_records import Cause, TooManyBadRecordsError
+
+VERSION = 1
+
+
+@dataclasses.dataclass
+class _Stream:
+    start: int  # slots passed where this run began
+    frontier: int  # every slot before it has arrived or is skipped
+    ahead: set[int]  # slots that arrived before an earlier one did (unordered pipelines only)
+    skipped: list[int]  # slots from `start` on that were skipped, rising
+    causes: list[str]
+
+    def passed(self, used: int) -> int:
+        """Slots passed once `used` pairs since the start are used."""
+        end = self.start + used
+        for slot in self.skipped:
+            if slot >= end:
+                break
+            end += 1
+        return end
+
+
+class PositionTracker:
+    """Follows a worker's streams: learns of skipped slots as batches are made, tells the position at any step.
+
+    Args:
+        diagnose: for a stream and slots that did not arrive, `(cause, None where the record is sound)` for each.
+        limit: largest part of the slots passed that may be skipped (below 1), or how many (1 and more).
+        ordered: whether slots arrive in order, so that a gap is certain to be a broken record.
+
+    Raises:
+        ValueError: a negative limit.
+    """
+
+    # Fewer skips than this never break a fractional limit: a single broken record at the start is no verdict.
+    GRACE = 20
+    # Unordered slots this far behind the newest are looked into.
+    SLACK = 4096
+
+    def __init__(
+        self,
+        diagnose: Callable[[int, list[int]], list[Cause | None]],
+        limit: float,
+        ordered: bool = True,
+    ):
+        if limit < 0:
+            raise ValueError(f"bad_record_limit must not be negative. Received: {limit}")
+        self._diagnose = diagnose
+        self._limit = limit
+        self._ordered = ordered
+        self._streams: dict[int, _Stream] = {}
+        self._base_skipped: Counter[str] = Counter()
+        self._base_step = 0
+        self._lock = threading.Lock()
+
+    def start(self, step: int, passed: dict[int, int], skipped: dict[str, int]) -> None:
+        """Begins at a position: `passed` slots of each stream, after `skipped` records of each cause."""
+        with self._lock:
+            self._base_step = step
+            self._base_skipped = Counter(skipped)
+            self._streams = {stream: _Stream(slot, slot, set(), [], []) for stream, slot in passed.items()}
+
+    def arrived(self, stream: int, slots: list[int]) -> None:
+        """Notes the slots of a batch; whatever they leave out is diagnosed.
+
+        Raises:
+            TooManyBadRecordsError: more than the limit were skipped.
+        """
+        with self._lock:
+            state = self._streams[stream]
+            if self._ordered:
+                missing = sorted(set(range(state.frontier, slots[-1] + 1)) - set(slots))
+                self._skip(stream, missing)
+                # A second iterator over the same data starts again from the first slot.
+                state.frontier = max(state.frontier, slots[-1] + 1)
+                return
+            state.ahead.update(slots)
+            self._advance(state)
+            if state.ahead and max(state.ahead) - state.frontier > self.SLACK:
+                self._skip(stream, [s for s in range(state.frontier, min(state.ahead)) if s not in state.skipped])
+                self._advance(state)
+
+    def finished(self, stream: int, end: int) -> None:
+        """Says that the stream holds no slot from `end` on, so that what has not arrived never will."""
+        with self._lock:
+            state = self._streams[stream]
+            self._skip(stream, sorted(set(range(state.frontier, end)) - state.ahead - set(state.skipped)))
+            state.frontier = end
+
+    @staticmethod
+    def _advance(state: _Stream) -> None:
+        while state.frontier in state.ahead or state.frontier in state.skipped:
+            state.ahead.discard(state.frontier)
+            state.frontier += 1
+
+    def _skip(self, stream: int, slots: list[int]) -> None:
+        if not slots:
+            return
+        state = self._streams[stream]
+        for slot, cause in zip(slots, self._diagnose(stream, slots), strict=True):
+            if cause is None and not self._ordered:
+                continue  # still on its way
+            at = bisect.bisect_left(state.skipped, slot)
+            state.skipped.insert(at, slot)
+            state.causes.insert(at, (cause or Cause.UNREADABLE).value)
+        self._check_limit(max(slots))
+
+    def _check_limit(self, newest: int) -> None:
+        skipped = sum(self._base_skipped.values()) + sum(len(s.skipped) for s in self._streams.values())
+        passed = sum(max(state.frontier, newest) for state in self._streams.values())
+        grace = self.GRACE if self._limit > 0 else 0
+        allowed = self._limit if self._limit >= 1 else max(self._limit * passed, grace)
+        if skipped > allowed:
+            causes = self._base_skipped + Counter(c for state in self._streams.values() for c in state.causes)
+            what = f"{self._limit:g} records" if self._limit >= 1 else f"{self._limit:.2%} of the records"
+            raise TooManyBadRecordsError(
+                f"{skipped} of {passed} records are broken ({_counts(causes)}), more than {what}. "
+                "Look at the report of bad records; mend the data, or raise bad_record_limit."
+            )
+
+    def position(self, step: int, pairs_a_step: int) -> dict[str, Any]:
+        """`{"step", "passed": {stream: slots}, "skipped": {cause: records}}` once `step` steps are done.
+
+        Raises:
+            ValueError: a step before the one this run began at.
+        """
+        if step < self._base_step:
+            raise ValueError(f"This run began at step {self._base_step}: its position at step {step} is not known.")
+        with self._lock:
+            used = (step - self._base_step) * pairs_a_step
+            skipped = Counter(self._base_skipped)
+            passed = {}
+            for stream, state in self._streams.items():
+                end = passed[str(stream)] = state.passed(used)
+                skipped.update(state.causes[: bisect.bisect_left(state.skipped, end)])
+        return {"step": step, "passed": passed, "skipped": dict(sorted(skipped.items()))}
+
+
+def merge_states(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The whole position from those that each worker knows of its own streams.
+
+    Args:
+        states: `TrainingData.state(step)` of every worker, at the same step.
+
+    Raises:
+        ValueError: no states, or states of different steps or runs.
+    """
+    states = list(states)
+    if not states:
+        raise ValueError("No states to merge.")
+    merged = {**states[0], "passed": {}, "skipped": {}}
+    skipped: Counter[str] = Counter()
+    for state in states:
+        for key in merged.keys() - {"passed", "skipped"}:
+            if state[key] != merged[key]:
+                raise ValueError(f"The workers' positions differ in {key}: {state[key]} and {merged[key]}.")
+        merged["passed"].update(state["passed"])
+        skipped.update(state["skipped"])
+    merged["skipped"] = dict(sorted(skipped.items()))
+    return merged
+
+
+def _counts(causes: Counter[str]) -> str:
+    return ", ".join(f"{count} {cause}" for cause, count in causes.most_common())

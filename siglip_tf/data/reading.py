@@ -1,0 +1,195 @@
+"""Raw pairs of one stream in training order: records read one by one or by runs, one caption of each, mixed.
+
+No record is dropped here, however broken: slot and pair stay in step, and decoding (`pipeline`) finds what is wrong.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from siglip_tf.data.bad_records import is_utf8
+from siglip_tf.data.mixture import BLOCK, Mixture
+from siglip_tf.data.order import RecordOrder, RunOrder
+from siglip_tf.data.permutation import mix
+from siglip_tf.data.sources.base import Source
+
+# More slots than any training will use.
+_ENDLESS = 1 << 62
+# Slots whose records are worked out together.
+_SLOTS = 1024
+_CAPTION = 4
+_PARALLEL_RUNS = 8
+
+# Graph code here has no Python control flow to convert, and conversion costs a second a pipeline.
+_as_written = tf.autograph.experimental.do_not_convert
+
+# Fields that a training pair may carry besides its image and caption, with their types.
+EXTRA_FIELDS = {"id": tf.string, "label": tf.int32, "language": tf.string}
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How a mixture is read in training.
+
+    Args:
+        mixture: what is read.
+        seed: names the order, the mixing and the choice of captions.
+        streams: how many streams share the data (see `order`).
+        extra_fields: which of `EXTRA_FIELDS` each pair carries.
+        window_bytes: about how many bytes of records are shuffled with each other, where records come in runs.
+        parallel_calls: reads at once; tf.data.AUTOTUNE, or a number.
+    """
+
+    mixture: Mixture
+    seed: int
+    streams: int
+    extra_fields: Sequence[str] = ()
+    window_bytes: int = 1 << 30
+    parallel_calls: int = tf.data.AUTOTUNE
+
+    def order(self, component: int) -> RecordOrder:
+        """The order of one source of the mixture."""
+        source = self.mixture.sources[component]
+        seed = (self.seed << 10) + component
+        if source.runs is None:
+            return RecordOrder(source.size, seed, self.streams)
+        run_bytes = source.record_bytes * source.size / (len(source.runs) - 1)
+        return RunOrder(source.runs, max(1, int(self.window_bytes // run_bytes)), seed, self.streams)
+
+    def locate(self, stream: int, slot: int) -> tuple[Source, int]:
+        """The source and the index of the record in a slot of a stream."""
+        component, own_slot = self.mixture.component_at(self.seed, stream, slot)
+        return self.mixture.sources[component], int(self.order(component).records(stream, [own_slot])[0])
+
+    def raw_pairs(self, stream: int, slot: int) -> tf.data.Dataset:
+        """The pairs of a stream from a slot on, endless, in order.
+
+        Returns:
+            Dataset of `"image"`: string scalar, encoded; `"caption"`: string scalar, one of the image's, `""` if it
+            has none or one that is not UTF-8; `"slot"`: int64 scalar; `"seed"`: int64 (2,), of this pair in this
+            epoch; and the extra fields.
+        """
+        starts = self.mixture.component_slots(self.seed, stream, slot).tolist()
+        parts = [self._component(component, stream, start) for component, start in enumerate(starts)]
+        if len(parts) == 1:
+            pairs = parts[0]
+        else:
+            block, inside = divmod(slot, BLOCK)
+            choices = _computed(block, lambda number: [self.mixture.components(self.seed, stream, number)], 1)
+            choices = choices.flat_map(_as_written(tf.data.Dataset.from_tensor_slices)).skip(inside)
+            pairs = tf.data.Dataset.choose_from_datasets(parts, choices)
+        numbered = tf.data.Dataset.zip(tf.data.Dataset.range(slot, _ENDLESS), pairs)
+        return numbered.map(_as_written(lambda number, pair: {**pair, "slot": number}))
+
+    def _component(self, component: int, stream: int, slot: int) -> tf.data.Dataset:
+        source, order = self.mixture.sources[component], self.order(component)
+        if isinstance(order, RunOrder):
+            return self._by_windows(source, order, stream, slot)
+
+        def locate(block: int) -> list[np.ndarray]:
+            slots = slot + np.arange(block * _SLOTS, (block + 1) * _SLOTS)
+            records = order.records(stream, slots)
+            return [records, self._choices(order.epochs(stream, slots), records)]
+
+        @_as_written
+        def read(record: tf.Tensor, choice: tf.Tensor) -> dict[str, tf.Tensor]:
+            return self._pair(source, source.read(record), record, choice)
+
+        records = _computed(0, locate, 2).flat_map(
+            _as_written(lambda *arrays: tf.data.Dataset.from_tensor_slices(arrays))
+        )
+        return records.map(read, num_parallel_calls=self.parallel_calls)
+
+    def _by_windows(self, source: Source, order: RunOrder, stream: int, slot: int) -> tf.data.Dataset:
+        def window(begin: np.int64) -> list[np.ndarray]:
+            found = order.window(stream, int(begin))
+            choices = self._choices(order.epochs(stream, begin), found.records_read())
+            return [np.int64(found.end), found.pieces, found.gather[begin - found.first :], choices]
+
+        @_as_written
+        def next_window(begin: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+            end, pieces, gather, choices = tf.numpy_function(window, [begin], [tf.int64] * 4)
+            shapes = ([None, 2], [None], [None])
+            parts = tuple(tf.ensure_shape(v, s) for v, s in zip((pieces, gather, choices), shapes, strict=True))
+            return tf.ensure_shape(end, []), parts
+
+        @_as_written
+        def load(pieces: tf.Tensor, gather: tf.Tensor, choices: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+            starts = tf.cumsum(pieces[:, 1], exclusive=True)
+            runs = tf.data.Dataset.from_tensor_slices((pieces, starts)).map(
+                _as_written(lambda piece, at: self._run(source, piece[0], piece[1], choices[at : at + piece[1]])),
+                num_parallel_calls=_PARALLEL_RUNS,
+                deterministic=True,
+            )
+            return runs.unbatch().batch(tf.size(choices, tf.int64)).get_single_element(), gather
+
+        @_as_written
+        def arrange(window: dict[str, tf.Tensor], gather: tf.Tensor) -> tf.data.Dataset:
+            return tf.data.Dataset.from_tensor_slices(gather).map(
+                _as_written(lambda number: {key: values[number] for key, values in window.items()})
+            )
+
+        windows = tf.data.Dataset.range(_ENDLESS).scan(tf.constant(slot, tf.int64), next_window)
+        # One window is loaded while another is used.
+        return windows.map(load).prefetch(1).flat_map(arrange)
+
+    def _choices(self, epochs: np.ndarray, records: np.ndarray) -> np.ndarray:
+        """int64 (m,), >= 0: a number for each record in each epoch, which chooses its caption."""
+        return (mix(self.seed, _CAPTION, epochs, records) >> np.uint64(1)).astype(np.int64)
+
+    def _run(self, source: Source, start: tf.Tensor, count: tf.Tensor, choices: tf.Tensor) -> dict[str, tf.Tensor]:
+        """All pairs of a piece of a run, (count, ...) each; blank ones if it cannot be read."""
+
+        @_as_written
+        def read(start: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
+            records = tf.data.Dataset.range(start, start + count)
+            numbered = tf.data.Dataset.zip(
+                source.read_run(start, count), records, tf.data.Dataset.from_tensor_slices(choices)
+            )
+            pairs = numbered.map(
+                _as_written(lambda example, record, choice: self._pair(source, example, record, choice))
+            )
+            return pairs.batch(count, drop_remainder=True).get_single_element()
+
+        types = {"image": tf.string, "caption": tf.string, **{key: EXTRA_FIELDS[key] for key in self.extra_fields}}
+        blank = {key: tf.zeros([count], dtype) for key, dtype in types.items()}
+        blank["seed"] = tf.zeros([count, 2], tf.int64)
+        tried = tf.data.Dataset.from_tensors((start, count)).map(read).ignore_errors()
+        return tried.concatenate(tf.data.Dataset.from_tensors(blank)).take(1).get_single_element()
+
+    def _pair(self, source: Source, example: dict, record: tf.Tensor, choice: tf.Tensor) -> dict[str, tf.Tensor]:
+        """An example with one of its captions."""
+        captions = tf.ensure_shape(example["captions"], [None])
+        usable = tf.where(tf.strings.length(tf.strings.strip(captions)) > 0)[:, 0]
+        # One caption that is not UTF-8 spoils its record, in every epoch alike.
+        usable = usable[: tf.size(usable) * tf.cast(tf.reduce_all(is_utf8(captions)), tf.int32)]
+        count = tf.size(usable, out_type=tf.int64)
+        number = tf.concat([usable, [tf.size(captions, out_type=tf.int64)]], 0)[choice % tf.maximum(count, 1)]
+
+        def chosen(values: tf.Tensor) -> tf.Tensor:
+            return tf.concat([values, [""]], 0)[number]
+
+        pair = {
+            "image": tf.ensure_shape(example["image"], []),
+            "caption": chosen(captions),
+            "seed": tf.stack([choice, record]),
+        }
+        for field in self.extra_fields:
+            if field not in example:
+                raise ValueError(f"{source.name} has no {field!r}. Its examples hold {sorted(example)}.")
+            pair[field] = chosen(example[field]) if field == "language" else example[field]
+        return pair
+
+
+def _computed(start: int, compute: Callable[[int], list[np.ndarray]], outputs: int) -> tf.data.Dataset:
+    """Endless dataset of `compute(start)`, `compute(start + 1)`, ...: int64 (m,) arrays made outside the graph."""
+
+    @_as_written
+    def element(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        arrays = tf.numpy_function(lambda n: compute(int(n)), [number], [tf.int64] * outputs)
+        arrays = tuple(tf.ensure_shape(array, [None]) for array in arrays)
+        return arrays if outputs > 1 else arrays[0]
+
+    return tf.data.Dataset.range(start, _ENDLESS).map(element)

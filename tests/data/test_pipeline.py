@@ -1,0 +1,303 @@
+"""Order, position and accounting of the training pipeline, against sequences worked out here."""
+
+import itertools
+import json
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from siglip_tf.data.mixture import Mixture
+from siglip_tf.data.pipeline import TrainingData, training_dataset
+from siglip_tf.data.position import merge_states
+from tests.data.memory_source import MemorySource, encode, tiny_preprocessing
+
+BOMB = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\1\0\0\0\1\0\0\x08\2\0\0\0"
+BROKEN = {
+    3: {"image": b"not an image"},
+    11: {"captions": []},
+    12: {"captions": ["  ", ""]},
+    13: {"captions": [b"caf\xe9"]},
+    27: {"image": BOMB},
+    39: {"image": encode(5)[:40]},
+    40: {"image": b""},
+}
+RUNS = [0, 7, 20, 21, 40, 47]
+
+
+@pytest.fixture(scope="module")
+def preprocessing():
+    return tiny_preprocessing()
+
+
+def _source(kind: str):
+    if kind == "mixture":
+        return Mixture(
+            [MemorySource(47, BROKEN), MemorySource(20, name="other"), MemorySource(30, runs=[0, 9, 30], name="third")],
+            [0.5, 0.3, 0.2],
+        )
+    return MemorySource(47, BROKEN if "broken" in kind else {}, RUNS if "runs" in kind else None)
+
+
+def _data(source, preprocessing, batch=8, **options) -> TrainingData:
+    options = {"bad_record_limit": 0.5, "extra_fields": ["id"], "window_bytes": 4000, **options}
+    return TrainingData(source, preprocessing, batch, **options)
+
+
+def _ids(dataset, batches: int) -> list[list[str]]:
+    return [[i.decode() for i in batch["id"].numpy()] for batch in dataset.take(batches)]
+
+
+def _flat(lists) -> list:
+    return list(itertools.chain.from_iterable(lists))
+
+
+def _across(strategy, distributed) -> list[str]:
+    """The ids of a distributed batch, replica after replica."""
+    return _flat([i.decode() for i in part.numpy()] for part in strategy.experimental_local_results(distributed["id"]))
+
+
+def _context(worker: int, workers: int, replicas: int) -> tf.distribute.InputContext:
+    return tf.distribute.InputContext(workers, worker, replicas)
+
+
+def _workers(make, workers: int, batches: int, state=None):
+    """Global batches of several workers, and what each of them holds."""
+    parts, data = [], []
+    for worker in range(workers):
+        data.append(make())
+        if state is not None:
+            data[-1].restore(state)
+        parts.append(_ids(data[-1].dataset(_context(worker, workers, workers)), batches))
+    return [_flat(step) for step in zip(*parts, strict=True)], data
+
+
+def test_batches(preprocessing):
+    dataset = training_dataset(MemorySource(47), preprocessing, 8, extra_fields=["id", "label"])
+    batch = next(iter(dataset))
+    assert {key: (spec.shape.as_list(), spec.dtype) for key, spec in dataset.element_spec.items()} == {
+        "image": ([8, 4, 4, 3], tf.float32),
+        "text": ([8, 6], tf.int32),
+        "id": ([8], tf.string),
+        "label": ([8], tf.int32),
+    }
+    records = [int(name.decode().split("-")[1]) for name in batch["id"].numpy()]
+    np.testing.assert_array_equal(batch["label"], np.array(records) % 10)
+    np.testing.assert_allclose(batch["image"][:, 0, 0, 0], np.array(records) / 127.5 - 1, atol=1e-6)
+    np.testing.assert_array_equal(batch["text"], preprocessing.text([f"memory {i} says 0" for i in records]))
+
+
+@pytest.mark.parametrize(("kind", "workers"), [("plain", 2), ("runs", 1), ("runs", 2)])
+def test_each_epoch_holds_each_record_once(preprocessing, kind, workers):
+    steps, _ = _workers(lambda: _data(_source(kind), preprocessing), workers, 18)
+    # In the order of slots: the workers' pairs alternate.
+    names = [
+        step[row + worker * 8 // workers] for step in steps for row in range(8 // workers) for worker in range(workers)
+    ]
+    for epoch in range(2):
+        assert sorted(names[epoch * 47 : (epoch + 1) * 47]) == sorted(f"memory-{i}" for i in range(47))
+
+
+@pytest.mark.parametrize(
+    ("kind", "workers"),
+    [("plain", 1), ("broken", 1), ("runs", 1), ("runs, broken", 1), ("runs, broken", 2), ("mixture", 2)],
+)
+def test_a_resumed_run_continues_the_uninterrupted_sequence(preprocessing, kind, workers):
+    """Killed at any step, whatever was prefetched then."""
+    whole, data = _workers(lambda: _data(_source(kind), preprocessing), workers, 20)
+    for step in (5, 14):
+        state = json.loads(json.dumps(merge_states([part.state(step) for part in data])))
+        rest, _ = _workers(lambda: _data(_source(kind), preprocessing), workers, 20 - step, state)
+        assert rest == whole[step:], step
+
+
+def test_interrupted_again_and_again(preprocessing):
+    whole, _ = _workers(lambda: _data(_source("runs, broken"), preprocessing), 1, 30)
+    state, steps = None, []
+    for pieces in (4, 1, 25):
+        data = _data(_source("runs, broken"), preprocessing)
+        if state is not None:
+            data.restore(state)
+        steps += _ids(data.dataset(), pieces)
+        state = data.state(len(steps))
+    assert steps == whole
+
+
+@pytest.mark.parametrize("kind", ["runs, broken", "mixture"])
+def test_streams_make_batches_independent_of_the_workers(preprocessing, kind):
+    make = lambda: _data(_source(kind), preprocessing, streams=4)  # noqa: E731
+    one, data = _workers(make, 1, 12)
+    assert _workers(make, 2, 12)[0] == one
+    # A run of one worker goes on with two, and back.
+    rest, two = _workers(make, 2, 5, data[0].state(7))
+    assert rest == one[7:]
+    assert _workers(make, 1, 2, merge_states([part.state(10) for part in two]))[0] == one[10:]
+
+
+def test_replica_batches_are_the_parts_of_the_workers_batch(preprocessing):
+    whole = _ids(_data(_source("plain"), preprocessing).dataset(), 6)
+    data = _data(_source("plain"), preprocessing)
+    parts = _ids(data.dataset(_context(0, 1, 4)), 24)
+    assert [_flat(parts[4 * s : 4 * s + 4]) for s in range(6)] == whole
+
+
+def test_under_a_strategy(preprocessing):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    whole = _ids(_data(_source("broken"), preprocessing).dataset(), 6)
+    data = _data(_source("broken"), preprocessing)
+    spread = iter(strategy.distribute_datasets_from_function(data.dataset))
+    assert [_across(strategy, next(spread)) for _ in range(6)] == whole
+    data = _data(_source("broken"), preprocessing)
+    spread = iter(strategy.experimental_distribute_dataset(data.dataset()))
+    assert [_across(strategy, next(spread)) for _ in range(6)] == whole
+
+
+@pytest.mark.parametrize("kind", ["broken", "runs, broken"])
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_every_record_is_accounted_for(preprocessing, kind, deterministic, tmp_path):
+    path = str(tmp_path / "reports" / "bad-{worker}.jsonl")
+    data = _data(_source(kind), preprocessing, 4, report=path, deterministic=deterministic)
+    steps = _ids(data.dataset(), 10)  # 40 sound records of 47
+    assert sorted(_flat(steps)) == sorted(f"memory-{i}" for i in range(47) if i not in BROKEN)
+    expected = {
+        "undecodable_image": 2, "missing_caption": 2, "not_utf8": 1, "too_many_pixels": 1, "missing_image": 1
+    }  # fmt: skip
+    if deterministic:
+        account = data.accounting(10)
+        assert account["used"] == 40 and account["read"] == 40 + account["skipped"]
+        # What follows the last sound record of the epoch is met in the next one.
+        assert account["skipped"] >= 5
+        data.dataset()
+    lines = [json.loads(line) for line in (tmp_path / "reports" / "bad-0.jsonl").read_text().splitlines()]
+    assert len({(line["shard"], line["offset"]) for line in lines}) == len(lines)
+    found = {int(line["id"].split("-")[1]): line["cause"] for line in lines}
+    assert found.keys() <= BROKEN.keys() and len(found) >= 5
+    for record, cause in found.items():
+        assert expected[cause] and _source(kind).locate(record) in {(x["shard"], x["offset"]) for x in lines}
+
+
+def test_two_epochs_name_each_bad_record_once(preprocessing, tmp_path):
+    path = tmp_path / "bad.jsonl"
+    data = _data(_source("broken"), preprocessing, 4, report=str(path))
+    for _ in data.dataset().take(25):
+        pass
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {int(line["id"].split("-")[1]) for line in lines} == BROKEN.keys() and len(lines) == len(BROKEN)
+    assert data.accounting(20) == {
+        "read": 94,
+        "used": 80,
+        "skipped": 14,
+        "by_cause": {"missing_caption": 4, "missing_image": 2, "not_utf8": 2, "too_many_pixels": 2,
+                     "undecodable_image": 4},
+    }  # fmt: skip
+
+
+def test_too_many_bad_records_stop_training(preprocessing):
+    broken = {i: {"image": b"x"} for i in range(0, 47, 2)}
+    data = _data(MemorySource(47, broken), preprocessing, bad_record_limit=0.3)
+    with pytest.raises(tf.errors.OpError, match=r"records are broken \(\d+ undecodable_image\), more than 30.00% of"):
+        for _ in data.dataset().take(20):
+            pass
+    data = _data(MemorySource(47, {5: {"image": b"x"}}), preprocessing, bad_record_limit=0)
+    with pytest.raises(tf.errors.OpError, match="1 undecodable_image"):
+        for _ in data.dataset().take(20):
+            pass
+
+
+def test_captions_are_chosen_evenly_and_by_seed(preprocessing):
+    source = MemorySource(30, captions=3)
+    seen = []
+    for seed in (1, 1, 2):
+        dataset = TrainingData(source, preprocessing, 30, seed=seed, extra_fields=["id"]).dataset()
+        seen.append(
+            {
+                (n.decode(), tuple(t))
+                for b in dataset.take(20)
+                for n, t in zip(b["id"].numpy(), b["text"].numpy(), strict=True)
+            }
+        )
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == 90  # 20 epochs meet all three captions of each
+
+
+def test_mixture_keeps_its_proportions(preprocessing):
+    steps = _ids(_data(_source("mixture"), preprocessing, 100, bad_record_limit=0.9).dataset(), 20)
+    first = [name.split("-")[0] for name in _flat(steps)]
+    assert abs(first.count("other") - 0.3 * 2000 - 40) < 60  # broken records of "memory" are made up by all
+
+
+def test_speed_mode_uses_the_same_records(preprocessing):
+    steps = _ids(_data(_source("runs"), preprocessing, deterministic=False).dataset(), 12)
+    assert len(set(_flat(steps)[:90])) == 47
+
+
+def test_corruption_and_its_seed(preprocessing):
+    seeds = []
+
+    def corrupt(batch, seed):
+        return {**batch, "seed": seed}
+
+    data = _data(_source("plain"), preprocessing, corruption=corrupt)
+    seeds = [tuple(batch["seed"].numpy()) for batch in data.dataset().take(4)]
+    assert len(set(seeds)) == 4
+    again = _data(_source("plain"), preprocessing, corruption=corrupt)
+    again.restore(data.state(2))
+    assert [tuple(batch["seed"].numpy()) for batch in again.dataset().take(2)] == seeds[2:]
+
+
+def test_a_billion_records_resume_at_once(preprocessing):
+    class Huge(MemorySource):
+        def read(self, index):
+            return super().read(index % 40)
+
+    source = Huge(40)
+    source.size = 10**9
+    data = _data(source, preprocessing)
+    next(iter(data.dataset()))
+    state = {**data.state(0), "step": 10**9, "passed": {"0": 8 * 10**9}}
+    data.restore(state)
+    begin = time.monotonic()
+    assert len(_ids(data.dataset(), 2)) == 2
+    assert data.state(10**9 + 2)["passed"] == {"0": 8 * 10**9 + 16}
+    assert time.monotonic() - begin < 60  # not a replay of hours
+    assert len(json.dumps(state)) < 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch": 0}, "global_batch must be at least 1. Received: 0"),
+        ({"seed": -1}, "seed must lie in"),
+        ({"bad_record_limit": -1}, "bad_record_limit must not be negative. Received: -1"),
+        ({"extra_fields": ["colour"]}, r"extra_fields must be among .*Received: \['colour'\]"),
+    ],
+)
+def test_bad_arguments(preprocessing, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        _data(_source("plain"), preprocessing, **arguments)
+
+
+def test_bad_divisions_and_states(preprocessing):
+    with pytest.raises(ValueError, match="3 streams cannot be shared by 2 workers"):
+        _data(_source("plain"), preprocessing, 6, streams=3).dataset(_context(0, 2, 2))
+    with pytest.raises(ValueError, match="multiple of the 1 streams and of the 3 replicas. Received: 8"):
+        _data(_source("plain"), preprocessing).dataset(_context(0, 1, 3))
+    with pytest.raises(ValueError, match="memory has no 'language'"):
+        _data(_source("plain"), preprocessing, extra_fields=["language"]).dataset()
+    data = _data(_source("plain"), preprocessing)
+    with pytest.raises(ValueError, match="known once `dataset` was called"):
+        data.state(0)
+    data.dataset()
+    with pytest.raises(ValueError, match="its seed is 0, this one's 1"):
+        _data(_source("plain"), preprocessing, seed=1).restore(data.state(0))
+    with pytest.raises(ValueError, match="its fingerprint is"):
+        _data(MemorySource(46), preprocessing).restore(data.state(0))
+    with pytest.raises(ValueError, match="1 streams: it cannot go on with 2"):
+        _data(_source("plain"), preprocessing, streams=2).restore(data.state(0))
+    with pytest.raises(ValueError, match="version 1. Received: None"):
+        data.restore({})
+    data.restore({**data.state(0), "step": 5})
+    data.dataset()
+    with pytest.raises(ValueError, match="began at step 5"):
+        data.state(4)
