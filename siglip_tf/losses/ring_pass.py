@@ -36,16 +36,13 @@ def ring_pass(
     Returns:
         The totals of this replica's images and of its texts over the global batch, each (b, *total.shape).
     """
-    b, dtype = images[0].shape[0], images[0].dtype
-    fresh_images = [total.initial(b, dtype) for total in image_totals]
-    fresh_texts = [total.initial(b, dtype) for total in text_totals]
 
     def visit(texts, image_values, own):
         return visit_block(
             images,
             texts,
             list(zip(image_totals, image_values, strict=True)),
-            list(zip(text_totals, fresh_texts, strict=True)),
+            [(total, None) for total in text_totals],
             tile_function,
             tile_size,
             own,
@@ -62,7 +59,7 @@ def ring_pass(
 
     texts = list(texts)
     next_texts = ring.shift(texts) if ring.size > 1 else texts
-    image_values, travelling = visit(texts, fresh_images, own=True)
+    image_values, travelling = visit(texts, [None] * len(image_totals), own=True)
     if ring.size > 1:
         if ring.loops:
             _, next_texts, image_values, travelling = tf.while_loop(

@@ -40,8 +40,8 @@ def automatic_tile_size(examples: int, largest: int = 1024) -> int:
 def visit_block(
     images: Sequence[tf.Tensor],
     texts: Sequence[tf.Tensor],
-    image_totals: Sequence[tuple[Total, tf.Tensor]],
-    text_totals: Sequence[tuple[Total, tf.Tensor]],
+    image_totals: Sequence[tuple[Total, tf.Tensor | None]],
+    text_totals: Sequence[tuple[Total, tf.Tensor | None]],
     tile_function: TileFunction,
     tile_size: int,
     own: bool,
@@ -51,7 +51,7 @@ def visit_block(
     Args:
         images: tensors (b, ...) that the tile function reads for its images.
         texts: tensors (b, ...) that it reads for its texts.
-        image_totals: what is gathered for the images, each with its value so far (b, *shape).
+        image_totals: what is gathered for the images, each with its value so far (b, *shape), or None before any pair.
         text_totals: the same for the texts.
         tile_function: the maths of one tile; `diagonal` says that pair (k, k) of the tile is a positive.
         tile_size: rows and columns of a tile; need not divide b.
@@ -64,8 +64,9 @@ def visit_block(
     cut = _Cut(examples, tile_size)
     image_reads = [cut.split(t) for t in images]
     text_reads = [cut.split(t) for t in texts]
-    image_parts = [cut.split(value) for _, value in image_totals]
-    text_parts = [cut.split(value) for _, value in text_totals]
+    dtype = images[0].dtype
+    image_parts = [cut.start(total, dtype) if value is None else cut.split(value) for total, value in image_totals]
+    text_parts = [cut.start(total, dtype) if value is None else cut.split(value) for total, value in text_totals]
     image_combine = [total.combine for total, _ in image_totals]
     text_combine = [total.combine for total, _ in text_totals]
 
@@ -164,6 +165,17 @@ class _Cut:
             for group, count, size in zip(groups, self.counts, self._tile_sizes, strict=True)
         ]
 
+    def start(self, total, dtype):
+        """The parts of a total before any pair; a stack of zeros takes no memory until its tiles are written."""
+        return [
+            _Single(total.initial(size, dtype))
+            if count == 1
+            else _Stack.of_zeros(count, (size, *total.shape), dtype)
+            if total.start == 0
+            else _Stack.of(total.initial(count * size, dtype), count, size)
+            for count, size in zip(self.counts, self._tile_sizes, strict=True)
+        ]
+
     def join(self, parts):
         values = [part.joined() for part in parts]
         return values[0] if len(values) == 1 else tf.concat(values, 0)
@@ -198,8 +210,14 @@ class _Stack:
     @classmethod
     def of(cls, tensor, count, size):
         shape = (size, *tensor.shape[1:])
-        array = tf.TensorArray(tensor.dtype, count, element_shape=shape, clear_after_read=False)
-        return cls(array.unstack(tf.reshape(tensor, (count, *shape))), tuple(tensor.shape))
+        zeros = cls.of_zeros(count, shape, tensor.dtype)
+        return zeros.holding(zeros.value.unstack(tf.reshape(tensor, (count, *shape))))
+
+    @classmethod
+    def of_zeros(cls, count, shape, dtype):
+        # An element that was never written reads as zeros.
+        array = tf.TensorArray(dtype, count, element_shape=shape, clear_after_read=False)
+        return cls(array, (count * shape[0], *shape[1:]))
 
     def holding(self, value):
         return _Stack(value, self.shape)
