@@ -73,7 +73,9 @@ def train(
         )
     strategy = model.distribute_strategy
     chief = this_worker(strategy).is_chief
-    watch = watch or Watch(resume)
+    if watch is None:
+        # A look waits for the device. A TPU is kept waiting by that, so there the look goes with the log.
+        watch = Watch(resume, every=log_every if isinstance(strategy, tf.distribute.TPUStrategy) else 1)
     skips = 0
     resume.data = None if callable(data) else data
     start = resume.restore(model)

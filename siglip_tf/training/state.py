@@ -74,6 +74,7 @@ class TrainingState:
         with tf.io.gfile.GFile(tf.io.gfile.join(path, _STATE), "w") as file:
             file.write(json.dumps(content))
         options = tf.train.CheckpointOptions(
+            experimental_io_device=self._io_device(),
             enable_async=done is not None,
             experimental_write_callbacks=None if done is None else [done],
         )
@@ -101,9 +102,15 @@ class TrainingState:
         if not same_metrics:
             del lists["metrics"]
         reader = tf.train.Checkpoint(**lists, **self._trackables)
-        reader.read(tf.io.gfile.join(path, _PREFIX)).assert_existing_objects_matched()
+        options = tf.train.CheckpointOptions(experimental_io_device=self._io_device())
+        reader.read(tf.io.gfile.join(path, _PREFIX), options=options).assert_existing_objects_matched()
         self.metrics = [v.numpy() for v in self.variables()["metrics"]] if same_metrics else []
         return content
+
+    def _io_device(self) -> str | None:
+        # A TPU's host may be another machine, which does not see this one's files.
+        tpu = isinstance(self.model.distribute_strategy, tf.distribute.TPUStrategy)
+        return "/job:localhost" if tpu else None
 
     def restore_metrics(self) -> None:
         """Puts back the running metrics that `read` found."""
