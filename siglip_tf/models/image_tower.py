@@ -25,6 +25,7 @@ class ImageTower(Encoder, keras.layers.Layer):
         stochastic_depth: rate of dropped branches of the deepest block while training.
         remat: what blocks keep for the backward pass: "none" of it is computed again, "selective" or "block".
         attention: "einsum", or "fused" for one kernel on TPU.
+        scan_layers: one loop over the blocks while training.
 
     Call arguments:
         images: (batch, height, width, 3) in [-1, 1].
@@ -44,6 +45,7 @@ class ImageTower(Encoder, keras.layers.Layer):
         stochastic_depth: float = 0.0,
         remat: str = "none",
         attention: str = "einsum",
+        scan_layers: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -54,7 +56,8 @@ class ImageTower(Encoder, keras.layers.Layer):
                 f"Expected images of at least one patch of {patch_size} pixels. Received: image_size={image_size}."
             )
         self.size, self.patch_size, self.image_size, self.pool = size, patch_size, tuple(image_size), pool
-        self.dropout, self.stochastic_depth, self.remat, self.attention = dropout, stochastic_depth, remat, attention
+        self.dropout, self.stochastic_depth, self.remat = dropout, stochastic_depth, remat
+        self.attention, self.scan_layers = attention, scan_layers
 
     def build(self, _=None):
         width = self.size.width
@@ -76,7 +79,9 @@ class ImageTower(Encoder, keras.layers.Layer):
         self.drop = Dropout(self.dropout, name="drop", dtype=self.dtype_policy)
         shape = (None, rows * columns + (self.pool == "tok"), width)
         self.drop.build(shape)
-        self.build_encoder(self.size, shape, self.dropout, self.stochastic_depth, self.remat, self.attention)
+        self.build_encoder(
+            self.size, shape, self.dropout, self.stochastic_depth, self.remat, self.attention, self.scan_layers
+        )
         if self.pool == "map":
             self.head = AttentionPooling(self.size, name="head", dtype=self.dtype_policy)
             self.head.build(shape)

@@ -45,9 +45,12 @@ class SigLIP(StepMixin, PretrainedMixin, keras.Model):
         token_bottleneck: K of a bottlenecked token embedding (section 4.3); None for the whole table.
         dropout: rate of dropped units in both towers while training.
         stochastic_depth: rate of dropped branches of the deepest blocks while training.
-        remat: what blocks compute again in the backward pass: "none", "selective" or "block"; see `Encoder`.
+        remat: what blocks compute again in the backward pass: "none", "selective", "attention" or "block" (all of it);
+            see `Encoder`.
         attention: "einsum", or "fused": the same maths, on TPU by one kernel that keeps the (tokens, tokens) weights
             out of memory. Tracing for a TPU then needs jax.
+        scan_layers: one loop over a tower's blocks while training in place of unrolled copies: the same numbers, and
+            minutes less for a TPU's compiler. Needs a remat policy.
         microbatch_size: examples that pass through the towers at a time; the gradient stays that of the whole batch.
         loss: "sigmoid", or "softmax" for the paper's baseline.
         init_temperature: initial temperature exp(t'); the paper's is 10.
@@ -96,6 +99,7 @@ class SigLIP(StepMixin, PretrainedMixin, keras.Model):
         stochastic_depth: float = 0.0,
         remat: str = "none",
         attention: str = "einsum",
+        scan_layers: bool = False,
         microbatch_size: int | None = None,
         loss: str = "sigmoid",
         init_temperature: float = 10.0,
@@ -127,7 +131,7 @@ class SigLIP(StepMixin, PretrainedMixin, keras.Model):
         self.microbatch_size, self.tower_norms, self.seed = microbatch_size, tower_norms, seed
         self.preprocessing = None
         regularisation = {"dropout": dropout, "stochastic_depth": stochastic_depth, "remat": remat}
-        regularisation["attention"] = attention
+        regularisation |= {"attention": attention, "scan_layers": scan_layers}
         regularisation["dtype"] = self.dtype_policy
 
         self.image = None

@@ -22,6 +22,7 @@ class TextTower(Encoder, keras.layers.Layer):
         stochastic_depth: rate of dropped branches of the deepest block while training.
         remat: what blocks keep for the backward pass: "none" of it is computed again, "selective" or "block".
         attention: "einsum", or "fused" for one kernel on TPU.
+        scan_layers: one loop over the blocks while training.
 
     Call arguments:
         ids: int32 (batch, text_length).
@@ -42,12 +43,14 @@ class TextTower(Encoder, keras.layers.Layer):
         stochastic_depth: float = 0.0,
         remat: str = "none",
         attention: str = "einsum",
+        scan_layers: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.size, self.vocab_size, self.text_length, self.embed_dim = size, vocab_size, text_length, embed_dim
         self.token_bottleneck = token_bottleneck
-        self.dropout, self.stochastic_depth, self.remat, self.attention = dropout, stochastic_depth, remat, attention
+        self.dropout, self.stochastic_depth, self.remat = dropout, stochastic_depth, remat
+        self.attention, self.scan_layers = attention, scan_layers
 
     def build(self, _=None):
         width = self.size.width
@@ -61,7 +64,9 @@ class TextTower(Encoder, keras.layers.Layer):
         shape = (None, self.text_length, width)
         self.drop = Dropout(self.dropout, name="drop", dtype=self.dtype_policy)
         self.drop.build(shape)
-        self.build_encoder(self.size, shape, self.dropout, self.stochastic_depth, self.remat, self.attention)
+        self.build_encoder(
+            self.size, shape, self.dropout, self.stochastic_depth, self.remat, self.attention, self.scan_layers
+        )
         if self.embed_dim is not None:
             self.head = keras.layers.Dense(
                 self.embed_dim, kernel_initializer="lecun_normal", name="head", dtype=self.dtype_policy

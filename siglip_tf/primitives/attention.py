@@ -55,8 +55,8 @@ class MultiHeadAttention(keras.layers.Layer):
         return self.query(rows, flat=True), self.key(rows, flat=True), self.value(rows, flat=True)
 
     def attend_rows(self, q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, tokens: int, fused: bool) -> tf.Tensor:
-        """Attention and output projection of what `project_rows` gave; see `attention_of_rows`."""
-        return self.out(attention_of_rows(q, k, v, tokens, self.num_heads, fused), flat=True)
+        """What `project_rows` gave -> (rows, width) before the output projection; see `attention_of_rows`."""
+        return attention_of_rows(q, k, v, tokens, self.num_heads, fused)
 
     def get_config(self):
         return {**super().get_config(), "num_heads": self.num_heads}

@@ -151,12 +151,17 @@ def _weights(queries, keys, start, first, last, tokens):
     """softmax over keys, transposed: (keys, queries) float32."""
     logits = _dot(keys, queries, 1, 1) * queries.shape[1] ** -0.5
     if _group(tokens) > 1:
-        example = [(jax.lax.broadcasted_iota(jnp.int32, logits.shape, axis) + start) // tokens for axis in (0, 1)]
+        example = [_divided(jax.lax.broadcasted_iota(jnp.int32, logits.shape, axis) + start, tokens) for axis in (0, 1)]
         logits = jnp.where(example[0] == example[1], logits, _MASKED)
     else:
         logits = _mask_rows(logits, first, last, _MASKED)
     exponentials = jnp.exp(logits - logits.max(0, keepdims=True))
     return exponentials * (1 / exponentials.sum(0, keepdims=True))
+
+
+def _divided(row, tokens):
+    """row // tokens for small rows, in a multiplication and a shift: the chip divides no integers."""
+    return (row * -(-(1 << 20) // tokens)) >> 20
 
 
 def _dot(a, b, axis_a, axis_b):

@@ -29,7 +29,9 @@ def _fused(q, k, v, tokens, num_heads):
     try:
         from siglip_tf.primitives import attention_kernel
     except ImportError as error:
-        raise ImportError("Fused attention needs jax while the step is traced: pip install 'siglip-tf[compiler]'.") from error
+        raise ImportError(
+            "Fused attention needs jax while the step is traced: pip install 'siglip-tf[compiler]'."
+        ) from error
     shape = attention_kernel.Shape(q.shape[0], tokens, num_heads, q.shape[1] // num_heads, q.dtype.name)
 
     @tf.custom_gradient

@@ -7,6 +7,7 @@ away. Here the inputs of the second computation pass through one.
 import contextlib
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -33,41 +34,41 @@ def compiling_with_xla(active: bool):
         _compiler.xla = before
 
 
-def rematerialize(call: Callable[[tf.Tensor], tf.Tensor], variables: list[keras.Variable], x: tf.Tensor) -> tf.Tensor:
-    """`call(x)`, of which only x and the variables are kept for the backward pass.
+def rematerialize(call: Callable[..., Any], variables: list[keras.Variable], *inputs: tf.Tensor) -> Any:
+    """`call(*inputs)`, of which only the inputs and the variables are kept for the backward pass.
 
     Args:
-        call: pure but for its variables and the current random state.
+        call: pure but for its variables and the current random state; returns a tensor or a tuple of tensors.
         variables: the trainable variables that `call` reads; no others get a gradient.
-        x: any tensor.
+        *inputs: tensors.
 
     Returns:
-        call(x), differentiable once in x and in the variables.
+        call(*inputs), differentiable once in the inputs and in the variables.
     """
-    state, xla = current_random_state(), _compiler.xla
+    state, xla, count = current_random_state(), _compiler.xla, len(inputs)
 
-    def pure(x, *values):
-        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))), random_state(state):
-            return call(x)
+    def pure(*arguments):
+        values = list(zip(variables, arguments[count:], strict=True))
+        with keras.StatelessScope(state_mapping=values), random_state(state):
+            return call(*arguments[:count])
 
     @tf.custom_gradient
-    def forward(x, *values):
-        def gradient(upstream):
-            inputs = _behind_barrier([x, *values], upstream, xla)
+    def forward(*arguments):
+        def gradient(*upstream):
+            again = _behind_barrier(arguments, upstream, xla)
             with tf.GradientTape() as tape:
-                tape.watch(inputs)
-                y = pure(*inputs)
-            return tape.gradient(y, inputs, output_gradients=upstream)
+                tape.watch(again)
+                y = tf.nest.flatten(pure(*again))
+            return tape.gradient(y, again, output_gradients=list(upstream))
 
-        return pure(x, *values), gradient
+        return pure(*arguments), gradient
 
-    return forward(x, *[tf.convert_to_tensor(variable.value) for variable in variables])
+    return forward(*inputs, *[tf.convert_to_tensor(variable.value) for variable in variables])
 
 
 def _behind_barrier(tensors, upstream, xla):
     """The same tensors, such that what is computed from them cannot be merged with the same computation before."""
     if xla:
-        *tensors, _ = gen_xla_ops.xla_optimization_barrier([*tensors, upstream])
-        return tensors
-    with tf.control_dependencies([upstream]):
+        return gen_xla_ops.xla_optimization_barrier([*tensors, *upstream])[: len(tensors)]
+    with tf.control_dependencies(upstream):
         return [tf.identity(tensor) for tensor in tensors]
