@@ -1,0 +1,209 @@
+"""The TPU compiler without a TPU: StableHLO and a topology in, memory, optimised HLO and kernels' schedules out.
+
+Compiling runs in processes of their own (`_compile_worker.py`), as libtpu reads its settings when it is loaded. Results
+are kept by content under `$XDG_CACHE_HOME/siglip_tf/tpu` (`~/.cache` by default): the same program for the same
+topology and compiler is compiled once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+from siglip_tf.tpu.lowering import fingerprint
+from siglip_tf.tpu.topology import Topology
+
+INSTALL = "The TPU compiler is not installed; it needs no TPU: pip install 'siglip-tf[compiler]'"
+_WORKER = pathlib.Path(__file__).with_name("_compile_worker.py")
+_KERNEL = re.compile(
+    r"stablehlo\.custom_call @tpu_custom_call\(([^)]*)\) (\{.*\}) : (\([^)]*\)) -> (.*?)(?: loc\(.*)?$"
+)
+
+Progress = Callable[[float], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What the compiler says of a program for one topology.
+
+    Attributes:
+        topology: the slice.
+        replicas: chips that run it, one replica each.
+        memory: "argument", "output", "alias", "temp", "peak" -> bytes on one chip; None where it does not fit.
+        refusal: the compiler's message where the program does not fit, else None.
+        cost: "flops", "transcendentals", "bytes accessed" of one chip's program; kernels count 0 in it.
+        hlo: text of the optimised module, "" where it does not fit.
+        kernels: for each distinct kernel (`tpu_custom_call`), by its configuration's hash, the cycles of one call.
+        seconds: that compiling took.
+    """
+
+    topology: Topology
+    replicas: int
+    memory: dict[str, int] | None
+    refusal: str | None
+    cost: dict[str, float]
+    hlo: str
+    kernels: dict[str, int]
+    seconds: float
+
+    @property
+    def fits(self) -> bool:
+        return self.refusal is None
+
+
+def compile_module(
+    module: str, topology: Topology, replicas: int | None = None, progress: Progress | None = None
+) -> Compiled:
+    """Compiles the text of a StableHLO module for a topology.
+
+    Args:
+        module: see `lowering.lower`.
+        topology: the slice.
+        replicas: chips that run the program; all of the slice by default.
+        progress: called a few times a second with the seconds that have gone by.
+
+    Raises:
+        ImportError: the compiler is not installed.
+        ValueError: more replicas than the slice has chips.
+        RuntimeError: the compiler refused the program for another reason than memory; the message is its own.
+    """
+    replicas = replicas or topology.chips
+    if replicas > topology.chips:
+        raise ValueError(f"Expected at most the {topology.chips} chips of {topology.name}. Received: {replicas}.")
+    result, hlo = _cached(module, topology, replicas, progress, schedule=False)
+    kernels = {}
+    if result["refusal"] is None:
+        for name, alone in kernel_modules(module).items():
+            schedule, _ = _cached(alone, topology, 1, progress, schedule=True)
+            kernels[name] = schedule["cycles"]
+    return Compiled(
+        topology=topology,
+        replicas=replicas,
+        memory=result["memory"],
+        refusal=result["refusal"],
+        cost=result["cost"],
+        hlo=hlo,
+        kernels=kernels,
+        seconds=result["seconds"],
+    )
+
+
+def kernel_modules(module: str) -> dict[str, str]:
+    """Each distinct kernel of a module as a module of its own: `kernel_name` of its configuration -> text."""
+    found: dict[str, str] = {}
+    for line in module.splitlines():
+        match = _KERNEL.search(line) if "@tpu_custom_call" in line else None
+        if match is None:
+            continue
+        _, attributes, arguments, results = match.groups()
+        name = kernel_name(attributes)
+        if name in found:
+            continue
+        found[name] = _module_of_call(attributes, arguments, results)
+    return found
+
+
+def kernel_name(text: str) -> str:
+    """A short hash of the kernel's body in StableHLO attributes or an HLO line: the same kernel, the same name."""
+    body = re.search(r'body(?:\\22|")\s*:\s*(?:\\22|")([A-Za-z0-9+/=]+)', text)
+    return hashlib.sha256(body[1].encode()).hexdigest()[:16] if body else ""
+
+
+def _module_of_call(attributes, arguments, results):
+    types = re.findall(r"tensor<[^>]*>", arguments)
+    given = ", ".join(f"%arg{i}: {t}" for i, t in enumerate(types))
+    names = ", ".join(f"%arg{i}" for i in range(len(types)))
+    returned = re.findall(r"tensor<[^>]*>", results)
+    lines = [f"%0 = stablehlo.custom_call @tpu_custom_call({names}) {attributes} : {arguments} -> {results}"]
+    values = ["%0"]
+    if results.startswith("tuple<"):
+        values = [f"%{i + 1}" for i in range(len(returned))]
+        lines += [
+            f"{value} = stablehlo.get_tuple_element %0[{i}] : ({results}) -> {kind}"
+            for i, (value, kind) in enumerate(zip(values, returned, strict=True))
+        ]
+    lines.append(f"return {', '.join(values)} : {', '.join(returned)}")
+    body = "\n    ".join(lines)
+    return f"module @kernel {{\n  func.func public @main({given}) -> ({', '.join(returned)}) {{\n    {body}\n  }}\n}}\n"
+
+
+def cache_folder() -> pathlib.Path:
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(base) / "siglip_tf" / "tpu"
+
+
+def compiler_version() -> str:
+    """Versions of the compiler's packages, such as "jax 0.10.2, libtpu 0.0.42.1".
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "libtpu"))
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ImportError(INSTALL) from error
+
+
+def _cached(module, topology, replicas, progress, schedule):
+    key = hashlib.sha256(
+        json.dumps(
+            [fingerprint(module), topology.name, replicas, schedule, compiler_version(), _worker_version()]
+        ).encode()
+    ).hexdigest()
+    folder = cache_folder() / key[:2] / key
+    if not (folder / "result.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _run(module, topology, replicas, folder, progress, schedule)
+    result = json.loads((folder / "result.json").read_text())
+    hlo = folder / "hlo.txt.gz"
+    return result, gzip.decompress(hlo.read_bytes()).decode() if hlo.exists() else ""
+
+
+def _worker_version():
+    return hashlib.sha256(_WORKER.read_bytes()).hexdigest()
+
+
+def _run(module, topology, replicas, folder, progress, schedule):
+    with tempfile.TemporaryDirectory(prefix="tpu_compile_") as work:
+        work = pathlib.Path(work)
+        (work / "module.mlir").write_text(module)
+        request = {
+            "module": str(work / "module.mlir"),
+            "topology": topology.name,
+            "topology_options": topology.options,
+            "accelerator_type": topology.chip.accelerator,
+            "replicas": replicas,
+            "schedule": str(work / "schedule") if schedule else None,
+            "hlo": str(folder / "hlo.txt.gz"),
+            "result": str(folder / "result.json"),
+        }
+        (work / "request.json").write_text(json.dumps(request))
+        started = time.monotonic()
+        with open(work / "log", "w") as log:
+            process = subprocess.Popen(
+                [sys.executable, str(_WORKER), str(work / "request.json")], stdout=log, stderr=subprocess.STDOUT
+            )
+            try:
+                while process.poll() is None:
+                    if progress:
+                        progress(time.monotonic() - started)
+                    time.sleep(0.2)
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+        if process.returncode:
+            text = (work / "log").read_text()
+            said = re.findall(r"^\S*Error: .*(?:\n(?! {2}File).*){0,20}", text, flags=re.M)
+            raise RuntimeError(f"The TPU compiler failed for {topology.name}:\n{(said or [text])[-1][-4000:]}")

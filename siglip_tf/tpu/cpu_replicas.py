@@ -1,0 +1,117 @@
+"""The program that a TPU would run, run for real by replicas on the CPU: the same StableHLO, another XLA backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from siglip_tf.tpu.compiler import INSTALL
+from siglip_tf.tpu.replica_program import ReplicaProgram
+
+
+class CPUReplicas:
+    """A compiled training step on as many CPU devices as the program has replicas.
+
+    Args:
+        program: see `replica_program.trace_step`.
+        module: its StableHLO, see `lowering.lower`.
+
+    Raises:
+        ImportError: jax, whose XLA runs it, is not installed.
+        ValueError: the program holds a TPU kernel, which no CPU runs.
+
+    Example:
+
+    ```python
+    replicas = CPUReplicas(program, lower(program))
+    variables, logs = replicas.step(variables, global_batch)
+    ```
+    """
+
+    def __init__(self, program: ReplicaProgram, module: str):
+        if "@tpu_custom_call" in module:
+            raise ValueError("Expected a program without TPU kernels. Received one; trace it with attention='einsum'.")
+        try:
+            import jax
+            from jax._src import compiler
+            from jax._src.interpreters import mlir
+            from jax._src.lib import xla_client
+            from jax._src.lib.mlir import ir
+        except ImportError as error:
+            raise ImportError(INSTALL) from error
+        jax.config.update("jax_platforms", "cpu")  # else jax looks for a TPU first, and complains
+        self.program = program
+        self._client = xla_client.make_cpu_client(num_devices=program.replicas)
+        self._devices = self._client.devices()[: program.replicas]
+        options = compiler.get_compile_options(
+            num_replicas=program.replicas,
+            num_partitions=1,
+            device_assignment=np.arange(program.replicas).reshape(program.replicas, 1),
+        )
+        context = mlir.make_ir_context()
+        with context:
+            bytecode = mlir.module_to_bytecode(ir.Module.parse(module))
+            self._executable = self._client.compile_and_load(
+                bytecode, xla_client.DeviceList(tuple(self._devices)), options
+            )
+
+    def step(
+        self, variables: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
+    ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """One step of all replicas.
+
+        Args:
+            variables: value of every variable of the program, by name.
+            batch: the global batch by key, each (global batch, ...); replica r takes the r-th part.
+
+        Returns:
+            All variables after the step, and the step's logs.
+
+        Raises:
+            ValueError: a variable or a key is missing or of another shape.
+            AssertionError: replicas end with different variables or logs.
+        """
+        shards = [self._shards(argument, variables, batch) for argument in self.program.arguments]
+        outputs = self._executable.execute_sharded(shards).disassemble_into_single_device_arrays()
+        after = dict(variables)
+        logs = {}
+        for result, copies in zip(self.program.results, outputs, strict=True):
+            values = [np.asarray(copy) for copy in copies]
+            for replica, value in enumerate(values[1:], 1):
+                if not np.array_equal(value, values[0], equal_nan=True):
+                    raise AssertionError(f"Replica {replica} differs from replica 0 in {result.name} ({result.kind}).")
+            if result.kind == "variable":
+                after[result.name] = values[0]
+            else:
+                logs[result.name] = values[0]
+        return after, logs
+
+    def _shards(self, argument, variables, batch):
+        replicas = self.program.replicas
+        if argument.kind == "replica_id":
+            values = [np.asarray(r, argument.dtype.as_numpy_dtype) for r in range(replicas)]
+        else:
+            given = variables if argument.kind == "variable" else batch
+            if argument.name not in given:
+                raise ValueError(
+                    f"Expected a value of {argument.kind} {argument.name!r}. Received: {sorted(given)[:20]}."
+                )
+            value = np.asarray(given[argument.name], argument.dtype.as_numpy_dtype)
+            expected = argument.shape
+            if argument.kind == "data":
+                expected = (argument.shape[0] * replicas, *argument.shape[1:])
+            if value.shape != expected:
+                raise ValueError(f"Expected {argument.name!r} of shape {expected}. Received: {value.shape}.")
+            values = np.split(value, replicas) if argument.kind == "data" else [value] * replicas
+        return _on_devices(values, self._devices)
+
+
+def _on_devices(values, devices):
+    """One array whose copy on device r is values[r]; jax takes them for equal and never looks."""
+    import jax
+
+    with jax.enable_x64(True):  # counters are int64
+        copies = [jax.device_put(value, device) for value, device in zip(values, devices, strict=True)]
+        sharding = jax.sharding.NamedSharding(jax.sharding.Mesh(np.array(devices), "r"), jax.sharding.PartitionSpec())
+        return jax.make_array_from_single_device_arrays(values[0].shape, sharding, copies)

@@ -1,0 +1,453 @@
+"""One replica's program, taken out of the graph that TPUStrategy traced, with variables as arguments and results.
+
+The nodes that carry the attribute `_tpu_replicate` are what every chip runs. Their only edges to the outside are
+TPUReplicatedInput and TPUReplicatedOutput. They are emitted anew, in the order in which they were traced (which is the
+program's order for reads and writes of a variable), into a function without state.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework import func_graph as func_graph_lib
+from tensorflow.python.util import nest as nest_lib
+
+_CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
+_WHILES = {"While", "StatelessWhile"}
+_IFS = {"If", "StatelessIf"}
+_BOUNDARY = {"TPUReplicatedInput", "TPUReplicatedOutput", "TPUReplicateMetadata", "TPUCompilationResult"}
+# Without effect in a compiled program (XLA's own kernels for them do nothing), or ordering alone.
+_SILENT = {"NoOp", "Assert", "TPUReplicateMetadata"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Argument:
+    """One argument or result of a replica's program.
+
+    Attributes:
+        name: the variable's path, the batch's key, or the log's key.
+        kind: "variable", "data", "replica_id", or "log" (results only).
+        shape: static shape on one replica.
+        dtype: its `tf.DType`.
+        result: for a variable that the step writes, the index of the result with its new value, else None.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    dtype: tf.DType
+    result: int | None = None
+
+    @property
+    def bytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.size
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplicaProgram:
+    """A replica's training step as a function of values.
+
+    Attributes:
+        function: pure `tf.types.experimental.ConcreteFunction`: values of `arguments` -> values of `results`.
+        arguments: variables, data and the replica's id, in the function's order.
+        results: new values of the variables that the step writes, then the step's logs.
+        replicas: number of chips that run it.
+        traced_ops: op type -> count in the graph that TPUStrategy traced, functions included.
+        outside_ops: op type -> count of what the step would run on the host beside the replicated computation.
+    """
+
+    function: Any
+    arguments: tuple[Argument, ...]
+    results: tuple[Argument, ...]
+    replicas: int
+    traced_ops: Mapping[str, int]
+    outside_ops: Mapping[str, int]
+
+    def ops(self) -> collections.Counter[str]:
+        """Op type -> count in the pure function, bodies of loops and branches included."""
+        return count_ops(self.function.graph)
+
+
+def trace_step(
+    step: Callable[[Any], Any],
+    batch: Any,
+    strategy: tf.distribute.TPUStrategy,
+    variables: Sequence[keras.Variable],
+) -> ReplicaProgram:
+    """Traces `strategy.run(step, (batch,))` and takes one replica's program out of the graph.
+
+    Args:
+        step: a model's `train_step` or `test_step`: batch -> logs.
+        batch: nest of `tf.TensorSpec`, shapes of one replica's share.
+        strategy: see `made_up_tpu_strategy`.
+        variables: every Keras variable that the step may touch; gives the arguments their names.
+
+    Returns:
+        The program; arguments in the order of `variables`, then the batch, then the replica's id where it is read.
+
+    Raises:
+        ValueError: a shape is not static, a variable is not in `variables`, or an op keeps state of a kind that has no
+            value (a hash table, an iterator).
+    """
+    structure: dict[str, Any] = {}
+
+    def run(*flat_batch):
+        local = tf.nest.pack_sequence_as(batch, flat_batch)
+        logs = strategy.run(step, args=(local,))
+        structure["logs"] = logs = tf.nest.map_structure(lambda v: strategy.experimental_local_results(v)[0], logs)
+        return [tf.identity(v) for v in tf.nest.flatten(logs)]
+
+    specs = tf.nest.flatten(batch)
+    for spec in specs:
+        if not spec.shape.is_fully_defined():
+            raise ValueError(f"Expected static shapes, as a TPU compiles for one shape. Received: {spec}")
+    graph = tf.function(run, autograph=False).get_concrete_function(*specs).graph
+    return replica_program(graph, strategy, variables, _leaf_names(batch), _leaf_names(structure["logs"]))
+
+
+def replica_program(
+    graph: func_graph_lib.FuncGraph,
+    strategy: tf.distribute.TPUStrategy,
+    variables: Sequence[keras.Variable],
+    data_names: Sequence[str] = (),
+    log_names: Sequence[str] = (),
+) -> ReplicaProgram:
+    """The program of one replica out of a traced `graph` that holds one `strategy.run`. See `trace_step`."""
+    body = [op for op in graph.get_operations() if _is_replicated(op)]
+    if not body:
+        raise ValueError("Expected a graph with a replicated computation. Received one without `strategy.run`.")
+    by_handle = _variables_by_handle(variables)
+    captured = {inside.name: outside for outside, inside in graph.captures}
+    placeholders = [t for t in graph.inputs if t.name not in captured]
+    data = {t.name: name for t, name in zip(placeholders, data_names or [t.op.name for t in placeholders], strict=True)}
+
+    sources: dict[str, _Source] = {}  # name of a TPUReplicatedInput's output -> what it stands for
+    for op in graph.get_operations():
+        if op.type == "TPUReplicatedInput":
+            sources[op.outputs[0].name] = _source(op, captured, data, by_handle)
+
+    order = {source.key: i for i, source in enumerate(by_handle.values())}
+    by_key: dict[str, _Source] = {}
+    for source in sources.values():
+        if source.kind != "constant":
+            by_key.setdefault(source.key, source)
+    kinds = {"variable": 0, "data": 1, "replica_id": 2}
+    data_order = {name: i for i, name in enumerate(data.values())}
+    arguments = sorted(
+        by_key.values(), key=lambda s: (kinds[s.kind], order.get(s.key, 0), data_order.get(s.key, 0), s.name)
+    )
+
+    written: list[_Source] = []
+
+    def replica_step(*tensors):
+        state = _State()
+        by_argument = dict(zip((a.key for a in arguments), tensors, strict=True))
+        values: dict[str, Any] = {}
+        for argument in arguments:
+            if argument.kind == "variable":
+                state.values[argument.key] = by_argument[argument.key]
+        for key, source in sources.items():
+            if source.kind == "variable":
+                values[key] = _Handle(source.key)
+            elif source.kind == "constant":
+                values[key] = tf.constant(source.constant)
+            else:
+                values[key] = by_argument[source.key]
+        _emit(body, values, state)
+        logs = [_log_value(output, values) for output in graph.outputs]
+        written.extend(a for a in arguments if a.key in state.written)
+        return [tf.identity(state.values[a.key]) for a in written] + [tf.identity(v) for v in logs if v is not None]
+
+    specs = [tf.TensorSpec(a.shape, a.dtype) for a in arguments]
+    function = tf.function(replica_step, autograph=False).get_concrete_function(*specs)
+    if function.captured_inputs:
+        raise ValueError(f"Expected a step without state. It captured {function.captured_inputs}")
+    logs = function.outputs[len(written) :]
+
+    results = [Argument(a.name, "variable", a.shape, a.dtype) for a in written]
+    log_names = log_names or [f"log_{i}" for i in range(len(logs))]
+    results += [Argument(name, "log", tuple(v.shape), v.dtype) for name, v in zip(log_names, logs, strict=True)]
+    index = {a.key: i for i, a in enumerate(written)}
+    outside = collections.Counter(
+        op.type for op in graph.get_operations() if not _is_replicated(op) and op.type not in _BOUNDARY
+    )
+    return ReplicaProgram(
+        function=function,
+        arguments=tuple(Argument(a.name, a.kind, a.shape, a.dtype, index.get(a.key)) for a in arguments),
+        results=tuple(results),
+        replicas=strategy.num_replicas_in_sync,
+        traced_ops=_count(body),
+        outside_ops=outside,
+    )
+
+
+def count_ops(graph: tf.Graph) -> collections.Counter[str]:
+    """Op type -> count in `graph`, bodies of calls, loops and branches included."""
+    return _count(graph.get_operations())
+
+
+# What comes in -----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _Source:
+    kind: str  # variable, data, replica_id, constant
+    key: str
+    name: str
+    shape: tuple[int, ...] = ()
+    dtype: tf.DType = tf.float32
+    constant: Any = None
+
+
+class _Handle:
+    """Stands where the traced graph has a resource handle."""
+
+    def __init__(self, key: str):
+        self.key = key
+
+
+@dataclasses.dataclass
+class _State:
+    values: dict[str, tf.Tensor] = dataclasses.field(default_factory=dict)
+    written: set[str] = dataclasses.field(default_factory=set)
+
+    def write(self, key: str, value: tf.Tensor) -> None:
+        self.values[key] = value
+        self.written.add(key)
+
+
+def _is_replicated(op: tf.Operation) -> bool:
+    return "_tpu_replicate" in op.node_def.attr and op.type not in _BOUNDARY
+
+
+def _variables_by_handle(variables: Sequence[Any]) -> dict[int, _Source]:
+    found: dict[int, _Source] = {}
+    for variable in variables:
+        value = variable.value if isinstance(variable, keras.Variable) else variable
+        name = variable.path if isinstance(variable, keras.Variable) else variable.name
+        source = _Source("variable", f"variable:{len(found)}:{name}", name, tuple(value.shape), value.dtype)
+        handles = [copy.handle for copy in getattr(value, "values", (value,))]
+        packed = getattr(value, "_packed_var", None)  # all copies behind one handle
+        if packed is not None:
+            handles.append(packed.packed_handle)
+        found.update({id(handle): source for handle in handles})
+    return found
+
+
+def _source(op: tf.Operation, captured: dict[str, Any], data: dict[str, str], by_handle: dict[int, _Source]) -> _Source:
+    first = _through_identities(op.inputs[0])
+    if first.dtype == tf.resource:
+        source = by_handle.get(id(captured.get(first.name)))
+        if source is None:
+            raise ValueError(f"The step reads a variable that is not among `variables`. Received: {first.name}")
+        return source
+    if first.name in data:
+        name = data[first.name]
+        return _Source("data", f"data:{name}", name, tuple(first.shape), first.dtype)
+    if first.name in captured:
+        return _Source("constant", "", "", constant=captured[first.name].numpy())
+    constants = [tf.get_static_value(_through_identities(t)) for t in op.inputs]
+    if any(c is None for c in constants):
+        raise ValueError(
+            f"Expected weights, the batch or constants to enter the step. Received: {first.op.type} {first.name}"
+        )
+    if all(np.array_equal(c, constants[0]) for c in constants) and len(constants) > 1:
+        return _Source("constant", "", "", constant=constants[0])
+    if [int(c) for c in constants] != list(range(len(constants))):
+        raise ValueError(
+            f"Expected replicas that differ in their data and id alone. Received: {first.name} {constants}"
+        )
+    return _Source("replica_id", "replica_id", "replica_id", (), first.dtype)
+
+
+def _through_identities(tensor: tf.Tensor) -> tf.Tensor:
+    while tensor.op.type == "Identity":
+        tensor = tensor.op.inputs[0]
+    return tensor
+
+
+def _log_value(output: tf.Tensor, values: Mapping[str, Any]) -> Any:
+    tensor = _through_identities(output)
+    if tensor.op.type != "TPUReplicatedOutput":
+        return None
+    return values[tensor.op.inputs[0].name]
+
+
+# Emitting ----------------------------------------------------------------------------------------------------------
+
+
+def _emit(ops: Sequence[tf.Operation], values: dict[str, Any], state: _State) -> None:
+    """Emits `ops` into the default graph; `values` maps the name of a traced tensor to its new tensor."""
+    for op in ops:
+        if op.type in _SILENT:
+            continue
+        inputs = [values[t.name] for t in op.inputs]
+        outputs = _emit_one(op, inputs, state)
+        for old, new in zip(op.outputs, outputs, strict=True):
+            values[old.name] = new
+
+
+def _emit_one(op: tf.Operation, inputs: list[Any], state: _State) -> Sequence[Any]:
+    if op.type in _CALLS:
+        return _inline(_function_graph(op, "f"), inputs, state)
+    if op.type in _WHILES:
+        return _emit_while(op, inputs, state)
+    if op.type in _IFS:
+        return _emit_if(op, inputs, state)
+    if inputs and isinstance(inputs[0], _Handle):
+        return _emit_on_variable(op, inputs[0], inputs[1:], state)
+    if any(isinstance(t, _Handle) for t in inputs) or any(t.dtype == tf.resource for t in op.outputs):
+        raise ValueError(f"A TPU step may keep its state in variables alone. Received: {op.type} {op.name}")
+    return _emit_plain(op, inputs)
+
+
+def _emit_plain(op: tf.Operation, inputs: list[Any]) -> Sequence[tf.Tensor]:
+    graph = tf.compat.v1.get_default_graph()
+    attributes = {}
+    for name, attribute in op.node_def.attr.items():
+        if name.startswith("_") and name not in {"_gradient_op_type"}:
+            continue
+        if attribute.HasField("func"):
+            graph._add_function_recursive(op.graph._get_function(attribute.func.name))
+        attributes[name] = attribute
+    inputs = [tf.convert_to_tensor(t, dtype=old.dtype) for t, old in zip(inputs, op.inputs, strict=True)]
+    new = graph._create_op_internal(
+        op.type, inputs, [t.dtype for t in op.outputs], name=op.name, attrs=attributes, op_def=op.op_def
+    )
+    for old, fresh in zip(op.outputs, new.outputs, strict=True):
+        fresh.set_shape(old.shape)
+    return new.outputs
+
+
+def _emit_on_variable(op: tf.Operation, handle: _Handle, inputs: list[Any], state: _State) -> Sequence[Any]:
+    value = state.values[handle.key]
+    kind = op.type
+    if kind == "Identity":
+        return [handle]
+    if kind == "ReadVariableOp":
+        return [value]
+    if kind == "VariableShape":
+        return [tf.constant(value.shape.as_list(), op.outputs[0].dtype)]
+    if kind == "ResourceGather":
+        return [tf.gather(value, inputs[0], batch_dims=op.get_attr("batch_dims"))]
+    updates = {
+        "AssignVariableOp": lambda new: new,
+        "AssignAddVariableOp": lambda new: value + new,
+        "AssignSubVariableOp": lambda new: value - new,
+    }
+    if kind not in updates:
+        raise ValueError(f"No pure form is known for {kind}; supported: ReadVariableOp, {', '.join(updates)}")
+    state.write(handle.key, updates[kind](inputs[0]))
+    return []
+
+
+def _function_graph(op: tf.Operation, attribute: str) -> func_graph_lib.FuncGraph:
+    return op.graph._get_function(op.get_attr(attribute).name).graph
+
+
+def _inline(graph: func_graph_lib.FuncGraph, inputs: Sequence[Any], state: _State) -> list[Any]:
+    values = {t.name: new for t, new in zip(graph.inputs, inputs, strict=True)}
+    _emit([op for op in graph.get_operations() if op.type != "Placeholder"], values, state)
+    return [values[t.name] for t in graph.outputs]
+
+
+def _emit_while(op: tf.Operation, inputs: list[Any], state: _State) -> Sequence[Any]:
+    """A loop whose variables travel as loop values."""
+    condition, body = _function_graph(op, "cond"), _function_graph(op, "body")
+    keys = [t.key if isinstance(t, _Handle) else None for t in inputs]
+    start = [state.values[key] if key else t for key, t in zip(keys, inputs, strict=True)]
+    shapes = [v.shape if key else t.shape for key, v, t in zip(keys, start, body.inputs, strict=True)]
+    specs = [tf.TensorSpec(s, v.dtype) for s, v in zip(shapes, start, strict=True)]
+    written: set[str] = set()
+
+    def enter(arguments):
+        local = _State({k: v for k, v in zip(keys, arguments, strict=True) if k})
+        return local, [_Handle(k) if k else v for k, v in zip(keys, arguments, strict=True)]
+
+    def new_condition(*arguments):
+        local, entered = enter(arguments)
+        return _inline(condition, entered, local)[0]
+
+    def new_body(*arguments):
+        local, entered = enter(arguments)
+        outputs = _inline(body, entered, local)
+        written.update(local.written)
+        return [local.values[k] if k else v for k, v in zip(keys, outputs, strict=True)]
+
+    outputs = tf.raw_ops.StatelessWhile(
+        input=start,
+        cond=_pure_function(new_condition, specs),
+        body=_pure_function(new_body, specs),
+        output_shapes=shapes,
+        parallel_iterations=op.get_attr("parallel_iterations"),
+    )
+    for key, value in zip(keys, outputs, strict=True):
+        if key in written:
+            state.write(key, value)
+    return [_Handle(k) if k else v for k, v in zip(keys, outputs, strict=True)]
+
+
+def _emit_if(op: tf.Operation, inputs: list[Any], state: _State) -> Sequence[Any]:
+    """A branch whose variables come in as arguments and leave as results."""
+    predicate, *rest = inputs
+    keys = [t.key if isinstance(t, _Handle) else None for t in rest]
+    unique = list(dict.fromkeys(k for k in keys if k))
+    start = [v for v in rest if not isinstance(v, _Handle)] + [state.values[k] for k in unique]
+    specs = [tf.TensorSpec(v.shape, v.dtype) for v in start]
+    plain = len(start) - len(unique)
+    written: set[str] = set()
+
+    def branch(graph):
+        def run(*arguments):
+            local = _State(dict(zip(unique, arguments[plain:], strict=True)))
+            values = iter(arguments[:plain])
+            outputs = _inline(graph, [_Handle(k) if k else next(values) for k in keys], local)
+            written.update(local.written)
+            return [*outputs, *(local.values[k] for k in unique)]
+
+        return _pure_function(run, specs)
+
+    shapes = [t.shape for t in op.outputs] + [state.values[k].shape for k in unique]
+    outputs = tf.raw_ops.StatelessIf(
+        cond=predicate,
+        input=start,
+        Tout=[t.dtype for t in op.outputs] + [state.values[k].dtype for k in unique],
+        then_branch=branch(_function_graph(op, "then_branch")),
+        else_branch=branch(_function_graph(op, "else_branch")),
+        output_shapes=shapes,
+    )
+    count = len(op.outputs)
+    for key, value in zip(unique, outputs[count:], strict=True):
+        if key in written:
+            state.write(key, value)
+    return outputs[:count]
+
+
+def _pure_function(function: Callable, specs: Sequence[tf.TensorSpec]) -> Any:
+    concrete = tf.function(function, autograph=False).get_concrete_function(*specs)
+    if concrete.captured_inputs:
+        raise ValueError(f"A loop or branch captured {concrete.captured_inputs}; it should have been an argument.")
+    return concrete
+
+
+# Names and counts --------------------------------------------------------------------------------------------------
+
+
+def _count(ops: Sequence[tf.Operation]) -> collections.Counter[str]:
+    counts: collections.Counter[str] = collections.Counter()
+    for op in ops:
+        counts[op.type] += 1
+        for attribute in op.node_def.attr.values():
+            if attribute.HasField("func"):
+                counts.update(_count(op.graph._get_function(attribute.func.name).graph.get_operations()))
+    return counts
+
+
+def _leaf_names(structure: Any) -> list[str]:
+    return [path for path, _ in nest_lib.flatten_with_joined_string_paths(structure)]

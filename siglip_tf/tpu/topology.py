@@ -1,0 +1,86 @@
+"""TPU slices by name, and the few facts about a chip that the compiler's answers are read with."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+GIB = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One generation's chip. Sources: Google Cloud's TPU system architecture pages; the compiler's own refusals.
+
+    Attributes:
+        name: generation, as in a topology's name.
+        flops: peak bfloat16 floating point operations a second.
+        clock: cycles a second, from peak flops and the chip's matrix units.
+        cores: TensorCores that one replica runs on ("megacore" where two).
+        hbm: bytes of memory; of them, `usable` is what the compiler gives to a program.
+        bandwidth: bytes a second between chip and memory.
+        link: bytes a second out of the chip over all its links to other chips.
+        accelerator: a name of this generation that libtpu accepts as an accelerator type.
+    """
+
+    name: str
+    flops: float
+    clock: float
+    cores: int
+    hbm: int
+    usable: int
+    bandwidth: float
+    link: float
+    accelerator: str
+
+
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip("v4", 275e12, 1.05e9, 2, 32 * GIB, int(30.75 * GIB), 1.228e12, 300e9, "v4-8"),
+        Chip("v5e", 197e12, 1.5e9, 1, 16 * GIB, int(15.75 * GIB), 0.819e12, 200e9, "v5litepod-4"),
+        Chip("v5p", 459e12, 1.75e9, 2, 95 * GIB, int(94.74 * GIB), 2.765e12, 600e9, "v5p-8"),
+        Chip("v6e", 918e12, 1.75e9, 1, 32 * GIB, int(31.25 * GIB), 1.640e12, 448e9, "v6e-4"),
+    )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """A slice such as "v4:2x2x1": the generation and how many chips along each axis of the torus.
+
+    Raises:
+        ValueError: for an unknown generation or a shape that is no product of positive numbers.
+    """
+
+    name: str
+
+    def __post_init__(self):
+        found = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", self.name)
+        if not found or found[1] not in CHIPS or 0 in self.shape:
+            raise ValueError(
+                f"Expected a topology such as 'v4:2x2x1' or 'v5e:2x2', of {', '.join(CHIPS)}. Received: {self.name!r}."
+            )
+        axes = 3 if found[1] in {"v4", "v5p"} else 2
+        if len(self.shape) != axes:
+            raise ValueError(f"Expected {axes} axes for {found[1]}. Received: {self.name!r}.")
+
+    @property
+    def chip(self) -> Chip:
+        return CHIPS[self.name.partition(":")[0]]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(int(n) for n in self.name.partition(":")[2].split("x"))
+
+    @property
+    def chips(self) -> int:
+        count = 1
+        for n in self.shape:
+            count *= n
+        return count
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Arguments of `jax.experimental.topologies.get_topology_desc` beside the name."""
+        return {"chip_config_name": "megacore"} if self.chip.name == "v4" else {}
