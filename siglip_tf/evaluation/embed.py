@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from siglip_tf.data import Preprocessing
 
+_TEXTS_TOKENISED_AT_ONCE = 4096
+
 
 class Embedder:
     """Embeds images and texts in batches of one fixed shape; the last one is padded and the padding cut off.
@@ -40,6 +42,10 @@ class Embedder:
         self._local_replicas = self._find_local_replicas()
         self._encode_images = tf.function(self._run(lambda x: model.encode_image(_normalize(x))))
         self._encode_texts = tf.function(self._run(model.encode_text))
+        # Functions, so that a second data set is not traced through all of decoding again.
+        image, text = self.preprocessing.image, self.preprocessing.text
+        self._pixels = image and tf.function(image.pixels, input_signature=[tf.TensorSpec([], tf.string)])
+        self._tokenize = text and tf.function(text, input_signature=[tf.TensorSpec([None], tf.string)])
         self._pool_images = tf.function(self._run(lambda x: tf.cast(model.image(_normalize(x)), tf.float32)))
 
     def images(
@@ -62,25 +68,33 @@ class Embedder:
         Raises:
             ValueError: an image that cannot be decoded, named by its position and "id", or no images.
         """
-        preprocess = self.preprocessing.image
+        size = self.preprocessing.image.size
         images = examples.map(lambda example: example["image"])
         try:
             return self._embed(
-                self._share_of(images).map(preprocess.pixels, num_parallel_calls=tf.data.AUTOTUNE),
-                tf.zeros([preprocess.size, preprocess.size, 3], tf.uint8),
+                self._share_of(images).map(self._pixels, num_parallel_calls=tf.data.AUTOTUNE),
+                tf.zeros([size, size, 3], tf.uint8),
                 self._pool_images if pooled else self._encode_images,
                 progress,
             )
         except tf.errors.InvalidArgumentError as error:
-            raise ValueError(_broken_image(examples, preprocess.pixels) or str(error)) from error
+            raise ValueError(_broken_image(examples, self._pixels) or str(error)) from error
 
     def texts(self, texts: Sequence[str], *, progress: Callable[[int], None] | None = None) -> np.ndarray:
-        """Embeddings (texts, embed_dim) float32 of strings, tokenised as the model's preprocessing says."""
-        tokenize = self.preprocessing.text
-        strings = tf.data.Dataset.from_tensor_slices(tf.constant(list(texts), tf.string, [len(texts)]))
-        # Whole batches are tokenised at a time, and taken apart again for the replicas.
-        ids = self._share_of(strings).batch(self.batch_size).map(tokenize).unbatch()
-        return self._embed(ids, tf.zeros([tokenize.length], tf.int32), self._encode_texts, progress)
+        """Embeddings (texts, embed_dim) float32 of strings, tokenised as the model's preprocessing says.
+
+        Texts of the same tokens are embedded once: their scores then tie exactly, wherever they stand in a batch.
+
+        Raises:
+            ValueError: no texts.
+        """
+        if len(texts) == 0:
+            raise ValueError("There is nothing to embed: no texts.")
+        strings = tf.data.Dataset.from_tensor_slices(tf.constant(list(texts), tf.string))
+        ids = np.concatenate([self._tokenize(part).numpy() for part in strings.batch(_TEXTS_TOKENISED_AT_ONCE)])
+        ids, position = np.unique(ids, axis=0, return_inverse=True)
+        dataset = self._share_of(tf.data.Dataset.from_tensor_slices(ids))
+        return self._embed(dataset, tf.zeros(ids.shape[1], tf.int32), self._encode_texts, progress)[position.ravel()]
 
     def _find_local_replicas(self) -> list[int]:
         found = []
@@ -159,7 +173,6 @@ def _normalize(pixels: tf.Tensor) -> tf.Tensor:
 
 def _broken_image(examples: tf.data.Dataset, decode: Callable) -> str | None:
     """Names the first image that cannot be decoded."""
-    decode = tf.function(decode, input_signature=[tf.TensorSpec([], tf.string)])
     for position, example in enumerate(examples):
         try:
             decode(example["image"])

@@ -1,5 +1,6 @@
 """Few-shot linear classification: ridge regression in closed form on whitened features (the paper's 10-shot, 4.5)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +68,7 @@ def few_shot(
     shots: int = 10,
     seeds: int = 3,
     l2: float = L2,
+    draws: Sequence[np.ndarray] | None = None,
 ) -> FewShotResult:
     """Accuracy of the closed-form probe, averaged over draws of the training examples.
 
@@ -79,6 +81,7 @@ def few_shot(
         shots: training examples of each class.
         seeds: seeds 0 .. seeds-1 are drawn.
         l2: the ridge.
+        draws: indices of the training examples of each seed, in place of `draw_shots` for each of `seeds`.
 
     Raises:
         ValueError: shapes or labels that do not fit, or a class without training examples.
@@ -97,9 +100,10 @@ def few_shot(
         raise ValueError(f"Train and test features differ in width: {train.shape[1]} and {test.shape[1]}.")
     if shots < 1 or seeds < 1 or l2 <= 0:
         raise ValueError(f"Expected shots, seeds >= 1 and l2 > 0. Received: {shots}, {seeds}, {l2}.")
+    if draws is None:
+        draws = [draw_shots(train_labels, classes, shots, seed) for seed in range(seeds)]
     accuracies = []
-    for seed in range(seeds):
-        drawn = draw_shots(train_labels, classes, shots, seed)
+    for drawn in draws:
         mean = train[drawn].mean(axis=0)
         deviation = train[drawn].std(axis=0) + 1e-5
         weights = ridge_classifier(_with_bias((train[drawn] - mean) / deviation), train_labels[drawn], classes, l2)

@@ -114,6 +114,8 @@ def test_bad_input_is_named(model, examples):
         Embedder(model).images(examples.take(0))
     with pytest.raises(ValueError, match="nothing to embed"):
         Embedder(model).texts([])
+    same = Embedder(model, 2).texts(["A red circle", "x", "y", "z", "a red circle"])
+    np.testing.assert_array_equal(same[0], same[-1])
     bare = example_model()
     bare.preprocessing = None
     with pytest.raises(ValueError, match="no preprocessing of its own"):

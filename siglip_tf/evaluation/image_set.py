@@ -1,0 +1,121 @@
+"""A set of encoded images to evaluate on: bytes as a tf.data data set, labels and captions as arrays."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images in a fixed order, with what is known about them.
+
+    Attributes:
+        name: what tables and messages call the set.
+        examples: dicts of "image" (bytes of an image file) and "id" (string), not yet decoded.
+        ids: (images,) strings, the same as in `examples`.
+        labels: (images,) int, or (images, k) int padded with -1, or None.
+        class_names: a name for each label, or None.
+        captions: for each image its captions, or None; one list a language in `languages`.
+        languages: captions by language code, where there are several.
+    """
+
+    name: str
+    examples: tf.data.Dataset
+    ids: tuple[str, ...]
+    labels: np.ndarray | None = None
+    class_names: tuple[str, ...] | None = None
+    captions: tuple[tuple[str, ...], ...] | None = None
+    languages: dict[str, tuple[tuple[str, ...], ...]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageSet":
+        """The images at `indices`, which must rise strictly: the set is read in order and never shuffled."""
+        indices = np.asarray(indices, np.int64)
+        if indices.size == 0 or (np.diff(indices) <= 0).any() or indices[0] < 0 or indices[-1] >= len(self):
+            raise ValueError(f"Expected rising indices in 0..{len(self) - 1}. Received: {indices[:10].tolist()} ...")
+        kept = np.zeros(len(self), bool)
+        kept[indices] = True
+        chosen = tf.data.Dataset.from_tensor_slices(kept)
+        pairs = tf.data.Dataset.zip(chosen, self.examples).filter(lambda keep, _: keep)
+
+        def pick(values):
+            return None if values is None else tuple(values[i] for i in indices)
+
+        return replace(
+            self,
+            examples=pairs.map(lambda _, example: example),
+            ids=pick(self.ids),
+            labels=None if self.labels is None else self.labels[indices],
+            captions=pick(self.captions),
+            languages=None if self.languages is None else {k: pick(v) for k, v in self.languages.items()},
+        )
+
+    def limit(self, count: int | None) -> "ImageSet":
+        """`count` images spread evenly over the set (sets are often sorted by class); all of them for None."""
+        if count is None or count >= len(self):
+            return self
+        return self.subset(np.linspace(0, len(self) - 1, count).round().astype(np.int64))
+
+    def read(self, indices: Sequence[int]) -> list[bytes]:
+        """The bytes of a few images, in the order asked for."""
+        rising = np.unique(np.asarray(indices, np.int64))
+        if rising.size == 0:
+            return []
+        found = dict(zip(rising.tolist(), self.subset(rising).examples.as_numpy_iterator(), strict=True))
+        return [found[int(i)]["image"] for i in indices]
+
+
+def from_files(name: str, paths: Sequence[str], ids: Sequence[str] | None = None, **known) -> ImageSet:
+    """An `ImageSet` of image files at any paths that TensorFlow reads; ids are the paths if not given.
+
+    Raises:
+        ValueError: no files.
+    """
+    if not paths:
+        raise ValueError(f"{name} holds no image files.")
+    ids = tuple(paths if ids is None else ids)
+    files = tf.data.Dataset.from_tensor_slices({"path": list(paths), "id": list(ids)})
+    examples = files.map(
+        lambda file: {"image": tf.io.read_file(file["path"]), "id": file["id"]}, num_parallel_calls=tf.data.AUTOTUNE
+    )
+    return ImageSet(name, examples, ids, **known)
+
+
+def from_examples(name: str, examples: tf.data.Dataset, class_names: Sequence[str] | None = None) -> ImageSet:
+    """An `ImageSet` of raw examples: dicts with "image" and "id", optionally "captions" (k,) and "label".
+
+    The data set must give the same examples in the same order each time: it is read once here, without decoding.
+
+    Raises:
+        ValueError: no examples.
+    """
+    ids, labels, captions = [], [], []
+    columns = examples.map(lambda example: {k: v for k, v in example.items() if k in ("id", "label", "captions")})
+    for example in columns.as_numpy_iterator():
+        ids.append(example["id"].decode(errors="replace"))
+        labels.append(example.get("label"))
+        captions.append(tuple(c.decode(errors="replace") for c in example.get("captions", ())))
+    if not ids:
+        raise ValueError(f"{name} holds no examples.")
+    return ImageSet(
+        name,
+        examples.map(lambda example: {"image": example["image"], "id": example["id"]}),
+        tuple(ids),
+        labels=None if labels[0] is None else pad_labels(labels),
+        class_names=None if class_names is None else tuple(class_names),
+        captions=tuple(captions) if any(captions) else None,
+    )
+
+
+def pad_labels(labels: Sequence) -> np.ndarray:
+    """(n,) int from numbers, or (n, k) int padded with -1 from lists of numbers (k at least 1)."""
+    if all(np.ndim(label) == 0 for label in labels):
+        return np.asarray(labels, np.int64)
+    padded = np.full((len(labels), max(1, *(len(label) for label in labels))), -1, np.int64)
+    for row, label in zip(padded, labels, strict=True):
+        row[: len(label)] = label
+    return padded

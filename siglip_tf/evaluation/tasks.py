@@ -1,0 +1,317 @@
+"""Tasks: an image set, what to measure on it, and how its figures and examples come about."""
+
+import abc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from siglip_tf.evaluation.embed import Embedder
+from siglip_tf.evaluation.few_shot import draw_shots, few_shot
+from siglip_tf.evaluation.image_set import ImageSet
+from siglip_tf.evaluation.ranking import top_k
+from siglip_tf.evaluation.results import Answer, Query, TaskResult
+from siglip_tf.evaluation.retrieval import RECALL_AT, RetrievalResult, retrieval
+from siglip_tf.evaluation.zero_shot import class_embeddings, zero_shot
+
+_SHOWN = 12  # examples of a kind in the report
+_SHOWN_ANSWERS = 5
+
+
+class Evaluation:
+    """A model under evaluation; image embeddings are kept, so that tasks on one image set share them.
+
+    Args:
+        embedder: runs the towers.
+        progress: called with a short description and the number of images done.
+    """
+
+    def __init__(self, embedder: Embedder, progress: Callable[[str, int, int], None] | None = None):
+        self.embedder = embedder
+        self._progress = progress
+        self._images: dict[int, tuple[ImageSet, np.ndarray]] = {}
+        model = embedder.model
+        self.temperature = float(np.exp(np.asarray(model.log_temperature)))
+        self.bias = 0.0 if model.bias is None else float(np.asarray(model.bias))
+
+    def images(self, image_set: ImageSet, pooled: bool = False) -> np.ndarray:
+        """Embeddings of all images of the set."""
+        key = id(image_set) if not pooled else -id(image_set)
+        if key not in self._images:
+            progress = None
+            if self._progress is not None:
+                total, show = len(image_set), self._progress
+                progress = lambda done: show(image_set.name, done, total)  # noqa: E731
+            embeddings = self.embedder.images(image_set.examples, pooled=pooled, progress=progress)
+            # The set is kept too: its id must not be given to another one.
+            self._images[key] = image_set, embeddings
+        return self._images[key][1]
+
+    def logit(self, cosine: float) -> float:
+        """t * cosine + b."""
+        return self.temperature * cosine + self.bias
+
+    def run(self, tasks: Sequence["Task"]) -> list[TaskResult]:
+        """The results of all tasks, in order."""
+        results = []
+        for task in tasks:
+            start = time.monotonic()
+            result = task.run(self)
+            results.append(replace(result, seconds=time.monotonic() - start))
+        return results
+
+
+class Task(abc.ABC):
+    """Something to measure; `name` is its part of metric names."""
+
+    name: str
+
+    @abc.abstractmethod
+    def run(self, evaluation: Evaluation) -> TaskResult:
+        """Figures and examples."""
+
+
+@dataclass(frozen=True)
+class ZeroShotTask(Task):
+    """Zero-shot classification of a labelled image set.
+
+    Args:
+        images: the set, with labels and class names.
+        templates: prompts.
+        class_subset: ids of the classes that may be predicted; "present" for those that occur; None for all.
+    """
+
+    images: ImageSet
+    templates: Sequence[str] = ("a photo of a {}",)
+    class_subset: Sequence[int] | str | None = None
+
+    def __post_init__(self):
+        if self.images.labels is None or self.images.class_names is None:
+            raise ValueError(f"{self.images.name} has no labels: zero-shot classification needs them.")
+
+    @property
+    def name(self) -> str:
+        return f"zero_shot/{self.images.name}"
+
+    def run(self, evaluation: Evaluation) -> TaskResult:
+        images, names = self.images, self.images.class_names
+        subset = self.class_subset
+        if isinstance(subset, str):
+            subset = np.unique(images.labels[images.labels >= 0])
+        classes = class_embeddings(evaluation.embedder.texts, names, self.templates)
+        result = zero_shot(evaluation.images(images), classes, images.labels, subset)
+        labels = images.labels[result.counted].reshape(result.images, -1)
+        right = (result.top[:, :, None] == labels[:, None, :]).any(axis=2)
+        first = labels[np.arange(len(labels)), (labels >= 0).argmax(axis=1)]
+        count = len(names) if subset is None else len(subset)
+        right_labels = float((labels >= 0).sum(axis=1).mean())
+        notes = [f"{len(names)} classes" + ("" if subset is None else f", {count} of them may be predicted")]
+        if result.left_out:
+            notes.append(f"{result.left_out} images without a label are left out")
+
+        def query(i: int) -> Query:
+            answers = tuple(
+                Answer(bool(ok), evaluation.logit(score), text=names[c])
+                for c, score, ok in zip(result.top[i], result.scores[i], right[i], strict=True)
+            )
+            rank = int(right[i].argmax()) if right[i].any() else len(answers)
+            truth = ", ".join(names[c] for c in labels[i] if c >= 0)
+            return Query(rank, answers, text=truth, image=int(result.counted[i]))
+
+        hit = right[:, 0]
+        margin = result.scores[:, 0]
+        wrong = np.flatnonzero(~hit)
+        wrong = wrong[np.argsort(-margin[wrong], kind="stable")]  # the most confident first
+        return TaskResult(
+            self.name,
+            "zero_shot",
+            result.images,
+            result.to_dict(),
+            {"top1": right_labels / count, "top5": min(1.0, 5 * right_labels / count), "mean_per_class": 1 / count},
+            notes=tuple(notes),
+            rows={
+                names[c]: {"top1": value, "images": float((first == c).sum())} for c, value in result.per_class.items()
+            },
+            confusions=_confusions(first[wrong], result.top[wrong, 0], names),
+            queries={
+                "Right": tuple(query(i) for i in _spread(np.flatnonzero(hit))),
+                "Wrong, the surest first": tuple(query(i) for i in wrong[:_SHOWN]),
+            },
+            images_of=images,
+        )
+
+
+@dataclass(frozen=True)
+class RetrievalTask(Task):
+    """Retrieval between a set's images and their captions, in one language or each of several.
+
+    Args:
+        images: the set, with `captions` or `languages`. Images without a caption are left out.
+    """
+
+    images: ImageSet
+
+    def __post_init__(self):
+        if self.images.captions is None and not self.images.languages:
+            raise ValueError(f"{self.images.name} has no captions: retrieval needs them.")
+
+    @property
+    def name(self) -> str:
+        return f"retrieval/{self.images.name}"
+
+    def run(self, evaluation: Evaluation) -> TaskResult:
+        languages = self.images.languages or {"": self.images.captions}
+        vectors = evaluation.images(self.images)
+        rows, notes, chances = {}, [], []
+        queries: dict[str, tuple[Query, ...]] = {}
+        for language, captions in languages.items():
+            kept = np.array([i for i, several in enumerate(captions) if several])
+            texts = [caption for i in kept for caption in captions[i]]
+            owner = np.repeat(np.arange(len(kept)), [len(captions[i]) for i in kept])
+            text_vectors = evaluation.embedder.texts(texts)
+            result = retrieval(vectors[kept], text_vectors, owner)
+            rows[language] = result.to_dict()
+            chances.append(_retrieval_chance(owner))
+            if len(kept) < len(captions):
+                notes.append(f"{language} {len(captions) - len(kept)} images without a caption are left out".strip())
+            if not queries or language == "en":
+                queries = _retrieval_queries(evaluation, vectors, kept, text_vectors, texts, owner, result)
+        mean = {name: float(np.mean([row[name] for row in rows.values()])) for name in next(iter(rows.values()))}
+        chance = {name: float(np.mean([c[name] for c in chances])) for name in chances[0]}
+        if self.images.languages:
+            notes.insert(0, f"mean of {len(rows)} languages")
+        return TaskResult(
+            self.name,
+            "retrieval",
+            len(self.images),
+            mean,
+            chance,
+            notes=tuple(notes),
+            rows=rows if self.images.languages else {},
+            queries=queries,
+            images_of=self.images,
+        )
+
+
+@dataclass(frozen=True)
+class FewShotTask(Task):
+    """The closed-form linear probe on the image tower's pooled output.
+
+    Args:
+        train: labelled set to draw from; only the drawn images are embedded.
+        test: labelled set with the same classes.
+        shots: examples a class.
+        seeds: how many draws.
+    """
+
+    train: ImageSet
+    test: ImageSet
+    shots: int = 10
+    seeds: int = 3
+
+    def __post_init__(self):
+        for images in (self.train, self.test):
+            if images.labels is None or images.labels.ndim != 1:
+                raise ValueError(f"{images.name} has no single label for each image: a linear probe needs one.")
+        if self.train.class_names != self.test.class_names:
+            raise ValueError(f"{self.train.name} and {self.test.name} have different classes.")
+
+    @property
+    def name(self) -> str:
+        return f"few_shot/{self.test.name}"
+
+    def run(self, evaluation: Evaluation) -> TaskResult:
+        classes = len(self.train.class_names)
+        draws = [draw_shots(self.train.labels, classes, self.shots, seed) for seed in range(self.seeds)]
+        drawn = np.unique(np.concatenate(draws))
+        train = self.train.subset(drawn)
+        result = few_shot(
+            evaluation.images(train, pooled=True),
+            train.labels,
+            evaluation.images(self.test, pooled=True),
+            self.test.labels,
+            classes,
+            shots=self.shots,
+            draws=[np.searchsorted(drawn, indices) for indices in draws],
+        )
+        seeds = {f"seed {seed}": {"accuracy": value} for seed, value in enumerate(result.per_seed)}
+        metrics = {f"{self.shots}shot": result.accuracy}
+        notes = (f"{classes} classes, mean of {self.seeds} draws",)
+        chance = {f"{self.shots}shot": 1 / classes}
+        return TaskResult(self.name, "few_shot", len(self.test), metrics, chance, notes=notes, rows=seeds)
+
+
+def _confusions(right: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> tuple[tuple[str, str, int], ...]:
+    pairs, counts = np.unique(np.stack([right, predicted], axis=1), axis=0, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:30]
+    return tuple((names[pairs[i][0]], names[pairs[i][1]], int(counts[i])) for i in order)
+
+
+def _spread(indices: np.ndarray) -> np.ndarray:
+    """A dozen of the indices, evenly spread."""
+    if len(indices) <= _SHOWN:
+        return indices
+    return indices[np.linspace(0, len(indices) - 1, _SHOWN).round().astype(int)]
+
+
+def _retrieval_chance(owner: np.ndarray) -> dict[str, float]:
+    """Recalls of a random ranking: k of all images; at least one of c right captions among k of all captions."""
+    texts, captions = len(owner), np.bincount(owner)
+    chance = {}
+    for k in RECALL_AT:
+        miss = np.ones(len(captions))
+        for j in range(min(k, texts)):
+            miss *= np.maximum(0, texts - captions - j) / (texts - j)
+        chance[f"image_to_text_R@{k}"] = float(1 - miss.mean())
+        chance[f"text_to_image_R@{k}"] = min(1.0, k / len(captions))
+    return chance
+
+
+def _retrieval_queries(
+    evaluation: Evaluation,
+    vectors: np.ndarray,
+    kept: np.ndarray,
+    text_vectors: np.ndarray,
+    texts: Sequence[str],
+    owner: np.ndarray,
+    result: RetrievalResult,
+) -> dict[str, tuple[Query, ...]]:
+    """Some of every text and image, and those whose right answer ranked worst."""
+
+    def texts_to_images(chosen: np.ndarray) -> tuple[Query, ...]:
+        found, scores = top_k(text_vectors[chosen], vectors[kept], _SHOWN_ANSWERS)
+        return tuple(
+            Query(
+                int(result.text_ranks[t]),
+                tuple(
+                    Answer(bool(owner[t] == i), evaluation.logit(s), image=int(kept[i]))
+                    for i, s in zip(*pair, strict=True)
+                ),
+                text=texts[t],
+            )
+            for t, *pair in zip(chosen, found, scores, strict=True)
+        )
+
+    def images_to_texts(chosen: np.ndarray) -> tuple[Query, ...]:
+        found, scores = top_k(vectors[kept[chosen]], text_vectors, _SHOWN_ANSWERS)
+        return tuple(
+            Query(
+                int(result.image_ranks[i]),
+                tuple(
+                    Answer(bool(owner[t] == i), evaluation.logit(s), text=texts[t]) for t, s in zip(*pair, strict=True)
+                ),
+                image=int(kept[i]),
+            )
+            for i, *pair in zip(chosen, found, scores, strict=True)
+        )
+
+    def worst(ranks: np.ndarray) -> np.ndarray:
+        return np.argsort(-ranks, kind="stable")[: _SHOWN // 2]
+
+    return {
+        "Texts and the images found": texts_to_images(_spread(np.arange(len(texts)))),
+        "Texts whose image ranked worst": texts_to_images(worst(result.text_ranks)),
+        "Images and the captions found": images_to_texts(_spread(np.arange(len(kept)))),
+        "Images whose captions ranked worst": images_to_texts(worst(result.image_ranks)),
+    }

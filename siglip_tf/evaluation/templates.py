@@ -1,0 +1,39 @@
+"""Prompt templates: a few named sets, and any file of one's own."""
+
+import tensorflow as tf
+
+from siglip_tf.evaluation.readers import read_names
+
+TEMPLATES = {
+    "name": ("{}",),
+    "photo": ("a photo of a {}",),
+    "photos": (
+        "a photo of a {}",
+        "a photo of the {}",
+        "a photo of many {}",
+        "a close photo of one {}",
+        "a small {} far away",
+        "a dark, blurry picture of a {}",
+        "a bright, clear picture of the {}",
+        "this is what a {} looks like",
+        "{}",
+    ),
+    "drawings": ("a drawing of a {}", "a sketch of the {}", "a painting of a {}", "a {} made of paper", "a toy {}"),
+}
+
+
+def read_templates(name_or_path: str) -> tuple[str, ...]:
+    """A named set of `TEMPLATES`, or a file with one template a line (or a JSON list), each with exactly one `{}`.
+
+    Raises:
+        ValueError: neither, or a template without exactly one `{}`.
+    """
+    if name_or_path in TEMPLATES:
+        return TEMPLATES[name_or_path]
+    if not tf.io.gfile.exists(name_or_path):
+        raise ValueError(f"{name_or_path!r} is no file and none of the template sets {sorted(TEMPLATES)}.")
+    templates = tuple(read_names(name_or_path))
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ValueError(f"{name_or_path}: a template needs exactly one `{{}}`. Received: {template!r}.")
+    return templates
