@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.digits",
-        description="Write scikit-learn's handwritten digits as pictures with captions, for `make quickstart DATA=...`.",
+        description="Write scikit-learn's handwritten digits as pictures with captions, for `make quickstart DATA=`.",
     )
     parser.add_argument("folder", type=Path, help="folder to write, such as runs/digits")
     parser.add_argument("--seed", type=int, default=0, help="of the captions' wording (%(default)s)")

@@ -41,13 +41,13 @@ def caption(scene: Scene, generator: random.Random, language: str = "en") -> str
     subject, others = scene.objects[0], scene.objects[1:]
     wordings = [draw_wording(generator) for _ in scene.objects]
     kind = generator.random()
-    if kind < 0.3:
+    if kind < 0.4:
         sentence = generator.choice(grammar.subject_sentences)
         text = fill(sentence, grammar.noun_phrase(subject, wordings[0], sentence.case))
-    elif kind < 0.5 or not others:
+    elif kind < 0.55 or not others:
         sentence = generator.choice(grammar.list_sentences)
         text = fill(sentence, grammar.placed(subject, wordings[0], sentence.case))
-    elif kind < 0.7:
+    elif kind < 0.72:
         second = generator.randrange(len(others))
         pair = (wordings[0], wordings[1 + second])
         text = grammar.relation(subject, others[second], pair, _where(subject, others[second]))

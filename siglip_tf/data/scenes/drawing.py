@@ -1,4 +1,8 @@
-"""Scenes as pictures: signed distances on a pixel grid, antialiased, with texture, shadow and a soft background."""
+"""Scenes as pictures: signed distances on a pixel grid, antialiased, with outline, texture and a soft background.
+
+Every object has the same dark outline. Without it a shape is where one of ten colours, light or dark, plain or
+textured, differs from the background, and a small model needs far more than five minutes to see that.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +31,15 @@ _RGB: Final = {
 # The second colour of a texture: light on dark objects, dark on light ones.
 _DARK_ACCENT: Final = {"white": (128, 128, 132), "yellow": (88, 78, 40)}
 _LIGHT_ACCENT: Final = (246, 246, 244)
+_ACCENT: Final = 0.6  # how far the second colour goes there: far enough to see, not so far as to break the outline
 
 # Fractions of the picture's side.
-_RADIUS: Final = {"small": (0.100, 0.118), "large": (0.172, 0.198)}
-_PLACE_CENTRES: Final = (0.205, 0.5, 0.795)
-_PLACE_JITTER: Final = 0.02
-_MAX_ROTATION: Final = math.radians(14)  # a square stays a square and no diamond
+_RADIUS: Final = {"small": (0.090, 0.104), "large": (0.142, 0.157)}
+_PLACE_CENTRES: Final = (1 / 6, 0.5, 5 / 6)
+_PLACE_JITTER: Final = 0.012
+_MAX_ROTATION: Final = math.radians(5)
+_OUTLINE: Final = 0.0266
+_OUTLINE_RGB: Final = (18, 18, 22)
 _NOISE_SIDE: Final = 512
 
 Grid = np.ndarray  # float32 (height, width)
@@ -90,7 +97,7 @@ def _draw_object(canvas: np.ndarray, thing: SceneObject, generator: random.Rando
     shade = np.float32([generator.uniform(-10, 10) for _ in range(3)])
     phase = generator.random()
 
-    reach = math.ceil(radius * 1.25) + 2
+    reach = math.ceil(radius * 1.25 + _OUTLINE * size) + 2
     top, left = max(0, int(row) - reach), max(0, int(column) - reach)
     bottom, right = min(size, int(row) + reach + 1), min(size, int(column) + reach + 1)
     y = (np.arange(top, bottom, dtype=np.float32) + (0.5 - row))[:, None]
@@ -100,10 +107,10 @@ def _draw_object(canvas: np.ndarray, thing: SceneObject, generator: random.Rando
 
     distance = _SHAPES[thing.shape](u, v) * radius  # pixels, negative inside
     window = canvas[top:bottom, left:right]
-    shadow = np.clip(0.75 - np.maximum(distance - 0.5, 0) * (3.0 / radius), 0, 0.75) * 0.42
-    window *= 1 - shadow[..., None]
+    outline = np.clip(_OUTLINE * size + 0.5 - distance, 0, 1)[..., None]
+    window += (np.float32(_OUTLINE_RGB) - window) * outline
     base = np.float32(_RGB[thing.colour]) + shade
-    accent = np.float32(_DARK_ACCENT.get(thing.colour, _LIGHT_ACCENT))
+    accent = base + _ACCENT * (np.float32(_DARK_ACCENT.get(thing.colour, _LIGHT_ACCENT)) - base)
     paint = base + (accent - base) * _TEXTURES[thing.texture](u * radius, v * radius, size / 64, phase)[..., None]
     cover = np.clip(0.5 - distance, 0, 1)[..., None]
     window += (paint - window) * cover
