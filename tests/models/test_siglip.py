@@ -141,7 +141,7 @@ def test_assign_weights_is_whole_or_nothing():
         ({"image": None}, "embed_dim with image=None"),
         ({"text_head": False, "text_width": 64}, "width 32 where it has no head"),
         ({"image_pool": "max"}, "image_pool to be one of map, gap, tok"),
-        ({"remat": "all"}, "remat to be one of none, block, selective"),
+        ({"remat": "all"}, "remat to be one of none, .*Received: .all."),
         ({"dropout": 1.0}, "rate in"),
         ({"loss": "hinge"}, "sigmoid, softmax"),
         ({"loss": "softmax", "negatives": {"keep": "random", "ratio": 1}}, "with masked negatives"),
