@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     model = tf.saved_model.load(arguments.model)
     answers = ask(model, [Path(path).read_bytes() for path in arguments.images], arguments.labels)
     if arguments.json:
-        print(json.dumps({"answers": answers, "other_libraries": [name for name in ("siglip_tf",) if name in sys.modules]}))
+        print(json.dumps({"answers": answers, "knows_siglip_tf": "siglip_tf" in sys.modules}))
         return 0
     for path, ranked in zip(arguments.images, answers, strict=True):
         print(path)

@@ -286,8 +286,8 @@ def ask(run: _Run, saved_model: Path, task: Any, examples: Any) -> list[Any]:
     if done.returncode:
         raise RuntimeError(f"The exported model did not answer in a process of its own:\n{done.stderr[-2000:]}")
     answer = json.loads(done.stdout.splitlines()[-1])
-    if answer["other_libraries"]:
-        raise RuntimeError(f"The fresh process imported {answer['other_libraries']}, which it must not need.")
+    if answer["knows_siglip_tf"]:
+        raise RuntimeError("The fresh process imported siglip_tf, which it must not need.")
     return [
         Asked(picture, truth, answers[:5])
         for picture, truth, answers in zip(examples.images[:count], truths, answer["answers"], strict=True)
