@@ -79,8 +79,6 @@ def train(
     skips = 0
     resume.data = None if callable(data) else data
     start = resume.restore(model)
-    if start == 0 and watch.action == "skip" and not resume.store.steps():
-        resume.save()  # something to go back to
     while start < steps:
         speed = Speed(global_batch_size, strategy.num_replicas_in_sync, bound)
         shown = [
@@ -100,9 +98,12 @@ def train(
                 else []
             ),
         ]
+        dataset = _dataset(data, resume, strategy)
+        if start == 0 and watch.action == "skip" and not resume.store.steps():
+            resume.save()  # something to go back to
         try:
             model.fit(
-                _dataset(data, resume, strategy),
+                dataset,
                 epochs=1,
                 steps_per_epoch=steps - start,
                 verbose=0,

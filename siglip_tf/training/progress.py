@@ -127,6 +127,7 @@ class Progress(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._written_at = None
+        self._write(f"step {self.step():,}/{self.total_steps:,}  building the first step")
 
     def on_train_batch_end(self, batch, logs=None):
         now = self.speed.clock()

@@ -14,7 +14,7 @@ from siglip_tf.training.interruption import Interruption
 from siglip_tf.training.random_state import random_state, set_random_state
 from siglip_tf.training.state import TrainingState, data_fault
 from siglip_tf.training.store import CheckpointStore, marker_fault
-from siglip_tf.training.workers import agree, leave_together, share, this_worker
+from siglip_tf.training.workers import agree, leave_together, left_files, share, this_worker
 
 _STOP_FILE = "stop_after_step"
 
@@ -125,14 +125,16 @@ class Resume(keras.callbacks.Callback):
         Returns:
             The number of steps already done; `self.batches` is the number of batches already consumed.
         """
+        self.finish_writing()
         passed = self.batches, self.data.state(self.batches) if pass_over and self.data else None
         self._state = TrainingState(model, self._trackables)
         worker = this_worker(model.distribute_strategy)
         if worker.is_chief:
             tf.io.gfile.makedirs(self.directory)
             self.store.sweep()
-            if tf.io.gfile.exists(self._stop_file):
-                tf.io.gfile.remove(self._stop_file)
+            for stale in (self._stop_file, *left_files(model.distribute_strategy, self.directory).values()):
+                if tf.io.gfile.exists(stale):
+                    tf.io.gfile.remove(stale)
         self.step = self.batches = 0
         self._random, self._saved_step, self._last_batch = None, None, -1
         found = self.store.newest(self.say, data_fault)

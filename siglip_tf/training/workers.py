@@ -40,6 +40,11 @@ def this_worker(strategy: tf.distribute.Strategy) -> Worker:
     return Worker(index, chiefs + workers)
 
 
+def left_files(strategy: tf.distribute.Strategy, directory: str) -> dict[int, str]:
+    """The file by which each worker but the chief says that it is through."""
+    return {i: tf.io.gfile.join(directory, f"left_{i}") for i in range(1, this_worker(strategy).count)}
+
+
 def leave_together(strategy: tf.distribute.Strategy, directory: str, seconds: float = 60.0) -> None:
     """Lets the chief wait until the others need it no more, before it may end.
 
@@ -54,7 +59,7 @@ def leave_together(strategy: tf.distribute.Strategy, directory: str, seconds: fl
     worker = this_worker(strategy)
     if worker.count == 1:
         return
-    files = {i: tf.io.gfile.join(directory, f"left_{i}") for i in range(1, worker.count)}
+    files = left_files(strategy, directory)
     if not worker.is_chief:
         with tf.io.gfile.GFile(files[worker.index], "w") as file:
             file.write("")

@@ -11,8 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 import siglip_tf
+from siglip_tf.data.pipeline import TrainingData
 from siglip_tf.optimizers import AdamW, Cosine
 from siglip_tf.training import Resume, train
+from tests.data.memory_source import MemorySource, tiny_preprocessing
 
 STEPS = 40
 BATCH = 8
@@ -35,7 +37,7 @@ def make_model(width: int = 16) -> keras.Model:
     return model
 
 
-def make_siglip(vocab_size: int = 50, steps: int = STEPS) -> siglip_tf.SigLIP:
+def make_siglip(vocab_size: int = 80, steps: int = STEPS) -> siglip_tf.SigLIP:
     """A SigLIP model of one block a tower, with dropout; the vocabulary sets how long a checkpoint takes to write."""
     keras.utils.set_random_seed(3)
     model = siglip_tf.SigLIP(
@@ -68,6 +70,14 @@ def pairs(start: int) -> tf.data.Dataset:
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     examples = tf.data.Dataset.range(start * BATCH, 10_000_000).map(pair)
     return examples.batch(BATCH, drop_remainder=True).with_options(options).prefetch(2)
+
+
+def training_data() -> TrainingData:
+    """A source of 47 records, five of them broken, so that the position is no multiple of the step."""
+    broken = {3: {"image": b"no image"}, **{i: {"captions": []} for i in (11, 12, 30, 46)}}
+    return TrainingData(
+        MemorySource(47, broken), tiny_preprocessing(size=16, length=4), BATCH, seed=2, bad_record_limit=0.5
+    )
 
 
 def weights(model: keras.Model) -> list[np.ndarray]:
@@ -126,8 +136,9 @@ def main() -> None:
     parser.add_argument("directory")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--every", type=int, default=5)
-    parser.add_argument("--vocab-size", type=int, default=50)
+    parser.add_argument("--vocab-size", type=int, default=80)
     parser.add_argument("--sleep", type=float, default=0.0)
+    parser.add_argument("--training-data", action="store_true")
     parser.add_argument("--asynchronous", action="store_true")
     parser.add_argument("--multi-worker", action="store_true")
     parser.add_argument("--die-writing", type=int)
@@ -151,7 +162,15 @@ def main() -> None:
         callbacks.append(Die(resume, arguments.terminate_after, signal.SIGTERM))
     if arguments.ready:
         callbacks.append(Ready(arguments.ready))
-    train(model, pairs, steps=arguments.steps, global_batch_size=BATCH, resume=resume, log_every=1, callbacks=callbacks)
+    train(
+        model,
+        training_data() if arguments.training_data else pairs,
+        steps=arguments.steps,
+        global_batch_size=BATCH,
+        resume=resume,
+        log_every=1,
+        callbacks=callbacks,
+    )
     if arguments.final:
         np.savez(arguments.final, *weights(model))
 

@@ -85,6 +85,7 @@ def test_progress_of_a_run(stream):
     progress = Progress(6, speed, lambda: done[0], stream=stream)
     make_model().fit(batches(0), steps_per_epoch=6, verbose=0, callbacks=[Count(), progress])
     text = stream.getvalue()
+    assert text.lstrip("\r").startswith("step 0/6  building the first step")
     assert "step 1/6" in text and "step 6/6  100.0 %" in text and text.endswith("\n")
     assert ("\r" in text) == stream.isatty()
 

@@ -114,7 +114,7 @@ def cluster():
 
 def start_two(directory, *arguments, each=((), ())):
     return [
-        start(directory, "--multi-worker", *arguments, *own, environment=environment)
+        start(directory, "--multi-worker", "--training-data", *arguments, *own, environment=environment)
         for environment, own in zip(cluster(), each, strict=True)
     ]
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from siglip_tf.optimizers import Lion
 from siglip_tf.training import Resume, train
-from tests.training.small_run import BATCH, STEPS, Die, batches, make_model, make_siglip, pairs, weights
+from tests.training.small_run import BATCH, STEPS, Die, batches, make_model, make_siglip, pairs, training_data, weights
 
 
 def run(directory, steps=STEPS, model=None, said=None, data=batches, **options):
@@ -185,6 +185,24 @@ def test_data_that_knows_its_position(tmp_path):
     assert_same(whole, model)
     with pytest.raises(ValueError, match=r"no position of the data.*data=None"):
         Resume(str(tmp_path / "whole"), data=Positioned()).restore(make_siglip())
+
+
+@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_training_data_goes_on_behind_its_broken_records(tmp_path, replicas):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]) if replicas == 2 else tf.distribute.get_strategy()
+
+    def part(name, stop):
+        with strategy.scope():
+            model = make_siglip()
+        return run(tmp_path / name, steps=stop, model=model, data=training_data())
+
+    whole = part("whole", 12)
+    part("parts", 7)
+    assert_same(whole, part("parts", 12))
+    state = json.loads((tmp_path / "parts" / "checkpoints" / "step_000000012" / "state.json").read_text())
+    (position,) = (worker["data"] for worker in state["workers"])
+    read, skipped = sum(position["passed"].values()), sum(position["skipped"].values())
+    assert read == 12 * BATCH + skipped and skipped > 5
 
 
 def test_random_states_and_further_states_come_back(tmp_path):

@@ -2,12 +2,13 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from siglip_tf.training import Resume, UnstableTrainingError, Watch, train
-from tests.training.small_run import BATCH, STEPS, batches, make_model, weights
+from tests.training.small_run import BATCH, STEPS, batches, make_model, make_siglip, training_data, weights
 
 
 def poisoned(bad, value):
@@ -75,6 +76,34 @@ def test_nan_is_passed_over(tmp_path):
 def test_a_fault_before_the_first_checkpoint_goes_back_to_the_start(tmp_path):
     _, resume = run(tmp_path, poisoned([3], np.nan), action="skip")
     assert (resume.step, resume.batches) == (STEPS, STEPS + 4)
+
+
+def test_training_data_stays_where_it_stands_when_batches_are_passed_over(tmp_path):
+    class Spoil(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if int(self.model.optimizer.iterations) == 12 and not spoiled:
+                spoiled.append(batch)
+                self.model.bias.assign(np.nan)
+
+    spoiled, model = [], make_siglip()
+    resume = Resume(str(tmp_path), every=10, say=lambda text: None)
+    train(
+        model,
+        training_data(),
+        steps=20,
+        global_batch_size=BATCH,
+        resume=resume,
+        watch=Watch(resume, "skip"),
+        callbacks=[Spoil()],
+        tensorboard=False,
+        progress=False,
+    )
+    assert (resume.step, resume.batches) == (20, 23)
+    state = json.loads((tmp_path / "checkpoints" / "step_000000020" / "state.json").read_text())
+    (position,) = (worker["data"] for worker in state["workers"])
+    assert position["step"] == 23
+    assert sum(position["passed"].values()) == 23 * BATCH + sum(position["skipped"].values())
+    assert np.isfinite(model.bias.numpy())
 
 
 def test_a_run_that_is_always_broken_ends(tmp_path):
