@@ -10,10 +10,14 @@ from typing import Any
 _MODULES = {
     "Augmentation": "augmentation",
     "Corruption": "corruption",
+    "EmbeddingData": "embedding_data",
+    "EmbeddingWriter": "embedding_writer",
     "ImagePreprocessing": "preprocessing",
     "Preprocessing": "preprocessing",
+    "StoredEmbeddings": "stored_embeddings",
     "Tokenizer": "text",
     "canonicalize": "text",
+    "tower_fingerprint": "stored_embeddings",
 }
 
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from siglip_tf.data.image_header import image_size
 from siglip_tf.data.preprocessing import ImagePreprocessing
+from siglip_tf.data.sources.base import Source
 
 
 class Cause(enum.StrEnum):
@@ -97,7 +98,7 @@ class BadRecordReport:
 
     def __init__(self, path: str | None):
         self.path = path
-        self._seen: set[tuple[str, int]] = set()
+        self._seen: dict[tuple[str, int], Cause] = {}
         self.by_cause: Counter[str] = Counter()
         if path is not None and tf.io.gfile.exists(path):
             self._continue(path)
@@ -112,9 +113,9 @@ class BadRecordReport:
         for number, line in enumerate(whole, 1):
             try:
                 entry = json.loads(line)
-                self._seen.add((entry["shard"], entry["offset"]))
+                self._seen[entry["shard"], entry["offset"]] = Cause(entry["cause"])
                 self.by_cause[entry["cause"]] += 1
-            except (json.JSONDecodeError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError) as error:
                 raise ValueError(
                     f"{path}, line {number} is not a line of a report of bad records: {error}. Name another file."
                 ) from error
@@ -125,13 +126,58 @@ class BadRecordReport:
     def __len__(self) -> int:
         return len(self._seen)
 
+    def known(self, shard: str, offset: int) -> Cause | None:
+        """The cause noted for a record, if it is in the report."""
+        return self._seen.get((shard, offset))
+
     def add(self, shard: str, offset: int, cause: Cause, detail: str = "", identifier: str = "") -> None:
         """Notes one record, if it is not in the report yet."""
         if (shard, offset) in self._seen:
             return
-        self._seen.add((shard, offset))
+        self._seen[shard, offset] = cause
         self.by_cause[cause.value] += 1
         if self.path is not None:
             entry = {"shard": shard, "offset": offset, "id": identifier, "cause": cause.value, "detail": detail}
             with open(self.path, "a") if "://" not in self.path else tf.io.gfile.GFile(self.path, "a") as file:
                 file.write(json.dumps(entry) + "\n")
+
+
+class Explainer:
+    """Finds out why records did not arrive, and notes them in a report.
+
+    Args:
+        report: where they are noted.
+        image: the preprocessing that the images get.
+        certain: whether a record that did not arrive is surely skipped, even if it can be read by now.
+    """
+
+    def __init__(self, report: BadRecordReport, image: ImagePreprocessing, certain: bool = True):
+        self._report = report
+        self._image = image
+        self._certain = certain
+        self._unreadable: dict[str, str] = {}
+
+    def __call__(self, source: Source, record: int) -> Cause | None:
+        """The cause, or None for a sound record that may still arrive."""
+        shard, offset = source.locate(record)
+        if known := self._report.known(shard, offset):
+            return known
+        identifier, found = "", None
+        if shard in self._unreadable:  # thousands of records, each of which would be tried in vain
+            found = Cause.UNREADABLE, self._unreadable[shard]
+        else:
+            try:
+                example = source.fetch(record)
+                identifier = bytes(example["id"]).decode(errors="replace")
+                found = diagnose(example, self._image)
+            except tf.errors.DataLossError as error:
+                found = Cause.TORN_RECORD, first_line(error)
+            except tf.errors.OpError as error:
+                self._unreadable[shard] = first_line(error)
+                found = Cause.UNREADABLE, self._unreadable[shard]
+        if found is None and self._certain:
+            found = Cause.UNREADABLE, "could be read when tried again"
+        if found is None:
+            return None
+        self._report.add(shard, offset, *found, identifier)
+        return found[0]

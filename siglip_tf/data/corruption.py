@@ -84,6 +84,7 @@ class Corruption:
         source = tf.tensor_scatter_nd_update(tf.range(batch), order[:, None], tf.roll(order, 1, 0))
         return tf.gather(texts, source)
 
+    @tf.autograph.experimental.do_not_convert
     def __call__(self, batch: dict[str, tf.Tensor], seed: Any) -> dict[str, tf.Tensor]:
         """The batch, corrupted.
 

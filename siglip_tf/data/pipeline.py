@@ -7,12 +7,14 @@ import numpy as np
 import tensorflow as tf
 
 from siglip_tf.data.augmentation import Augmentation
-from siglip_tf.data.bad_records import BadRecordReport, Cause, diagnose, first_line
+from siglip_tf.data.bad_records import BadRecordReport, Cause, Explainer
 from siglip_tf.data.mixture import Mixture
 from siglip_tf.data.position import VERSION, PositionTracker
 from siglip_tf.data.preprocessing import Preprocessing
 from siglip_tf.data.reading import EXTRA_FIELDS, Reading
 from siglip_tf.data.sources.base import Source
+
+_as_written = tf.autograph.experimental.do_not_convert
 
 Corruption = Callable[[dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]
 
@@ -154,11 +156,11 @@ class TrainingData:
                 .flat_map(lambda part: tf.data.Dataset.from_tensors(part).repeat(block))
             )
             pairs = tf.data.Dataset.choose_from_datasets(parts, turns)
-        batches = pairs.batch(self.global_batch // replicas, drop_remainder=True).map(self._account)
+        batches = pairs.batch(self.global_batch // replicas, drop_remainder=True).map(_as_written(self._account))
         first = self._first_step * (replicas // workers) if replicas > 1 else self._first_step
         numbered = tf.data.Dataset.zip(tf.data.Dataset.range(first, 1 << 62), batches)
         batches = numbered.map(
-            lambda number, batch: self._finish(batch, tf.stack([tf.constant(worker, tf.int64), number])),
+            _as_written(lambda number, batch: self._finish(batch, tf.stack([tf.constant(worker, tf.int64), number]))),
             num_parallel_calls=self._parallel_calls,
         )
         options = tf.data.Options()
@@ -211,8 +213,8 @@ class TrainingData:
         self.report = BadRecordReport(path)
 
         def explain(stream: int, slots: list[int]) -> list[Cause | None]:
-            unreadable: dict[str, str] = {}
-            return [self._explain(*reading.locate(stream, slot), unreadable) for slot in slots]
+            explainer = Explainer(self.report, self.preprocessing.image, certain=self._deterministic)
+            return [explainer(*reading.locate(stream, slot)) for slot in slots]
 
         self._tracker = PositionTracker(explain, self._limit, self._deterministic)
         if self._restored is None:
@@ -228,30 +230,8 @@ class TrainingData:
             self._first_step, {stream: passed[str(stream)] for stream in streams}, self._restored["skipped"]
         )
 
-    def _explain(self, source: Source, record: int, unreadable: dict[str, str]) -> Cause | None:
-        shard, offset = source.locate(record)
-        identifier = ""
-        try:
-            if shard in unreadable:  # thousands of records, each of which would be tried in vain
-                found = Cause.UNREADABLE, unreadable[shard]
-            else:
-                example = source.fetch(record)
-                identifier = bytes(example["id"]).decode(errors="replace")
-                found = diagnose(example, self.preprocessing.image)
-        except tf.errors.DataLossError as error:
-            found = Cause.TORN_RECORD, first_line(error)
-        except tf.errors.OpError as error:
-            unreadable[shard] = first_line(error)
-            found = Cause.UNREADABLE, unreadable[shard]
-        if found is None and self._deterministic:
-            found = Cause.UNREADABLE, "could be read when tried again"
-        if found is None:
-            return None
-        self.report.add(shard, offset, *found, identifier)
-        return found[0]
-
     def _decoded(self, reading: Reading, stream: int, slot: int) -> tf.data.Dataset:
-        @tf.autograph.experimental.do_not_convert
+        @_as_written
         def decode(pair: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             with tf.control_dependencies([tf.debugging.Assert(pair["caption"] != "", ["No caption to train on."])]):
                 data = tf.identity(pair["image"])

@@ -91,17 +91,19 @@ class PositionTracker:
                 # A second iterator over the same data starts again from the first slot.
                 state.frontier = max(state.frontier, slots[-1] + 1)
                 return
-            state.ahead.update(slots)
+            state.ahead.update(slot for slot in slots if slot >= state.frontier)
             self._advance(state)
-            if state.ahead and max(state.ahead) - state.frontier > self.SLACK:
-                self._skip(stream, [s for s in range(state.frontier, min(state.ahead)) if s not in state.skipped])
+            before = -1
+            while before < state.frontier and state.ahead and max(state.ahead) - state.frontier > self.SLACK:
+                before = state.frontier
+                self._skip(stream, list(range(state.frontier, min(state.ahead))))
                 self._advance(state)
 
     def finished(self, stream: int, end: int) -> None:
         """Says that the stream holds no slot from `end` on, so that what has not arrived never will."""
         with self._lock:
             state = self._streams[stream]
-            self._skip(stream, sorted(set(range(state.frontier, end)) - state.ahead - set(state.skipped)))
+            self._skip(stream, sorted(set(range(state.frontier, end)) - state.ahead))
             state.frontier = end
 
     @staticmethod
@@ -111,16 +113,16 @@ class PositionTracker:
             state.frontier += 1
 
     def _skip(self, stream: int, slots: list[int]) -> None:
-        if not slots:
-            return
         state = self._streams[stream]
+        slots = [slot for slot in slots if slot not in state.skipped]
         for slot, cause in zip(slots, self._diagnose(stream, slots), strict=True):
-            if cause is None and not self._ordered:
+            if cause is None:
                 continue  # still on its way
             at = bisect.bisect_left(state.skipped, slot)
             state.skipped.insert(at, slot)
-            state.causes.insert(at, (cause or Cause.UNREADABLE).value)
-        self._check_limit(max(slots))
+            state.causes.insert(at, cause.value)
+        if slots:
+            self._check_limit(max(slots))
 
     def _check_limit(self, newest: int) -> None:
         skipped = sum(self._base_skipped.values()) + sum(len(s.skipped) for s in self._streams.values())
@@ -134,6 +136,15 @@ class PositionTracker:
                 f"{skipped} of {passed} records are broken ({_counts(causes)}), more than {what}. "
                 "Look at the report of bad records; mend the data, or raise bad_record_limit."
             )
+
+    def frontier(self, stream: int) -> int:
+        """The first slot of a stream that neither arrived nor was skipped."""
+        return self._streams[stream].frontier
+
+    def skipped(self, stream: int) -> dict[str, int]:
+        """How many of a stream's slots were skipped so far, by cause."""
+        with self._lock:
+            return dict(sorted(Counter(self._streams[stream].causes).items()))
 
     def position(self, step: int, pairs_a_step: int) -> dict[str, Any]:
         """`{"step", "passed": {stream: slots}, "skipped": {cause: records}}` once `step` steps are done.

@@ -82,6 +82,7 @@ class ImagePreprocessing:
         # A convex combination of bytes needs no clipping; the cast cuts, as big_vision's does.
         return tf.cast(resized, tf.uint8)
 
+    @tf.autograph.experimental.do_not_convert
     def pixels(self, image: Any, augmentation: Augmentation | None = None, seed: tf.Tensor | None = None) -> tf.Tensor:
         """Resized pixels, a quarter of the bytes of `__call__`'s result: batch these, then `normalize` the batch.
 

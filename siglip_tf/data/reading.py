@@ -100,7 +100,8 @@ class Reading:
         records = _computed(0, locate, 2).flat_map(
             _as_written(lambda *arrays: tf.data.Dataset.from_tensor_slices(arrays))
         )
-        return records.map(read, num_parallel_calls=self.parallel_calls)
+        # In order even where decoding is not: slots are numbered after this.
+        return records.map(read, num_parallel_calls=self.parallel_calls, deterministic=True)
 
     def _by_windows(self, source: Source, order: RunOrder, stream: int, slot: int) -> tf.data.Dataset:
         def window(begin: np.int64) -> list[np.ndarray]:
@@ -181,6 +182,27 @@ class Reading:
                 raise ValueError(f"{source.name} has no {field!r}. Its examples hold {sorted(example)}.")
             pair[field] = chosen(example[field]) if field == "language" else example[field]
         return pair
+
+
+def in_order(source: Source, start: int, stop: int, parallel_calls: int = tf.data.AUTOTUNE) -> tf.data.Dataset:
+    """Records of a source in its own order, by runs where it has them.
+
+    Returns:
+        Dataset of `(index, raw example)`. What cannot be read is an error in its place: `ignore_errors` passes on.
+    """
+    if source.runs is None:
+        return tf.data.Dataset.range(start, stop).map(
+            _as_written(lambda index: (index, source.read(index))), parallel_calls, deterministic=True
+        )
+    borders = np.unique(np.clip(source.runs, start, stop))
+    pieces = np.stack([borders[:-1], np.diff(borders)], axis=1)
+    return tf.data.Dataset.from_tensor_slices(pieces).flat_map(
+        _as_written(
+            lambda piece: tf.data.Dataset.zip(
+                tf.data.Dataset.range(piece[0], piece[0] + piece[1]), source.read_run(piece[0], piece[1])
+            )
+        )
+    )
 
 
 def _computed(start: int, compute: Callable[[int], list[np.ndarray]], outputs: int) -> tf.data.Dataset:

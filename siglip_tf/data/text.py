@@ -127,6 +127,7 @@ class Tokenizer(tf.Module):
             texts = tf.strings.lower(texts, encoding="utf-8" if self.lower_case == "unicode" else "")
         return strip_punctuation(texts) if self.punctuation == "strip" else texts
 
+    @tf.autograph.experimental.do_not_convert
     def __call__(self, texts: Any) -> tf.Tensor:
         """Token ids.
 
@@ -146,6 +147,7 @@ class Tokenizer(tf.Module):
         ids = tf.reshape(ids, tf.concat([tf.shape(texts), [self.length]], 0))
         return tf.ensure_shape(ids, texts.shape.concatenate([self.length]))
 
+    @tf.autograph.experimental.do_not_convert
     def token_counts(self, texts: Any) -> tf.Tensor:
         """Pieces in each text, EOS included, before any cut: a text is truncated where this exceeds `length`.
 

@@ -24,7 +24,7 @@ class MemorySource(Source):
         self.fingerprint = fingerprint_of(name, size)
         self._broken = broken or {}
         self._images = tf.constant([self._broken.get(i, {}).get("image", encode(i)) for i in range(size)])
-        captions = [[f"{name} {i} says {k}" for k in range(captions)] for i in range(size)]
+        captions = [[f"{k} says {name} {i}" for k in range(captions)] for i in range(size)]
         self._captions = tf.ragged.constant(
             [self._broken.get(i, {}).get("captions", own) for i, own in enumerate(captions)], dtype=tf.string
         )
@@ -46,7 +46,7 @@ def tiny_preprocessing(size: int = 4, length: int = 6) -> Preprocessing:
     import io
 
     model = io.BytesIO()
-    words = [f"memory {i} says {k}, a picture of colour {i}" for i in range(30) for k in range(3)]
+    words = [f"{k} says memory {i}, a picture of colour {i}" for i in range(30) for k in range(3)]
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(words), model_writer=model, vocab_size=60, minloglevel=2, hard_vocab_limit=False
     )

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
+_BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 
 
 def is_remote(path: str) -> bool:
@@ -21,14 +20,15 @@ def join(folder: str, name: str) -> str:
 
 def expand_braces(pattern: str) -> list[str]:
     """`a{00..02}.tar` and `{a,b}.tar` written out, as the webdataset library reads them."""
-    if match := _RANGE.search(pattern):
-        first, last = match.groups()
+    match = _BRACES.search(pattern)
+    if match is None:
+        return [pattern]
+    first, last, choices = match.groups()
+    if choices is not None:
+        values = choices.split(",")
+    else:
         width = len(first) if first.startswith("0") or len(first) == len(last) else 0
         values = [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
-    elif match := _CHOICE.search(pattern):
-        values = match.group(1).split(",")
-    else:
-        return [pattern]
     return [
         name for value in values for name in expand_braces(pattern[: match.start()] + value + pattern[match.end() :])
     ]

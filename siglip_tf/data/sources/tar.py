@@ -209,9 +209,9 @@ def _samples(file: Any) -> list[dict[str, Any]]:
                 for field in dict.fromkeys((extension.lower(), extension.lower().rpartition(".")[2])):
                     samples[-1].setdefault(field, (member.offset_data, member.size))
             file.seek(tar.offset)
-            # A whole archive ends in blocks of zeros; without them it was cut between two members.
-            torn = not file.read(1)
-    except tarfile.TarError:
+            # A whole archive ends in blocks of zeros; reading stopped at something else where it is torn.
+            torn = file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE)
+    except (tarfile.TarError, tf.errors.OutOfRangeError):
         file.seek(0)
         torn = bool(file.read(1))
     if torn:

@@ -1,0 +1,184 @@
+"""Batches for evaluation: a source in its own order, every sound record exactly once, every other one accounted for."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from siglip_tf.data.bad_records import BadRecordReport, Cause, Explainer, is_utf8
+from siglip_tf.data.position import PositionTracker
+from siglip_tf.data.preprocessing import Preprocessing
+from siglip_tf.data.reading import in_order
+from siglip_tf.data.sources.base import Source
+
+FIELDS = ("id", "label", "language", "captions")
+REMAINDERS = ("keep", "pad", "drop")
+
+_as_written = tf.autograph.experimental.do_not_convert
+
+
+class EvaluationData:
+    """A source as batches in order, once.
+
+    Args:
+        source: what is evaluated on.
+        preprocessing: the model's; without a tokenizer batches carry no "text".
+        batch: records a batch, on each worker.
+        remainder: the last, smaller batch: "keep" it; "pad" it by repeating its first record, with a "mask" that says
+            which rows count; "drop" it.
+        bad_record_limit: as `TrainingData`'s.
+        report: as `TrainingData`'s.
+        extra_fields: names among "id", "label", "language", "captions"; the last two are ragged (batch, captions).
+
+    Raises:
+        ValueError: an argument out of range, or a preprocessing without images.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        preprocessing: Preprocessing,
+        batch: int,
+        *,
+        remainder: str = "keep",
+        bad_record_limit: float = 0.01,
+        report: str | None = None,
+        extra_fields: Sequence[str] = (),
+    ):
+        if preprocessing is None or preprocessing.image is None:
+            raise ValueError("Evaluation data needs a preprocessing of images.")
+        if batch < 1:
+            raise ValueError(f"batch must be at least 1. Received: {batch}")
+        if remainder not in REMAINDERS:
+            raise ValueError(f"remainder must be one of {REMAINDERS}. Received: {remainder!r}")
+        if unknown := set(extra_fields) - {*FIELDS}:
+            raise ValueError(f"extra_fields must be among {FIELDS}. Received: {sorted(unknown)}")
+        self.source = source
+        self.preprocessing = preprocessing
+        self.batch = batch
+        self._remainder = remainder
+        self._limit = bad_record_limit
+        self._report_path = report
+        self._extra_fields = tuple(extra_fields)
+        self.report: BadRecordReport | None = None
+        self._tracker: PositionTracker | None = None
+        self._span = range(0)
+
+    def dataset(self, context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
+        """The batches of one worker: of several, each has a part of its own of the records.
+
+        Returns:
+            Dataset of `"image"`: float32 (batch, height, width, 3) in [-1, 1]; `"text"`: int32 (batch, text_length),
+            the first caption; `"mask"`: bool (batch,) with remainder "pad"; and the extra fields.
+        """
+        worker, workers = (0, 1) if context is None else (context.input_pipeline_id, context.num_input_pipelines)
+        size = self.source.size
+        self._span = range(worker * size // workers, (worker + 1) * size // workers)
+        path = None if self._report_path is None else self._report_path.replace("{worker}", str(worker))
+        self.report = BadRecordReport(path)
+
+        def explain(_: int, records: list[int]) -> list[Cause | None]:
+            explainer = Explainer(self.report, self.preprocessing.image)
+            return [explainer(self.source, record) for record in records]
+
+        self._tracker = PositionTracker(explain, self._limit)
+        self._tracker.start(0, {0: self._span.start}, {})
+        decoded = in_order(self.source, self._span.start, self._span.stop).map(
+            _as_written(self._decode), tf.data.AUTOTUNE, deterministic=True
+        )
+        batches = decoded.ignore_errors().ragged_batch(self.batch)
+        batches = batches.map(_as_written(self._account))
+        batches = batches.concatenate(self._end(batches.element_spec))
+        if self._remainder == "drop":
+            batches = batches.filter(_as_written(lambda batch: tf.size(batch["record"]) == self.batch))
+        return batches.map(_as_written(self._finish), tf.data.AUTOTUNE, deterministic=True).prefetch(2)
+
+    def accounting(self) -> dict[str, Any]:
+        """`{"read", "used", "skipped", "by_cause"}` once the data set was read to its end; read = used + skipped."""
+        if self._tracker is None:
+            raise ValueError("Records are accounted for once `dataset` was read.")
+        skipped = self._tracker.skipped(0)
+        total = sum(skipped.values())
+        read = self._tracker.frontier(0) - self._span.start
+        return {"read": read, "used": read - total, "skipped": total, "by_cause": skipped}
+
+    def _decode(self, record: tf.Tensor, example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        captions = tf.ensure_shape(example["captions"], [None])
+        usable = tf.where(tf.strings.length(tf.strings.strip(captions)) > 0)[:, 0]
+        sound = (tf.size(usable) > 0) & tf.reduce_all(is_utf8(captions))
+        with tf.control_dependencies([tf.debugging.Assert(sound, ["No caption, or one that is not UTF-8."])]):
+            data = tf.identity(example["image"])
+        decoded = {
+            "image": self.preprocessing.image.pixels(data),
+            "captions": tf.gather(captions, usable),
+            "record": record,
+        }
+        for field in self._extra_fields:
+            if field not in example:
+                raise ValueError(f"{self.source.name} has no {field!r}. Its examples hold {sorted(example)}.")
+            if field != "captions":
+                value = example[field]
+                decoded[field] = tf.gather(value, usable) if field == "language" else value
+        return decoded
+
+    def _account(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        tracker = self._tracker
+
+        def note(records: np.ndarray) -> np.int64:
+            tracker.arrived(0, records.tolist())
+            return np.int64(0)
+
+        noted = tf.numpy_function(note, [batch["record"]], tf.int64)
+        with tf.control_dependencies([noted]):
+            return {**batch, "record": tf.identity(batch["record"])}
+
+    def _end(self, spec: dict[str, tf.TypeSpec]) -> tf.data.Dataset:
+        """A data set without batches, which notes the broken records after the last sound one when it is read."""
+        tracker, stop = self._tracker, self._span.stop
+
+        def finish(_: np.ndarray) -> np.bool_:
+            tracker.finished(0, stop)
+            return np.bool_(False)
+
+        @_as_written
+        def end(number: tf.Tensor) -> tf.Tensor:
+            return tf.ensure_shape(tf.numpy_function(finish, [number], tf.bool), [])
+
+        def blank(value: tf.TypeSpec) -> Any:
+            if isinstance(value, tf.RaggedTensorSpec):
+                return tf.RaggedTensor.from_row_lengths(
+                    tf.zeros([0], value.dtype), tf.zeros([0], value.row_splits_dtype)
+                )
+            return tf.zeros([0, *value.shape[1:]], value.dtype)
+
+        empty = _as_written(lambda _: {key: blank(value) for key, value in spec.items()})
+        return tf.data.Dataset.range(1).filter(end).map(empty)
+
+    def _finish(self, batch: dict[str, Any]) -> dict[str, Any]:
+        batch = dict(batch)
+        captions = batch.pop("captions")
+        del batch["record"]
+        batch["image"] = self.preprocessing.image.normalize(batch["image"])
+        if self.preprocessing.text is not None:
+            batch["text"] = self.preprocessing.text(captions[:, :1].flat_values)
+        if "captions" in self._extra_fields:
+            batch["captions"] = captions
+        if self._remainder == "pad":
+            rows = tf.shape(batch["image"])[0]
+            repeated = tf.where(tf.range(self.batch) < rows, tf.range(self.batch), 0)
+            batch = {key: tf.gather(value, repeated) for key, value in batch.items()}
+            batch["mask"] = tf.range(self.batch) < rows
+        if self._remainder != "keep":
+            batch = {
+                key: value
+                if isinstance(value, tf.RaggedTensor)
+                else tf.ensure_shape(value, [self.batch, *value.shape[1:]])
+                for key, value in batch.items()
+            }
+        return batch
+
+
+def evaluation_dataset(source: Source, preprocessing: Preprocessing, batch: int, **options: Any) -> tf.data.Dataset:
+    """`EvaluationData(...).dataset()`; options as `EvaluationData`'s."""
+    return EvaluationData(source, preprocessing, batch, **options).dataset()
