@@ -1,0 +1,109 @@
+"""Evaluates a checkpoint: zero-shot classification, retrieval, few-shot probes.
+
+    python -m tools.evaluate CHECKPOINT --tasks TASK [TASK ...] [--output DIR]
+
+CHECKPOINT is anything that `siglip_tf.SigLIP.from_checkpoint` reads. With `--output` the figures are written to
+DIR/results.json and, with examples, confusions and failures to look at, to DIR/report.html. For example:
+
+    python -m tools.evaluate siglip_b16 --tasks zero_shot:folder=birds,templates=photos retrieval:coco=/data/coco
+    python -m tools.evaluate siglip_b16 --tasks few_shot:tfds=cifar100 retrieval:xm3600=/data/xm3600 --output results
+    python -m tools.evaluate siglip_b16 --tasks zero_shot:tfds=imagenet_a,subset=present,class_names=imagenet.txt
+
+A task is:
+"""
+
+import argparse
+import datetime
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+# TensorFlow reads it while it is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import siglip_tf
+from siglip_tf.evaluation.embed import Embedder
+from siglip_tf.evaluation.report import html_report
+from siglip_tf.evaluation.results import TaskResult, table
+from siglip_tf.evaluation.task_names import GRAMMAR, parse_task
+from siglip_tf.evaluation.tasks import Evaluation
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.evaluate",
+        description=__doc__ + "\n" + GRAMMAR,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder or file of the checkpoint")
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", required=True, help="what to measure, see above")
+    parser.add_argument("--output", metavar="DIR", type=Path, help="folder for results.json and report.html")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images or texts a step (default 64)")
+    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="another resolution than the checkpoint's")
+    parser.add_argument("--tokenizer", metavar="FILE", help="SentencePiece model for formats that carry none (npz)")
+    options = parser.parse_args(arguments)
+    try:
+        _run(options)
+    except (ValueError, OSError) as error:
+        print(f"{error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    tasks = [parse_task(text) for text in options.tasks]
+    model = siglip_tf.SigLIP.from_checkpoint(
+        options.checkpoint, image_size=options.image_size, tokenizer=options.tokenizer
+    )
+    evaluation = Evaluation(Embedder(model, options.batch_size), _Progress())
+    results = evaluation.run(tasks)
+    print("\n" + table(results))
+    if options.output is not None:
+        _write(options, model, results)
+
+
+def _write(options: argparse.Namespace, model: siglip_tf.SigLIP, results: list[TaskResult]) -> None:
+    about = {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "siglip_tf": siglip_tf.__version__,
+        "image size": "x".join(str(side) for side in model.image_size),
+        "text length": str(model.text_length),
+        "parameters": f"{model.count_params():,}",
+    }
+    options.output.mkdir(parents=True, exist_ok=True)
+    content = {"checkpoint": str(options.checkpoint), **about, "results": [result.to_dict() for result in results]}
+    page = html_report(results, f"Evaluation of {options.checkpoint}", about, sigmoid_scores=model.bias is not None)
+    for name, text in (("results.json", json.dumps(content, indent=1)), ("report.html", page)):
+        partial = options.output / f".{name}.partial"
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(options.output / name)
+        print(f"Wrote {options.output / name}")
+
+
+class _Progress:
+    """One line that says how far a set is and how long it will take."""
+
+    def __init__(self):
+        self._start, self._shown = 0.0, 0.0
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done == 0:
+            self._start = now
+            return
+        last = done >= total
+        if not last and now - self._shown < 0.5:
+            return
+        self._shown = now
+        elapsed = max(now - self._start, 1e-9)
+        left = "" if last or done == 0 else f", {elapsed / done * (total - done):.0f} s left"
+        line = f"{name}: {done:,} of {total:,} images, {done / elapsed:.1f} images/s{left}"
+        end = "\n" if last or not sys.stderr.isatty() else "\r"
+        print(f"\x1b[K{line}" if sys.stderr.isatty() else line, end=end, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""Exports a checkpoint as a SavedModel for TensorFlow Serving.
+
+    python -m tools.export CHECKPOINT DIR
+
+writes DIR/<version>/ and DIR/README.md, which says how to start a server, how to ask it and how to read its scores,
+and asks the new version in a fresh process without Keras objects. For example:
+
+    python -m tools.export siglip_b16 served/siglip --precision bfloat16
+    python -m tools.export siglip_b16 served/birds --labels birds.txt --templates photos
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import tensorflow as tf
+
+import siglip_tf
+from siglip_tf.evaluation.readers import read_names
+from siglip_tf.evaluation.templates import TEMPLATES, read_templates
+from siglip_tf.export import Export, export_saved_model
+from siglip_tf.export.saved_model import MAX_PIXELS
+from siglip_tf.export.warmup import example_requests
+from siglip_tf.export.weights import PRECISIONS
+
+# What the README's Python example does, and nothing of this package.
+_ASK_ALONE = """
+import sys
+import numpy as np, tensorflow as tf, tensorflow_text
+path, image, text, answers = sys.argv[1:]
+signatures = tf.saved_model.load(path).signatures
+images, texts = tf.constant([open(image, "rb").read()]), tf.constant([text])
+embeddings = {n: signatures[n](**v)["embedding"] for n, v in
+              {"embed_image": {"images": images}, "embed_text": {"texts": texts}}.items()}
+score = signatures["score"](images=images, texts=texts)["logits"]
+assert "siglip_tf" not in sys.modules
+np.savez(answers, logits=score, **embeddings)
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder or file of the checkpoint")
+    parser.add_argument("directory", metavar="DIR", help="base folder of the served model, gs:// too")
+    parser.add_argument("--version", type=int, metavar="N", help="by default one more than the largest there")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of stored matrices")
+    parser.add_argument("--labels", metavar="FILE", help="class names to bake in, one a line: signature classify_bank")
+    parser.add_argument(
+        "--templates", default="name", metavar="T", help=f"for labels: {', '.join(TEMPLATES)}, or a file (default name)"
+    )
+    parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS, metavar="N", help="largest image decoded")
+    parser.add_argument("--model-name", metavar="NAME", help="as the server will call it (default: the folder's name)")
+    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="another resolution than the checkpoint's")
+    parser.add_argument("--tokenizer", metavar="FILE", help="SentencePiece model for formats that carry none (npz)")
+    parser.add_argument("--no-check", action="store_true", help="do not ask the export in a fresh process")
+    options = parser.parse_args(arguments)
+    try:
+        _run(options)
+    except (ValueError, OSError) as error:
+        print(f"{error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    started = time.monotonic()
+    labels = read_names(options.labels) if options.labels else None
+    templates = read_templates(options.templates)
+    model = siglip_tf.SigLIP.from_checkpoint(
+        options.checkpoint, image_size=options.image_size, tokenizer=options.tokenizer
+    )
+    print(f"Writing a version into {options.directory} ...", flush=True)
+    export = export_saved_model(
+        model,
+        options.directory,
+        version=options.version,
+        precision=options.precision,
+        labels=labels,
+        templates=templates,
+        max_pixels=options.max_pixels,
+        model_name=options.model_name,
+    )
+    print(f"Wrote {export.path}: {export.weight_bytes / 1e6:,.1f} MB of {options.precision} weights, signatures")
+    print(f"  {', '.join(export.signatures)}")
+    if not options.no_check:
+        print("Asking it in a fresh process ...", flush=True)
+        print(_check(model, export, options.precision))
+    print(f"Done in {time.monotonic() - started:.1f} s. How to serve it: {options.directory}/README.md")
+
+
+def _check(model: siglip_tf.SigLIP, export: Export, precision: str) -> str:
+    """Compares the export's answers, given alone, with the model's.
+
+    Raises:
+        ValueError: they differ by more than the precision explains.
+    """
+    (_, inputs), *_ = example_requests(model.preprocessing.image.size, ["embed_image"], [1])
+    text = "A photo of a drawing"
+    with tempfile.TemporaryDirectory() as folder:
+        image, answers = Path(folder, "image.jpg"), Path(folder, "answers.npz")
+        image.write_bytes(inputs["images"][0])
+        command = [sys.executable, "-c", _ASK_ALONE, os.path.abspath(export.path), str(image), text, str(answers)]
+        if "://" in export.path:
+            command[3] = export.path
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if result.returncode:
+            raise ValueError(f"The export at {export.path} does not answer by itself:\n{result.stderr[-2000:]}")
+        found = np.load(answers)
+        expected = {
+            "embed_image": model.encode_image(model.preprocessing.image(inputs["images"][0])[None]),
+            "embed_text": model.encode_text(model.preprocessing.text([text])),
+        }
+        allowed = {"float32": 1e-5, "int8": 0.2}.get(precision, 2e-2)
+        worst = max(float(tf.reduce_max(tf.abs(found[name] - value))) for name, value in expected.items())
+    if not worst <= allowed:
+        raise ValueError(f"The export at {export.path} differs from the model by {worst:.2g}: allowed are {allowed}.")
+    return f"Its embeddings differ from the model's by at most {worst:.1e}."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+"""The web server of `tools.search`: pages and JSON for one person on this machine."""
+
+import functools
+import io
+import ipaddress
+import json
+import math
+import threading
+import urllib.parse
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tools.search_index import Index, Towers
+from tools.search_page import PAGE, SCRIPT, STYLE
+
+MAX_UPLOAD = 16 * 2**20  # bytes of a picture
+_MAX_QUERY = 1_000  # characters
+_MAX_LABELS = 200
+_MAX_RESULTS = 200
+_MODEL_CALLS_AT_ONCE = 2
+_THUMBNAIL = 256  # pixels
+_TYPES = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "gif": "gif", "bmp": "bmp", "webp": "webp"}
+
+
+class SearchServer(ThreadingHTTPServer):
+    """Serves one index.
+
+    Args:
+        index: loaded.
+        towers: the model that made it.
+        host: address to listen on.
+        port: 0 for any free one.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, index: Index, towers: Towers, host: str = "127.0.0.1", port: int = 8765):
+        self.index, self.towers = index, towers
+        self.busy = threading.BoundedSemaphore(_MODEL_CALLS_AT_ONCE)
+        self.thumbnail = functools.lru_cache(maxsize=2_000)(self._thumbnail)
+        super().__init__((host, port), _Handler)
+        # Only then does a page of another site, whose name was pointed at this address, get no answer.
+        self.checks_host = ipaddress.ip_address(self.server_address[0]).is_loopback
+
+    def answer_for(self, found: list[tuple[int, float]]) -> list[dict]:
+        """Results as the page takes them."""
+        return [{"id": i, "path": self.index.files[i].path, **self.scores(cosine)} for i, cosine in found]
+
+    def scores(self, cosine: float) -> dict[str, float | None]:
+        """Cosine, and for a sigmoid-trained model the probability of the pair."""
+        if self.towers.bias is None:
+            return {"cosine": cosine, "probability": None}
+        return {"cosine": cosine, "probability": self.towers.probability(cosine)}
+
+    def labels(self, data: bytes, labels: list[str]) -> list[dict]:
+        """Labels for a picture, best first: "label", "share" (softmax over these labels) and the scores."""
+        with self.busy:
+            cosines = (self.towers.texts(labels) @ self.towers.image(data)).tolist()
+        largest = max(cosines)
+        weights = [math.exp(self.towers.temperature * (cosine - largest)) for cosine in cosines]
+        rows = [
+            {"label": label, "share": weight / sum(weights), **self.scores(cosine)}
+            for label, weight, cosine in zip(labels, weights, cosines, strict=True)
+        ]
+        return sorted(rows, key=lambda row: -row["share"])
+
+    def _thumbnail(self, position: int) -> bytes:
+        from PIL import Image, ImageOps
+
+        with Image.open(self.index.folder / self.index.files[position].path) as image:
+            image.draft("RGB", (_THUMBNAIL, _THUMBNAIL))
+            small = ImageOps.exif_transpose(image).convert("RGB")
+            small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        result = io.BytesIO()
+        small.save(result, "JPEG", quality=85)
+        return result.getvalue()
+
+
+class _RefusedError(Exception):
+    """An answer other than 200, with a sentence for the page."""
+
+    def __init__(self, status: HTTPStatus, message: str):
+        super().__init__(message)
+        self.status = status
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: SearchServer
+    server_version = "siglip_tf"
+    sys_version = ""
+    protocol_version = "HTTP/1.1"
+    timeout = 30  # seconds a client may stall
+
+    def do_GET(self) -> None:
+        self._reply(self._get)
+
+    def do_POST(self) -> None:
+        self._reply(self._post)
+
+    def _reply(self, handle) -> None:
+        try:
+            self._check_host()
+            kind, body = handle()
+            status = HTTPStatus.OK
+        except _RefusedError as error:
+            status, kind, body = error.status, "application/json", json.dumps({"error": str(error)}).encode()
+            self.close_connection = True  # what is left of a refused body must not be read as a request
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Content-Security-Policy", "default-src 'self'; img-src 'self' blob:; frame-ancestors 'none'")
+        self.send_header("Cache-Control", "max-age=600" if kind.startswith("image/") else "no-store")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _check_host(self) -> None:
+        name = urllib.parse.urlsplit(f"//{self.headers.get('Host', '')}").hostname
+        if self.server.checks_host and name not in ("localhost", "127.0.0.1", "::1", self.server.server_address[0]):
+            raise _RefusedError(HTTPStatus.FORBIDDEN, "This server answers to localhost only.")
+
+    def _get(self) -> tuple[str, bytes]:
+        url = urllib.parse.urlsplit(self.path)
+        static = {
+            "/": ("text/html; charset=utf-8", PAGE),
+            "/style.css": ("text/css", STYLE),
+            "/script.js": ("text/javascript", SCRIPT),
+        }
+        if url.path in static:
+            kind, text = static[url.path]
+            return kind, text.encode()
+        if url.path == "/about":
+            index = self.server.index
+            about = {
+                "folder": str(index.folder),
+                "pictures": len(index.files),
+                "sigmoid": self.server.towers.bias is not None,
+            }
+            return _json(about)
+        if url.path == "/search":
+            query = urllib.parse.parse_qs(url.query)
+            text = query.get("q", [""])[0]
+            if not text.strip() or len(text) > _MAX_QUERY:
+                raise _RefusedError(HTTPStatus.BAD_REQUEST, f"Type something, at most {_MAX_QUERY} characters.")
+            with self.server.busy:
+                vector = self.server.towers.texts([text])[0]
+            return self._results(vector, query)
+        for prefix, load in (("/thumbnail/", self._thumbnail), ("/picture/", self._picture)):
+            if url.path.startswith(prefix):
+                return load(self._position(url.path[len(prefix) :]))
+        raise _RefusedError(HTTPStatus.NOT_FOUND, "There is no such page.")
+
+    def _post(self) -> tuple[str, bytes]:
+        url = urllib.parse.urlsplit(self.path)
+        # A form on another site cannot send this header without asking first, and is not answered when it asks.
+        if self.headers.get("X-Search") != "1":
+            raise _RefusedError(HTTPStatus.FORBIDDEN, "Uploads come from the search page only.")
+        query = urllib.parse.parse_qs(url.query)
+        data = self._body()
+        try:
+            if url.path == "/similar":
+                with self.server.busy:
+                    vector = self.server.towers.image(data)
+                return self._results(vector, query)
+            if url.path == "/labels":
+                labels = [label for label in query.get("label", []) if label.strip()]
+                if not labels or len(labels) > _MAX_LABELS or max(map(len, labels)) > _MAX_QUERY:
+                    raise _RefusedError(HTTPStatus.BAD_REQUEST, f"Give 1 to {_MAX_LABELS} labels.")
+                return _json({"labels": self.server.labels(data, labels)})
+        except ValueError as error:
+            raise _RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"This picture cannot be read: {error}") from error
+        raise _RefusedError(HTTPStatus.NOT_FOUND, "There is no such page.")
+
+    def _body(self) -> bytes:
+        length = self.headers.get("Content-Length", "")
+        if not length.isdigit():
+            raise _RefusedError(HTTPStatus.LENGTH_REQUIRED, "The length of the upload is missing.")
+        if int(length) > MAX_UPLOAD:
+            raise _RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"At most {MAX_UPLOAD // 2**20} MiB a picture.")
+        data = self.rfile.read(int(length))
+        if len(data) < int(length):
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, "The upload broke off.")
+        return data
+
+    def _results(self, vector, query: dict[str, list[str]]) -> tuple[str, bytes]:
+        count = query.get("n", ["40"])[0]
+        count = min(int(count), _MAX_RESULTS) if count.isdigit() and int(count) else 40
+        return _json({"results": self.server.answer_for(self.server.index.search(vector, count))})
+
+    def _position(self, text: str) -> int:
+        if not text.isdigit() or int(text) >= len(self.server.index.files):
+            raise _RefusedError(HTTPStatus.NOT_FOUND, "There is no such picture.")
+        return int(text)
+
+    def _thumbnail(self, position: int) -> tuple[str, bytes]:
+        try:
+            return "image/jpeg", self.server.thumbnail(position)
+        except OSError as error:
+            raise _RefusedError(HTTPStatus.GONE, "The picture is not there any more.") from error
+
+    def _picture(self, position: int) -> tuple[str, bytes]:
+        path = self.server.index.folder / self.server.index.files[position].path
+        try:
+            return f"image/{_TYPES[path.suffix.lower()[1:]]}", path.read_bytes()
+        except OSError as error:
+            raise _RefusedError(HTTPStatus.GONE, "The picture is not there any more.") from error
+
+    def log_message(self, format: str, *args) -> None:
+        """Nothing: queries are the user's own business."""
+
+
+def _json(value: dict) -> tuple[str, bytes]:
+    return "application/json", json.dumps(value).encode()
