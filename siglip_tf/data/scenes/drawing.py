@@ -158,7 +158,7 @@ def _cross(u: Grid, v: Grid) -> Grid:
 
 
 def _ring(u: Grid, v: Grid) -> Grid:
-    return np.abs(np.hypot(u, v) - 0.72) - 0.25
+    return np.abs(np.hypot(u, v) - 0.76) - 0.20
 
 
 def _heart(u: Grid, v: Grid) -> Grid:

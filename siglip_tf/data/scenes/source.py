@@ -17,7 +17,7 @@ from siglip_tf.data.scenes.drawing import draw
 from siglip_tf.data.sources.base import Source, fingerprint_of
 
 UNLIMITED = 2**40
-_DRAWING = 2  # changes with every change to what is drawn or said, so that stored copies are made anew
+_DRAWING = 3  # changes with every change to what is drawn or said, so that stored copies are made anew
 _MIN_IMAGE_SIZE, _MAX_IMAGE_SIZE = 32, 256
 _JPEG_QUALITY = 92
 
