@@ -79,7 +79,7 @@ def test_every_image_and_caption_comes_back(tmp_path, preprocessing, dtype):
     expected = np.stack([expected_embedding(image) for image in images]).astype(tf.as_dtype(dtype).as_numpy_dtype)
     np.testing.assert_array_equal(embeddings, expected)
     captions = [
-        f"memory {image} says {choice % 2}" for image, choice in zip(images, np.tile([0, 3], SIZE), strict=True)
+        f"{choice % 2} says memory {image}" for image, choice in zip(images, np.tile([0, 3], SIZE), strict=True)
     ]
     np.testing.assert_array_equal(texts, preprocessing.text(captions))
 
