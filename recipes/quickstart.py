@@ -302,6 +302,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if arguments.steps < 1 or arguments.batch < 2:
             raise ValueError(f"Expected --steps >= 1 and --batch >= 2. Received: {arguments.steps}, {arguments.batch}")
+        if arguments.data and not os.path.exists(arguments.data):
+            raise ValueError(f"There is no folder {arguments.data!r} with pictures and captions.")
         run.begin()
         if (figures := run.finished()) is not None:
             print(f"Done already: {figures['steps']:,} steps in {run.folder}.")
