@@ -54,7 +54,7 @@ class Neighbours:
     def follow(self, keys: Sequence[int], vectors: np.ndarray, progress=None) -> int:
         """Makes the graph hold exactly `keys` (n,) with `vectors` (n, width), and saves it; how many were new."""
         wanted = np.array(keys, np.uint64)
-        there = np.array(self._graph.keys, np.uint64)
+        there = np.asarray(self._graph.keys[:], np.uint64)
         gone = np.setdiff1d(there, wanted)
         for key in gone.tolist():
             self._graph.remove(key)

@@ -24,7 +24,7 @@ class Evaluation:
 
     Args:
         embedder: runs the towers.
-        progress: called with a short description and the number of images done.
+        progress: called with a set's name, the images done (0 at the start) and their total.
     """
 
     def __init__(self, embedder: Embedder, progress: Callable[[str, int, int], None] | None = None):
@@ -43,6 +43,7 @@ class Evaluation:
             if self._progress is not None:
                 total, show = len(image_set), self._progress
                 progress = lambda done: show(image_set.name, done, total)  # noqa: E731
+                progress(0)
             embeddings = self.embedder.images(image_set.examples, pooled=pooled, progress=progress)
             # The set is kept too: its id must not be given to another one.
             self._images[key] = image_set, embeddings

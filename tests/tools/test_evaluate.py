@@ -1,0 +1,54 @@
+"""`python -m tools.evaluate`: table, JSON and page from a checkpoint; faults end with a sentence."""
+
+import json
+import re
+
+import pytest
+
+from siglip_tf.evaluation import readers
+from siglip_tf.evaluation.embed import Embedder
+from siglip_tf.evaluation.tasks import Evaluation, RetrievalTask, ZeroShotTask
+from tests.evaluation.layouts import write_folder, write_xm3600
+from tests.example_model import example_model
+from tools import evaluate
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    example_model().save_checkpoint(path)
+    return str(path)
+
+
+def test_table_json_and_page(checkpoint, tmp_path, capsys):
+    write_folder(tmp_path / "birds", {"red": 4, "blue": 3})
+    write_xm3600(tmp_path / "xm3600")
+    tasks = [f"zero_shot:folder={tmp_path}/birds,templates=photos", f"retrieval:xm3600={tmp_path}/xm3600"]
+    output = tmp_path / "out"
+    assert evaluate.main([checkpoint, "--tasks", *tasks, "--output", str(output), "--batch-size", "4"]) == 0
+    printed = capsys.readouterr()
+    assert re.search(r"zero_shot/birds +top1 ", printed.out)
+    assert "quz" in printed.out
+    assert "7 of 7 images" in printed.err
+    results = json.loads((output / "results.json").read_text())["results"]
+    (expected,) = Evaluation(Embedder(example_model(), 4)).run(
+        [ZeroShotTask(readers.labelled_folder(str(tmp_path / "birds")), evaluate.parse_task(tasks[0]).templates)]
+    )
+    assert results[0]["metrics"] == expected.metrics
+    (expected,) = Evaluation(Embedder(example_model(), 64)).run(
+        [RetrievalTask(readers.xm3600(str(tmp_path / "xm3600")))]
+    )
+    assert results[1]["metrics"] == expected.metrics
+    assert len(results[1]["rows"]) == 36
+    page = (output / "report.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "How to read the scores" in page
+    assert sorted(path.name for path in output.iterdir()) == ["report.html", "results.json"]
+
+
+def test_faults_end_with_a_sentence(checkpoint, capsys):
+    assert evaluate.main([checkpoint, "--tasks", "zero_shot:folder=/nowhere"]) == 1
+    assert capsys.readouterr().err == "/nowhere is not a folder.\n"
+    with pytest.raises(SystemExit):
+        evaluate.main(["--help"])
+    assert "retrieval:xm3600=DIR" in capsys.readouterr().out
