@@ -187,7 +187,7 @@ def prepare(run: _Run) -> tuple[Any, Any, Any]:
     vocabulary = run.folder / "tokenizer.model"
     if not vocabulary.exists():
         aside = run.folder / ".tokenizer.partial"
-        aside.write_bytes(train_tokenizer(task.texts, task.vocabulary))
+        aside.write_bytes(train_tokenizer(task.texts, task.vocabulary, model_type="bpe"))
         aside.replace(vocabulary)
     tokenizer = Tokenizer.from_file(vocabulary, MODEL["text_length"])
     print(f"      Tokenizer: {tokenizer.vocab_size} pieces, trained on the captions", flush=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from siglip_tf.data.text import Tokenizer
-from siglip_tf.data.tokenizer_training import ID_LAYOUTS, TextFiles, train_tokenizer
+from siglip_tf.data.tokenizer_training import ID_LAYOUTS, MODEL_TYPES, TextFiles, train_tokenizer
 
 _SAMPLE = 2_000
 _SECONDS_BETWEEN_LINES = 2.0
@@ -30,6 +30,9 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--vocab-size", type=int, default=32_000, help="largest number of pieces (%(default)s)")
     arguments.add_argument("--max-texts", type=int, help="hold a random sample of so many texts in memory (all)")
     arguments.add_argument("--layout", choices=tuple(ID_LAYOUTS), default="siglip", help="special ids (%(default)s)")
+    arguments.add_argument(
+        "--model-type", choices=MODEL_TYPES, default="unigram", help="bpe for few words (%(default)s)"
+    )
     arguments.add_argument("--coverage", type=float, default=0.9999, help="share of characters kept (%(default)s)")
     arguments.add_argument("--byte-fallback", action="store_true", help="spell unknown characters as bytes")
     arguments.add_argument("--keep-case", action="store_true", help="do not lower-case the texts first")
@@ -78,6 +81,7 @@ def main(argv: list[str] | None = None) -> int:
             arguments.vocab_size,
             lower_case=not arguments.keep_case,
             layout=arguments.layout,
+            model_type=arguments.model_type,
             character_coverage=arguments.coverage,
             byte_fallback=arguments.byte_fallback,
             max_texts=arguments.max_texts,

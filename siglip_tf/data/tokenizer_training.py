@@ -21,6 +21,7 @@ ID_LAYOUTS: Final = {
     "siglip": {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1},
     "siglip2": {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3},
 }
+MODEL_TYPES: Final = ("unigram", "bpe")
 _MIN_VOCAB_SIZE: Final = 8
 # SentencePiece drops longer texts without a word; they are cut here instead.
 _MAX_TEXT_BYTES: Final = 4096
@@ -32,18 +33,21 @@ def train_tokenizer(
     *,
     lower_case: bool = True,
     layout: str = "siglip",
+    model_type: str = "unigram",
     character_coverage: float = 0.9999,
     byte_fallback: bool = False,
     max_texts: int | None = None,
     seed: int = 0,
 ) -> bytes:
-    """Trains a unigram SentencePiece model; the same texts and arguments give the same bytes.
+    """Trains a SentencePiece model; the same texts and arguments give the same bytes.
 
     Args:
         texts: read once, a text at a time. Line breaks separate texts; texts of nothing but space are left out.
         vocab_size: largest number of pieces. A corpus that does not hold so many gives fewer.
         lower_case: whether texts are lower-cased first, as SigLIP's are; then tokenise with `lower_case=True` too.
         layout: "siglip" (pad 0, EOS 1, unknown 2) or "siglip2" (pad 0, EOS 1, BOS 2, unknown 3).
+        model_type: "unigram" (SigLIP's) or "bpe" (SigLIP 2's). A corpus of few different words wants "bpe": unigram
+            takes a word for a piece only if it stands inside another word too, and spells the rest.
         character_coverage: share of all characters that get a piece of their own; the rest become unknown, or bytes.
         byte_fallback: spell unknown characters as UTF-8 bytes, which takes 256 pieces.
         max_texts: how many texts are held in memory, a seeded random sample of the stream; None holds all.
@@ -59,6 +63,8 @@ def train_tokenizer(
 
     if layout not in ID_LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(ID_LAYOUTS)}. Received: {layout!r}")
+    if model_type not in MODEL_TYPES:
+        raise ValueError(f"model_type must be one of {', '.join(MODEL_TYPES)}. Received: {model_type!r}")
     smallest = _MIN_VOCAB_SIZE + 256 * byte_fallback
     if vocab_size < smallest:
         raise ValueError(f"vocab_size must be at least {smallest}. Received: {vocab_size}")
@@ -74,7 +80,7 @@ def train_tokenizer(
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=counted,
             model_writer=model,
-            model_type="unigram",
+            model_type=model_type,
             vocab_size=vocab_size,
             hard_vocab_limit=False,
             character_coverage=character_coverage,

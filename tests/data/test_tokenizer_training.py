@@ -63,6 +63,13 @@ def test_bytes_spell_what_the_corpus_never_showed(texts):
     assert 2 not in tokenizer(["日本 🎈"]).numpy()
 
 
+def test_bpe_makes_pieces_of_whole_words_where_words_are_few():
+    source = SceneSource(captions=4)
+    english = [text for i in range(300) for text in source.texts(i)]
+    processor = sentencepiece.SentencePieceProcessor(model_proto=train_tokenizer(english, 600, model_type="bpe"))
+    assert processor.encode("a large red circle", out_type=str) == ["▁a", "▁large", "▁red", "▁circle"]
+
+
 def test_long_texts_and_line_breaks_are_read_whole(texts):
     rare = "zebra " * 3000
     processor = sentencepiece.SentencePieceProcessor(model_proto=train_tokenizer([*texts, rare, "a\nquokka\n\n"], 500))
@@ -76,6 +83,7 @@ def test_long_texts_and_line_breaks_are_read_whole(texts):
         ({"vocab_size": 200, "byte_fallback": True}, "at least 264"),
         ({"vocab_size": 10}, "no vocabulary of 10 pieces"),
         ({"layout": "gpt"}, "layout must be one of siglip, siglip2"),
+        ({"model_type": "char"}, "model_type must be one of unigram, bpe"),
         ({"character_coverage": 0.5}, "character_coverage"),
         ({"max_texts": 0}, "max_texts"),
     ],

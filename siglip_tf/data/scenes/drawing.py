@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import numpy as np
@@ -39,7 +39,7 @@ _PLACE_CENTRES: Final = (1 / 6, 0.5, 5 / 6)
 _PLACE_JITTER: Final = 0.012
 _MAX_ROTATION: Final = math.radians(5)
 _OUTLINE: Final = 0.0266
-_OUTLINE_RGB: Final = (18, 18, 22)
+_OUTLINE_GREY: Final = 20
 _NOISE_SIDE: Final = 512
 
 Grid = np.ndarray  # float32 (height, width)
@@ -59,25 +59,51 @@ def draw(scene: Scene, generator: random.Random, size: int = 64) -> np.ndarray:
     canvas = _background(generator, size)
     for thing in reversed(scene.objects):
         _draw_object(canvas, thing, generator)
-    return np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
+    canvas += 0.5
+    return np.ascontiguousarray(_between(canvas, 0, 255).astype(np.uint8).transpose(1, 2, 0))
 
 
 def _background(generator: random.Random, size: int) -> np.ndarray:
-    """A gradient between two muted colours with a little grain: float32 (size, size, 3)."""
+    """A gradient between two muted colours with a little grain: float32 (3, size, size).
+
+    Channels first: numpy's inner loops then run along rows of pixels and not along three channels.
+    """
     first, second = (_muted_colour(generator) for _ in range(2))
     angle = generator.uniform(0, 2 * math.pi)
-    ramp = np.linspace(-0.5, 0.5, size, dtype=np.float32)
-    weight = 0.5 + 0.7 * (math.cos(angle) * ramp[:, None] + math.sin(angle) * ramp)
+    ramp = _ramp(size)
+    weight = (math.cos(angle) * ramp)[:, None] + (math.sin(angle) * ramp + 0.5)
     top, left = (generator.randrange(_NOISE_SIDE - size) for _ in range(2))
     grain = _noise()[top : top + size, left : left + size]
     strength = generator.uniform(1, 6)
-    return (first + (second - first) * weight[..., None]) + strength * grain[..., None]
+    canvas = (second - first) * weight
+    canvas += first
+    canvas += strength * grain
+    return canvas
+
+
+@functools.cache
+def _ramp(size: int) -> np.ndarray:
+    return np.linspace(-0.35, 0.35, size, dtype=np.float32)
+
+
+def _between(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """`np.clip` in place, without its checks: these arrays are small, and there are many of them."""
+    np.maximum(values, low, out=values)
+    return np.minimum(values, high, out=values)
+
+
+def _length(u: Grid, v: Grid) -> Grid:
+    return np.sqrt(u * u + v * v)
 
 
 def _muted_colour(generator: random.Random) -> np.ndarray:
-    """A greyish colour of middling brightness: white and black objects stand out from it."""
+    """A greyish colour (3, 1, 1) of middling brightness: white and black objects stand out from it."""
     value, saturation = generator.uniform(132, 206), generator.uniform(0.0, 0.3)
-    return np.float32([value * (1 - saturation * generator.random()) for _ in range(3)])
+    return _colour([value * (1 - saturation * generator.random()) for _ in range(3)])
+
+
+def _colour(rgb: Iterable[float]) -> np.ndarray:
+    return np.fromiter(rgb, np.float32, 3)[:, None, None]
 
 
 @functools.cache
@@ -88,13 +114,13 @@ def _noise() -> np.ndarray:
 
 
 def _draw_object(canvas: np.ndarray, thing: SceneObject, generator: random.Random) -> None:
-    size = canvas.shape[0]
+    size = canvas.shape[1]
     radius = size * generator.uniform(*_RADIUS[thing.size])
     row, column = (
         size * (_PLACE_CENTRES[index] + generator.uniform(-_PLACE_JITTER, _PLACE_JITTER)) for index in thing.place
     )
     rotation = generator.uniform(-_MAX_ROTATION, _MAX_ROTATION)
-    shade = np.float32([generator.uniform(-10, 10) for _ in range(3)])
+    shade = _colour([generator.uniform(-10, 10) for _ in range(3)])
     phase = generator.random()
 
     reach = math.ceil(radius * 1.25 + _OUTLINE * size) + 2
@@ -106,13 +132,14 @@ def _draw_object(canvas: np.ndarray, thing: SceneObject, generator: random.Rando
     u, v = (x * cosine + y * sine) / radius, (y * cosine - x * sine) / radius
 
     distance = _SHAPES[thing.shape](u, v) * radius  # pixels, negative inside
-    window = canvas[top:bottom, left:right]
-    outline = np.clip(_OUTLINE * size + 0.5 - distance, 0, 1)[..., None]
-    window += (np.float32(_OUTLINE_RGB) - window) * outline
-    base = np.float32(_RGB[thing.colour]) + shade
-    accent = base + _ACCENT * (np.float32(_DARK_ACCENT.get(thing.colour, _LIGHT_ACCENT)) - base)
-    paint = base + (accent - base) * _TEXTURES[thing.texture](u * radius, v * radius, size / 64, phase)[..., None]
-    cover = np.clip(0.5 - distance, 0, 1)[..., None]
+    window = canvas[:, top:bottom, left:right]
+    outline = _between(_OUTLINE * size + 0.5 - distance, 0, 1)
+    window += (_OUTLINE_GREY - window) * outline
+    paint = _colour(_RGB[thing.colour]) + shade
+    if thing.texture != "plain":
+        accent = _ACCENT * (_colour(_DARK_ACCENT.get(thing.colour, _LIGHT_ACCENT)) - paint)
+        paint = paint + accent * _TEXTURES[thing.texture](u * radius, v * radius, size / 64, phase)
+    cover = _between(0.5 - distance, 0, 1)
     window += (paint - window) * cover
 
 
@@ -128,7 +155,7 @@ def _convex(u: Grid, v: Grid, edges: tuple[tuple[float, float, float], ...]) -> 
 
 
 def _circle(u: Grid, v: Grid) -> Grid:
-    return np.hypot(u, v) - 0.96
+    return _length(u, v) - 0.96
 
 
 def _square(u: Grid, v: Grid) -> Grid:
@@ -144,7 +171,7 @@ def _star(u: Grid, v: Grid) -> Grid:
     fifth = math.tau / 5
     angle = np.arctan2(u, -v)
     folded = np.abs(angle - fifth * np.round(angle / fifth))
-    radius = np.hypot(u, v)
+    radius = _length(u, v)
     along, across = radius * np.cos(folded), radius * np.sin(folded)
     tip, inner = 1.08, 0.47
     corner_along, corner_across = inner * math.cos(fifth / 2), inner * math.sin(fifth / 2)
@@ -158,20 +185,20 @@ def _cross(u: Grid, v: Grid) -> Grid:
 
 
 def _ring(u: Grid, v: Grid) -> Grid:
-    return np.abs(np.hypot(u, v) - 0.76) - 0.20
+    return np.abs(_length(u, v) - 0.76) - 0.20
 
 
 def _heart(u: Grid, v: Grid) -> Grid:
     # A square standing on its corner with two half discs on its upper edges.
     x, y = np.abs(u) / 1.62, (0.98 - v) / 1.62
-    lobe = np.hypot(x - 0.25, y - 0.75) - math.sqrt(2) / 4
+    lobe = _length(x - 0.25, y - 0.75) - math.sqrt(2) / 4
     half = 0.5 * np.maximum(x + y, 0)
-    body = np.minimum(np.hypot(x, y - 1), np.hypot(x - half, y - half)) * np.sign(x - y)
+    body = np.minimum(_length(x, y - 1), _length(x - half, y - half)) * np.sign(x - y)
     return np.where(x + y > 1, lobe, body) * 1.62
 
 
 def _crescent(u: Grid, v: Grid) -> Grid:
-    return np.maximum(np.hypot(u, v) - 1.0, 0.80 - np.hypot(u - 0.48, v + 0.18))
+    return np.maximum(_length(u, v) - 1.0, 0.80 - _length(u - 0.48, v + 0.18))
 
 
 def _diamond(u: Grid, v: Grid) -> Grid:
@@ -201,32 +228,26 @@ _SHAPES: Final[dict[str, Callable[[Grid, Grid], Grid]]] = {
 # Textures: the share of the second colour, 0 to 1; x and y in pixels, `unit` pixels are one 64th of the picture.
 
 
-def _plain(x: Grid, y: Grid, unit: float, phase: float) -> Grid:
-    return np.zeros((1, 1), np.float32)
-
-
 def _striped(x: Grid, y: Grid, unit: float, phase: float) -> Grid:
     period = 5.0 * unit
     wave = np.abs(((x + y) * (math.sqrt(0.5) / period) + phase) % 1.0 - 0.5) * period
-    return np.clip(wave - 0.28 * period + 0.5, 0, 1)
+    return _between(wave - 0.28 * period + 0.5, 0, 1)
 
 
 def _dotted(x: Grid, y: Grid, unit: float, phase: float) -> Grid:
     period = 5.0 * unit
-    distance = np.hypot((x / period + phase) % 1.0 - 0.5, (y / period + phase) % 1.0 - 0.5) * period
-    return np.clip(1.55 * unit - distance + 0.5, 0, 1)
+    distance = _length((x / period + phase) % 1.0 - 0.5, (y / period + phase) % 1.0 - 0.5) * period
+    return _between(1.55 * unit - distance + 0.5, 0, 1)
 
 
 def _checked(x: Grid, y: Grid, unit: float, phase: float) -> Grid:
     period = 7.0 * unit
     horizontal, vertical = (np.abs((z / period + phase) % 1.0 - 0.5) - 0.25 for z in (x, y))
-    return np.clip(
-        0.5 + np.sign(horizontal * vertical) * np.minimum(np.abs(horizontal), np.abs(vertical)) * period, 0, 1
-    )
+    distance = np.minimum(np.abs(horizontal), np.abs(vertical)) * period
+    return _between(0.5 + np.sign(horizontal * vertical) * distance, 0, 1)
 
 
 _TEXTURES: Final[dict[str, Callable[[Grid, Grid, float, float], Grid]]] = {
-    "plain": _plain,
     "striped": _striped,
     "dotted": _dotted,
     "checked": _checked,
