@@ -7,7 +7,7 @@ PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width">
 <title>Picture search</title>
 <link rel="stylesheet" href="/style.css">
-<link rel="icon" href="data:,">
+<link rel="icon" href="/icon.svg">
 </head>
 <body>
 <header>
@@ -33,7 +33,6 @@ PAGE = """<!doctype html>
     </div>
   </section>
   <p id="status" role="status"></p>
-  <ol id="results"></ol>
   <details id="reading">
     <summary>How to read the scores</summary>
     <p id="reading-sigmoid"><b>match</b> is the model's probability that this picture and this text belong together,
@@ -42,6 +41,7 @@ PAGE = """<!doctype html>
     Between two pictures it has no such meaning, so the cosine stands there.</p>
     <p><b>share</b> compares only the labels you typed: shares sum to 100 %, even when none of the labels fits.</p>
   </details>
+  <ol id="results"></ol>
 </main>
 <dialog id="viewer">
   <img id="large" alt=""><p id="large-name"></p><button id="close" aria-label="Close">Close</button>
@@ -50,6 +50,12 @@ PAGE = """<!doctype html>
 </body>
 </html>
 """
+
+ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><rect width="16" height="16" rx="3" fill="#2f55d4"/>'
+    '<circle cx="7" cy="7" r="3.5" fill="none" stroke="#fff" stroke-width="1.6"/>'
+    '<path d="M9.6 9.6 13 13" stroke="#fff" stroke-width="1.8" stroke-linecap="round"/></svg>'
+)
 
 STYLE = """
 :root { --ink: #1b2130; --soft: #667085; --line: #dfe3ea; --paper: #fff; --ground: #f5f6f8; --accent: #2f55d4;
@@ -81,8 +87,8 @@ main { padding: 20px 24px 60px }
 #results button { all: unset; cursor: zoom-in; display: block; width: 100% }
 #results button:focus-visible { outline: 2px solid var(--accent); outline-offset: -2px }
 #results img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--ground) }
-#results .text { display: flex; justify-content: space-between; gap: 8px; padding: 8px 10px; font-size: 13px }
-#results .name { overflow: hidden; text-overflow: ellipsis; white-space: nowrap }
+#results .text { padding: 8px 10px; font-size: 13px; line-height: 1.4 }
+#results .text span { display: block } #results .name { overflow: hidden; text-overflow: ellipsis; white-space: nowrap }
 #results .score { color: var(--soft); white-space: nowrap; font-variant-numeric: tabular-nums }
 #upload:not([hidden]) { display: flex; gap: 24px; flex-wrap: wrap; background: var(--paper); border-radius: 12px;
   border: 1px solid var(--line); padding: 18px; margin-bottom: 18px }
@@ -90,11 +96,11 @@ main { padding: 20px 24px 60px }
 #preview { width: 220px; height: 220px; object-fit: contain; background: var(--ground); border-radius: 8px }
 #label-form { display: flex; gap: 8px; align-items: flex-start } #label-form textarea { flex: 1 }
 #label-results { list-style: none; padding: 0; margin: 12px 0 0; font-size: 14px }
-#label-results li { display: grid; grid-template-columns: minmax(90px, 1fr) 3fr 62px 128px; gap: 10px; padding: 3px 0;
+#label-results li { display: grid; grid-template-columns: minmax(90px, 1fr) 3fr 92px 120px; gap: 10px; padding: 3px 0;
   align-items: center; overflow-wrap: anywhere }
 #label-results meter { width: 100%; height: 12px } #label-results .number { text-align: right;
   font-variant-numeric: tabular-nums } #label-results .soft { color: var(--soft) }
-details { margin-top: 28px; max-width: 75ch; color: var(--soft); font-size: 14px }
+details { margin: -8px 2px 16px; max-width: 75ch; color: var(--soft); font-size: 14px }
 dialog { border: 0; border-radius: 12px; background: var(--paper); color: var(--ink); padding: 16px; max-width: 92vw }
 dialog::backdrop { background: #000a } dialog img { max-width: 86vw; max-height: 74vh; min-width: 240px;
   object-fit: contain; display: block; margin: auto } dialog p { margin: 10px 0; overflow-wrap: anywhere }
@@ -217,7 +223,7 @@ async function compare() {
       const item = make("li");
       const meter = make("meter");
       meter.value = row.share;
-      item.append(make("span", "", row.label), meter, make("span", "number", percent(row.share)));
+      item.append(make("span", "", row.label), meter, make("span", "number", "share " + percent(row.share)));
       item.append(make("span", "number soft", sigmoid ? "match " + percent(row.probability) : ""));
       list.append(item);
     }

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from tools.search_index import Index, Towers
-from tools.search_page import PAGE, SCRIPT, STYLE
+from tools.search_page import ICON, PAGE, SCRIPT, STYLE
 
 MAX_UPLOAD = 16 * 2**20  # bytes of a picture
 _MAX_QUERY = 1_000  # characters
@@ -123,6 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
         url = urllib.parse.urlsplit(self.path)
         static = {
             "/": ("text/html; charset=utf-8", PAGE),
+            "/icon.svg": ("image/svg+xml", ICON),
             "/style.css": ("text/css", STYLE),
             "/script.js": ("text/javascript", SCRIPT),
         }
