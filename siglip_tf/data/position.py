@@ -27,6 +27,11 @@ class _Stream:
     skipped: list[int]  # slots from `start` on that were skipped, rising
     causes: list[str]
 
+    def holds(self, slot: int) -> bool:
+        """Whether a slot was skipped."""
+        at = bisect.bisect_left(self.skipped, slot)
+        return at < len(self.skipped) and self.skipped[at] == slot
+
     def passed(self, used: int) -> int:
         """Slots passed once `used` pairs since the start are used."""
         end = self.start + used
@@ -51,6 +56,8 @@ class PositionTracker:
 
     # Fewer skips than this never break a fractional limit: a single broken record at the start is no verdict.
     GRACE = 20
+    # Skips are kept one by one up to here; then those before an asked-for position only as counts.
+    KEPT = 100_000
     # Unordered slots this far behind the newest are looked into.
     SLACK = 4096
 
@@ -108,13 +115,13 @@ class PositionTracker:
 
     @staticmethod
     def _advance(state: _Stream) -> None:
-        while state.frontier in state.ahead or state.frontier in state.skipped:
+        while state.frontier in state.ahead or state.holds(state.frontier):
             state.ahead.discard(state.frontier)
             state.frontier += 1
 
     def _skip(self, stream: int, slots: list[int]) -> None:
         state = self._streams[stream]
-        slots = [slot for slot in slots if slot not in state.skipped]
+        slots = [slot for slot in slots if not state.holds(slot)]
         for slot, cause in zip(slots, self._diagnose(stream, slots), strict=True):
             if cause is None:
                 continue  # still on its way
@@ -126,7 +133,7 @@ class PositionTracker:
 
     def _check_limit(self, newest: int) -> None:
         skipped = sum(self._base_skipped.values()) + sum(len(s.skipped) for s in self._streams.values())
-        passed = sum(max(state.frontier, newest) for state in self._streams.values())
+        passed = sum(max(state.frontier, newest + 1) for state in self._streams.values())
         grace = self.GRACE if self._limit > 0 else 0
         allowed = self._limit if self._limit >= 1 else max(self._limit * passed, grace)
         if skipped > allowed:
@@ -150,10 +157,13 @@ class PositionTracker:
         """`{"step", "passed": {stream: slots}, "skipped": {cause: records}}` once `step` steps are done.
 
         Raises:
-            ValueError: a step before the one this run began at.
+            ValueError: a step before the run's first or, after very many skips, before one asked for earlier.
         """
         if step < self._base_step:
-            raise ValueError(f"This run began at step {self._base_step}: its position at step {step} is not known.")
+            raise ValueError(
+                f"The position at step {step} is not known: this run began at, or has let go of what was before, step "
+                f"{self._base_step}."
+            )
         with self._lock:
             used = (step - self._base_step) * pairs_a_step
             skipped = Counter(self._base_skipped)
@@ -161,6 +171,12 @@ class PositionTracker:
             for stream, state in self._streams.items():
                 end = passed[str(stream)] = state.passed(used)
                 skipped.update(state.causes[: bisect.bisect_left(state.skipped, end)])
+            if sum(len(state.skipped) for state in self._streams.values()) > self.KEPT:
+                self._base_step, self._base_skipped = step, skipped
+                for stream, state in self._streams.items():
+                    state.start = passed[str(stream)]
+                    kept = bisect.bisect_left(state.skipped, state.start)
+                    del state.skipped[:kept], state.causes[:kept]
         return {"step": step, "passed": passed, "skipped": dict(sorted(skipped.items()))}
 
 

@@ -300,5 +300,5 @@ def test_bad_divisions_and_states(preprocessing):
         data.restore({})
     data.restore({**data.state(0), "step": 5})
     data.dataset()
-    with pytest.raises(ValueError, match="began at step 5"):
+    with pytest.raises(ValueError, match="position at step 4 is not known"):
         data.state(4)
