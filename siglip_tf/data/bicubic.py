@@ -9,7 +9,11 @@ Source: Pillow 13 `libImaging/Resample.c` (Keys' cubic with a = -0.5; the width 
 more than twice as many pixels; before Pillow 13 it always did).
 """
 
+import functools
+
 import tensorflow as tf
+
+from siglip_tf.data.image_header import rarely
 
 
 def _resize_first_axis(rows: tf.Tensor, size: int) -> tf.Tensor:
@@ -27,6 +31,20 @@ def _resize_first_axis(rows: tf.Tensor, size: int) -> tf.Tensor:
     return tf.quantization.fake_quant_with_min_max_args(tf.reshape(resized, [size, columns]), 0.0, 255.0, num_bits=8)
 
 
+def _width_first(image: tf.Tensor, size: int) -> tf.Tensor:
+    height, width = tf.unstack(tf.shape(image)[:2])
+    columns = tf.transpose(tf.reshape(image, [height, width * 3]))
+    narrow = _resize_first_axis(tf.reshape(columns, [width, 3 * height]), size)
+    return _resize_first_axis(tf.transpose(tf.reshape(narrow, [size * 3, height])), size)
+
+
+def _height_first(image: tf.Tensor, size: int) -> tf.Tensor:
+    height, width = tf.unstack(tf.shape(image)[:2])
+    short = _resize_first_axis(tf.reshape(image, [height, width * 3]), size)
+    narrow = _resize_first_axis(tf.reshape(tf.transpose(short), [width, 3 * size]), size)
+    return tf.transpose(tf.reshape(narrow, [size * 3, size]))
+
+
 def resize_bicubic(image: tf.Tensor, size: int) -> tf.Tensor:
     """Square bicubic resize with antialias, as `PIL.Image.resize((size, size), BICUBIC)`.
 
@@ -37,18 +55,13 @@ def resize_bicubic(image: tf.Tensor, size: int) -> tf.Tensor:
     Returns:
         uint8 (size, size, 3), within one level of Pillow's.
     """
-    height, width = tf.shape(image)[0], tf.shape(image)[1]
-    rows = tf.reshape(image, [height, width * 3])
-
-    def width_first() -> tf.Tensor:
-        narrow = _resize_first_axis(tf.reshape(tf.transpose(rows), [width, 3 * height]), size)
-        return _resize_first_axis(tf.transpose(tf.reshape(narrow, [size * 3, height])), size)
-
-    def height_first() -> tf.Tensor:
-        short = _resize_first_axis(rows, size)
-        narrow = _resize_first_axis(tf.reshape(tf.transpose(short), [width, 3 * size]), size)
-        return tf.transpose(tf.reshape(narrow, [size * 3, size]))
-
+    image = tf.convert_to_tensor(image)
+    height, width = tf.unstack(tf.shape(image)[:2])
     shrinks = height - size
-    resized = tf.cond((shrinks > 0) & (shrinks > 2 * (width - size)), height_first, width_first)
+    height_first = (shrinks > 0) & (shrinks > 2 * (width - size))
+    resized = tf.cond(
+        height_first,
+        rarely(functools.partial(_height_first, size=size), image),
+        lambda: _width_first(image, size),
+    )
     return tf.cast(tf.reshape(resized, [size, size, 3]), tf.uint8)

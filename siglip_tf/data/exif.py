@@ -5,10 +5,12 @@ Source: EXIF 2.3, section 4.6 (tag 0x0112); Pillow `ImageOps.exif_transpose`.
 
 import tensorflow as tf
 
-from siglip_tf.data.image_header import read_bytes
+from siglip_tf.data.image_header import rarely, read_bytes
 
 _ORIENTATION_TAG = 0x0112
 _MAX_SEGMENTS = 64
+# A segment holds less than 64 KiB; EXIF comes first, or after a few short ones.
+_HEAD_BYTES = 1 << 16
 
 
 def _exif_segment(data: tf.Tensor) -> tf.Tensor:
@@ -55,6 +57,11 @@ def _orientation_tag(data: tf.Tensor, tiff: tf.Tensor) -> tf.Tensor:
     return tf.where((value >= 1) & (value <= 8), value, 1)
 
 
+def _orientation(data: tf.Tensor) -> tf.Tensor:
+    tiff = _exif_segment(data)
+    return tf.cond(tiff > 0, lambda: _orientation_tag(data, tiff), lambda: tf.constant(1))
+
+
 def exif_orientation(data: tf.Tensor) -> tf.Tensor:
     """Orientation of a JPEG.
 
@@ -64,8 +71,11 @@ def exif_orientation(data: tf.Tensor) -> tf.Tensor:
     Returns:
         int32 scalar 1..8, 1 (upright) where the file does not say.
     """
-    tiff = _exif_segment(data)
-    return tf.cond(tiff > 0, lambda: _orientation_tag(data, tiff), lambda: tf.constant(1))
+    # Looking for the segment's name is much cheaper than walking the segments, and most files have none.
+    head = tf.strings.substr(data, 0, _HEAD_BYTES)
+    without = tf.strings.regex_replace(head, r"Exif\x00\x00", "", replace_global=False)
+    has_name = tf.strings.length(without) < tf.strings.length(head)
+    return tf.cond(has_name, rarely(_orientation, data), lambda: tf.constant(1))
 
 
 def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
@@ -79,7 +89,7 @@ def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
         The image, height and width swapped where orientation is 5 or more.
     """
 
-    def turn() -> tf.Tensor:
+    def turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
         swapped = tf.cond(orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
         # 2, 3, 4 mirror an upright image; 6, 7, 8 a transposed one.
         left_right = tf.reduce_any(orientation == [2, 3, 6, 7])
@@ -87,4 +97,5 @@ def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
         swapped = tf.cond(left_right, lambda: tf.reverse(swapped, [1]), lambda: swapped)
         return tf.cond(up_down, lambda: tf.reverse(swapped, [0]), lambda: swapped)
 
-    return tf.ensure_shape(tf.cond(orientation > 1, turn, lambda: image), [None, None, image.shape[2]])
+    turned = tf.cond(orientation > 1, rarely(turn, image, orientation), lambda: image)
+    return tf.ensure_shape(turned, [None, None, image.shape[2]])

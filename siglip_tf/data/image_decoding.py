@@ -7,7 +7,16 @@ import functools
 
 import tensorflow as tf
 
-from siglip_tf.data.image_header import FORMATS, MAX_PIXELS, checked, image_format, read_bytes, refuse_bomb, starts_with
+from siglip_tf.data.image_header import (
+    FORMATS,
+    MAX_PIXELS,
+    checked,
+    image_format,
+    rarely,
+    read_bytes,
+    refuse_bomb,
+    starts_with,
+)
 
 _RGB = [None, None, 3]
 
@@ -23,11 +32,11 @@ def _decode_jpeg(data: tf.Tensor, max_pixels: int, accurate: bool, at_least: int
 
     if at_least is None:
         return decode(1)
-    shorter = tf.minimum(height, width)
-    return tf.case(
-        [(shorter >= ratio * at_least, functools.partial(decode, ratio)) for ratio in (8, 4, 2)],
-        default=functools.partial(decode, 1),
+    # 1, 2, 4 or 8: as small as the shorter side allows.
+    halvings = tf.reduce_sum(
+        tf.cast(tf.minimum(height, width) >= at_least * tf.constant([2, 4, 8], tf.int64), tf.int32)
     )
+    return tf.switch_case(halvings, [functools.partial(decode, ratio) for ratio in (1, 2, 4, 8)])
 
 
 def _decode_png_or_gif(data: tf.Tensor) -> tf.Tensor:
@@ -111,5 +120,5 @@ def decode_image(
     return tf.cond(
         starts_with(data, b"\xff\xd8\xff"),
         lambda: tf.ensure_shape(_decode_jpeg(data, max_pixels, accurate, at_least), _RGB),
-        lambda: _decode_other(data, max_pixels),
+        rarely(functools.partial(_decode_other, max_pixels=max_pixels), data),
     )

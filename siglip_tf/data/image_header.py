@@ -5,12 +5,26 @@ A file of a few kilobytes can announce gigabytes of pixels; this is what stops i
 Source: the formats' specifications: JPEG (ITU T.81), PNG (IHDR), GIF89a, BMP (BITMAPINFOHEADER), WebP (RFC 9649).
 """
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 # What Pillow warns at: three bytes a pixel make a quarter of a gibibyte.
 MAX_PIXELS = 1024**3 // 4 // 3
 
 FORMATS = ("jpeg", "png", "gif", "bmp", "webp", "unknown")
+
+
+def rarely(function: Callable[..., tf.Tensor], *inputs: tf.Tensor) -> Callable[[], tf.Tensor]:
+    """A branch for `tf.cond` that costs nothing where it is not taken.
+
+    Branches are inlined otherwise, and each op of a branch not taken is still scheduled, as a dead one.
+    """
+    signature = [tf.TensorSpec(value.shape, value.dtype) for value in inputs]
+    apart = tf.function(
+        function, input_signature=signature, autograph=False, experimental_attributes={"_noinline": True}
+    )
+    return lambda: apart(*inputs)
 
 
 def read_bytes(data: tf.Tensor, offset: tf.Tensor | int, count: int) -> tf.Tensor:
