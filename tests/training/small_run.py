@@ -138,6 +138,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=5)
     parser.add_argument("--vocab-size", type=int, default=80)
     parser.add_argument("--sleep", type=float, default=0.0)
+    parser.add_argument("--sequential", action="store_true")
     parser.add_argument("--training-data", action="store_true")
     parser.add_argument("--asynchronous", action="store_true")
     parser.add_argument("--multi-worker", action="store_true")
@@ -151,7 +152,7 @@ def main() -> None:
 
     strategy = tf.distribute.MultiWorkerMirroredStrategy() if arguments.multi_worker else tf.distribute.get_strategy()
     with strategy.scope():
-        model = make_siglip(arguments.vocab_size, arguments.steps)
+        model = make_model() if arguments.sequential else make_siglip(arguments.vocab_size, arguments.steps)
     resume = Resume(arguments.directory, every=arguments.every, asynchronous=arguments.asynchronous)
     callbacks = [Slow(arguments.sleep)] if arguments.sleep else []
     if arguments.die_writing is not None:
@@ -162,9 +163,10 @@ def main() -> None:
         callbacks.append(Die(resume, arguments.terminate_after, signal.SIGTERM))
     if arguments.ready:
         callbacks.append(Ready(arguments.ready))
+    data = training_data() if arguments.training_data else batches if arguments.sequential else pairs
     train(
         model,
-        training_data() if arguments.training_data else pairs,
+        data,
         steps=arguments.steps,
         global_batch_size=BATCH,
         resume=resume,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from siglip_tf.training import Resume, train
-from tests.training.small_run import BATCH, STEPS, make_siglip, pairs, weights
+from tests.training.small_run import BATCH, STEPS, batches, make_model, weights
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -32,7 +32,7 @@ def start(directory, *arguments, environment=None):
 
 
 def finish(process):
-    output, _ = process.communicate(timeout=600)
+    output, _ = process.communicate(timeout=1800)
     return process.returncode, output
 
 
@@ -47,17 +47,17 @@ def assert_same_bits(mine, theirs):
 
 
 def test_a_process_killed_while_it_writes_a_checkpoint_goes_on(tmp_path):
-    code, output = finish(start(tmp_path / "killed", "--die-writing", 20))
+    code, output = finish(start(tmp_path / "killed", "--sequential", "--die-writing", 20))
     assert code == -signal.SIGKILL, output
     left = sorted(p.name for p in (tmp_path / "killed" / "checkpoints").iterdir())
     assert left == ["step_000000005", "step_000000010", "step_000000015", "step_000000020.writing"]
 
-    code, output = finish(start(tmp_path / "killed", "--final", tmp_path / "killed.npz"))
+    code, output = finish(start(tmp_path / "killed", "--sequential", "--final", tmp_path / "killed.npz"))
     assert code == 0, output
     assert "Resumed at step 15" in output
-    whole = make_siglip()
+    whole = make_model()
     resume = Resume(str(tmp_path / "whole"), every=5)
-    train(whole, pairs, steps=STEPS, global_batch_size=BATCH, resume=resume, progress=False)
+    train(whole, batches, steps=STEPS, global_batch_size=BATCH, resume=resume, progress=False)
     assert_same_bits(final(tmp_path / "killed.npz"), weights(whole))
 
 
