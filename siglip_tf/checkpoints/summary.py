@@ -63,8 +63,9 @@ def _logits(checkpoint: Checkpoint) -> str:
 
 
 def _preprocessing(checkpoint: Checkpoint) -> list[tuple[str, str]]:
-    config = checkpoint.preprocessing or {}
-    rows = []
+    if checkpoint.preprocessing is None:
+        return [("preprocessing", "not named by the checkpoint: set `model.preprocessing` to the one of its training")]
+    config, rows = checkpoint.preprocessing, []
     if image := config.get("image"):
         rows.append(("images", f"{image['method']}, {image['size']} pixels"))
     if text := config.get("text"):

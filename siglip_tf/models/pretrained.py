@@ -8,7 +8,6 @@ import numpy as np
 from siglip_tf import checkpoints
 from siglip_tf.checkpoints import Checkpoint
 from siglip_tf.data import Preprocessing
-from siglip_tf.models.batch import as_image_size
 
 
 class PretrainedMixin:
@@ -60,7 +59,7 @@ class PretrainedMixin:
             config = checkpoint.preprocessing if checkpoint.tokenizer else {**checkpoint.preprocessing, "text": None}
             model.preprocessing = Preprocessing.from_config(config, checkpoint.tokenizer)
         if verbose:
-            print(_description(model, checkpoint, fresh))
+            print(_description(checkpoint, fresh))
         return model
 
     def to_checkpoint(self) -> Checkpoint:
@@ -89,27 +88,13 @@ class PretrainedMixin:
         return checkpoints.write(path, self.to_checkpoint(), format)
 
 
-def _description(model, checkpoint, fresh):
-    rows, columns = as_image_size(model.image_size)
-    towers = " and ".join(checkpoint.towers)
-    text = f"texts of {model.text_length} tokens out of {model.vocab_size:,}"
-    lines = [
-        f"{checkpoint.source}: {checkpoint.format}, {checkpoint.parameter_count():,} parameters of the {towers} tower",
-        f"  images {rows} x {columns}, {text}, embeddings of {model.embed_dim}",
-        f"  preprocessing: {_preprocessing_line(model.preprocessing)}",
-    ]
+def _description(checkpoint, fresh):
+    lines = [checkpoints.describe(checkpoint)]
     if fresh:
-        lines.append(
-            f"  {len(fresh)} weights are not in it and start from their initial values ({next(iter(fresh))} ...)"
-        )
-    return "\n".join(lines + [f"  {note}" for note in checkpoint.notes])
+        lines.append(f"{len(fresh)} weights are not in it and start from initial values: {', '.join(_groups(fresh))}")
+    return "\n".join(lines)
 
 
-def _preprocessing_line(preprocessing):
-    if preprocessing is None:
-        return "not named by the checkpoint"
-    image = "none" if preprocessing.image is None else preprocessing.image.method
-    text = (
-        "no tokeniser" if preprocessing.text is None else f"tokeniser of {len(preprocessing.text.model_proto):,} bytes"
-    )
-    return f"images {image}, {text}"
+def _groups(names):
+    """Names as `tower/part`, in order, once each."""
+    return list(dict.fromkeys("/".join(name.split("/")[:2]) for name in names))
