@@ -8,34 +8,35 @@ from typing import Any
 import tensorflow as tf
 
 from siglip_tf.data.augmentation import Augmentation
-from siglip_tf.data.bicubic import resize_bicubic
 from siglip_tf.data.exif import exif_orientation, upright
 from siglip_tf.data.image_decoding import decode_image
 from siglip_tf.data.image_header import MAX_PIXELS
+from siglip_tf.data.pillow_resize import resize_as_pillow
 from siglip_tf.data.text import Tokenizer
 
-METHODS = ("big_vision", "bicubic_antialias")
+METHODS = ("big_vision", "bicubic_antialias", "bilinear_antialias")
 
 
 class ImagePreprocessing:
     """Encoded image or pixels to the float32 image a tower was trained on.
 
-    Both methods squash the aspect ratio to a square and map 0..255 to [-1, 1].
+    All methods squash the aspect ratio to a square and map 0..255 to [-1, 1].
 
     Args:
         size: height and width of the result, in pixels.
         method: "big_vision": TensorFlow's default JPEG decoding, bilinear without antialias, cut to uint8; what the
             paper's checkpoints saw, and the cheaper. "bicubic_antialias": accurate JPEG decoding and Pillow's
-            bicubic; what open_clip, Hugging Face and KerasHub feed.
+            bicubic; what open_clip, Hugging Face and KerasHub feed SigLIP. "bilinear_antialias": likewise with Pillow's
+            bilinear; what Hugging Face feeds SigLIP 2.
         exif: turn a JPEG upright by its EXIF tag. None asks the method: Hugging Face's `load_image` does,
             big_vision does not.
         scaled_decoding: decode a large JPEG at 1/2, 1/4 or 1/8 where both sides stay at least `size`. Saves time with
-            "bicubic_antialias" but is not exact: on photographs at 224 pixels differ by 0.3 to 0.6 of 255 on average
+            an antialias method but is not exact: on photographs at 224 pixels differ by 0.3 to 0.6 of 255 on average
             and by 9 at most. Off unless asked for.
         max_pixels: largest image that is decoded; a header that announces more is an error.
 
     Raises:
-        ValueError: unknown method, a size below one pixel, or scaled decoding asked of "big_vision".
+        ValueError: unknown method, a size below one pixel, or scaled decoding with "big_vision".
 
     Example:
         preprocess = ImagePreprocessing(224)
@@ -57,26 +58,26 @@ class ImagePreprocessing:
             raise ValueError(f"size must be at least one pixel. Received: {size}")
         if scaled_decoding and method == "big_vision":
             raise ValueError(
-                'scaled_decoding needs method="bicubic_antialias": without antialias it would change what is seen.'
+                'scaled_decoding needs an antialias method: with "big_vision" it would change what is seen.'
             )
         self.size = size
         self.method = method
-        self.exif = method == "bicubic_antialias" if exif is None else exif
+        self.exif = method != "big_vision" if exif is None else exif
         self.scaled_decoding = scaled_decoding
         self.max_pixels = max_pixels
 
     def _decode(self, data: tf.Tensor) -> tf.Tensor:
         image = decode_image(
             data,
-            accurate=self.method == "bicubic_antialias",
+            accurate=self.method != "big_vision",
             max_pixels=self.max_pixels,
             at_least=self.size if self.scaled_decoding else None,
         )
         return upright(image, exif_orientation(data)) if self.exif else image
 
     def _resize(self, image: tf.Tensor) -> tf.Tensor:
-        if self.method == "bicubic_antialias":
-            return resize_bicubic(image, self.size)
+        if self.method != "big_vision":
+            return resize_as_pillow(image, self.size, self.method.removesuffix("_antialias"))
         size = [self.size, self.size]
         resized = tf.raw_ops.ResizeBilinear(images=image[None], size=size, half_pixel_centers=True)[0]
         # A convex combination of bytes needs no clipping; the cast cuts, as big_vision's does.

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from siglip_tf.data.sources.base import Source, fingerprint_of
-from siglip_tf.data.sources.paths import join
+from siglip_tf.data.sources.paths import join, open_binary
 
 _TABLES = (".jsonl", ".csv", ".tsv", ".parquet")
 _IMAGE_COLUMNS = ("image", "file_name", "filepath", "path", "filename")
@@ -127,7 +127,7 @@ def _rows(table: str) -> Iterator[dict[str, Any]]:
     if table.endswith(".parquet"):
         import pyarrow.parquet
 
-        with tf.io.gfile.GFile(table, "rb") as file:
+        with open_binary(table) as file:
             yield from pyarrow.parquet.read_table(file).to_pylist()
         return
     with tf.io.gfile.GFile(table, "rb") as file:

@@ -1,7 +1,9 @@
 """Names of shards: globs, brace ranges and lists, on any file system that TensorFlow reads."""
 
+import io
 import re
 from collections.abc import Sequence
+from typing import Any, BinaryIO
 
 import tensorflow as tf
 
@@ -16,6 +18,44 @@ def is_remote(path: str) -> bool:
 def join(folder: str, name: str) -> str:
     """`folder/name`, whatever file system the folder is on."""
     return folder.rstrip("/") + "/" + name
+
+
+class _RawFile(io.RawIOBase):
+    """A file of TensorFlow's with all that Python's have: `tf.io.gfile.GFile` lacks `closed` and `readinto`."""
+
+    def __init__(self, path: str):
+        super().__init__()
+        self._file = tf.io.gfile.GFile(path, "rb")
+        self._size = self._file.size()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(min(len(buffer), self._size - self._file.tell()))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._file.tell(), io.SEEK_END: self._size}[whence]
+        self._file.seek(min(start + offset, self._size))
+        return self._file.tell()
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def open_binary(path: str) -> BinaryIO:
+    """A file on any file system, as Python's `open(path, "rb")` would give it."""
+    return io.BufferedReader(_RawFile(path)) if is_remote(path) else open(path.removeprefix("file://"), "rb")
 
 
 def expand_braces(pattern: str) -> list[str]:

@@ -1,20 +1,18 @@
 """TensorFlow Datasets with an image and a text or a label: `coco_captions`, `imagenet2012`, and the like.
 
 A data set stored as TFRecord, TFDS's default, is read in-graph at any record by the same index as other TFRecord
-shards; one stored as ArrayRecord through TFDS's own random access (`as_data_source`).
+shards; one stored as ArrayRecord through TFDS's own random access (`as_data_source`), parsed in-graph all the same.
 
 Source: https://www.tensorflow.org/datasets/api_docs/python/tfds
 """
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from siglip_tf.data.sources.base import Source, fingerprint_of
-from siglip_tf.data.sources.tfrecord import RecordFileSource
+from siglip_tf.data.sources.tfrecord import Parse, RecordFileSource
 
 _CAPTION_FEATURES = ("captions/text", "captions", "caption", "text", "sentences/raw", "description")
 _ID_FEATURES = ("image/filename", "file_name", "filename", "image/id", "image_id", "id", "key")
@@ -61,7 +59,9 @@ def open_tfds(
         paths = [str(path) for path in splits[split].filepaths]
         source: Source = RecordFileSource(paths, reader.parser(), index_dir=index_dir, verbose=verbose, **options)
     else:
-        source = _DataSource(builder.as_data_source(split=split, decoders=reader.decoding), reader, **options)
+        # Its own deserialisation is Python's, and decodes the images.
+        data = builder.as_data_source(split=split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+        source = _DataSource(data, reader.parser(), **options)
     source.class_names = reader.class_names
     return source
 
@@ -97,7 +97,7 @@ class _Features:
         self.decoding = tfds.decode.PartialDecoding(wanted, decoders={self.image: tfds.decode.SkipDecoding()})
         self._all = builder.info.features
 
-    def parser(self) -> Any:
+    def parser(self) -> Parse:
         """Serialised record to raw example, in-graph."""
         features = self.decoding.extract_features(self._all)
 
@@ -119,48 +119,22 @@ class _Features:
 
         return parse
 
-    def extract(self, record: Mapping[str, Any]) -> tuple[bytes, np.ndarray, np.int32, bytes]:
-        """Image, captions, label (-1 for none) and id (empty for none) of a record as `as_data_source` gives it."""
-        flat = _flat(record)
-        label = int(flat[self.label]) if self.label else -1
-        if self.captions:
-            texts = np.atleast_1d(flat[self.captions]).tolist()
-        else:
-            texts = [self.names_as_captions[label]] if label >= 0 else []
-        captions = np.array([text if isinstance(text, bytes) else text.encode() for text in texts], object)
-        name = np.asarray(flat[self.id]).item() if self.id else b""
-        return (
-            bytes(flat[self.image]),
-            captions,
-            np.int32(label),
-            name if isinstance(name, bytes) else str(name).encode(),
-        )
-
 
 class _DataSource(Source):
-    """Random access by TFDS's own reader, which is Python: a call a record."""
+    """Serialised records by TFDS's own random access, which is Python: a call a record."""
 
-    def __init__(self, data: Any, reader: _Features, name: str, signature: str):
+    def __init__(self, data: Any, parse: Parse, name: str, signature: str):
         self._data = data
-        self._reader = reader
+        self._parse = parse
         self.size = len(data)
         self.name = name
         self.fingerprint = fingerprint_of(name, signature, self.size)
 
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
         """One raw example, in-graph."""
-        types = (tf.string, tf.string, tf.int32, tf.string)
-        image, captions, label, name = tf.numpy_function(
-            lambda number: self._reader.extract(self._data[int(number)]), [index], types
-        )
-        name = tf.ensure_shape(name, [])
-        example = {
-            "image": tf.ensure_shape(image, []),
-            "captions": tf.ensure_shape(captions, [None]),
-            "id": tf.where(tf.strings.length(name) > 0, name, tf.strings.as_string(index)),
-        }
-        if self._reader.label:
-            example["label"] = tf.ensure_shape(label, [])
+        record = tf.numpy_function(lambda number: bytes(self._data[int(number)]), [index], tf.string)
+        example = self._parse(tf.ensure_shape(record, []))
+        example.setdefault("id", tf.strings.as_string(index))
         return example
 
     def locate(self, index: int) -> tuple[str, int]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from siglip_tf.data.bad_records import Cause
 from siglip_tf.data.sources.base import Source, fingerprint_of
@@ -103,15 +104,26 @@ class RecordFileSource(Source):
         return self._example(record, shard, number)
 
     def read_run(self, start: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
-        """Neighbouring records of one file, in one pass; what cannot be read makes blank examples to its end."""
+        """Neighbouring records of one file, in one pass; a blank example for each that cannot be read."""
         if self._mapped is not None:
             return super().read_run(start, count)
         shard, first, row = self._row(start)
-        records = _records(tf.gather(self._index.shards, shard), row[0]).take(count).ignore_errors()
-        # A torn end has a number, too.
+        path = tf.gather(self._index.shards, shard)
+        index = tf.io.read_file(tf.gather(self._index.files, shard))
+        records = _records(path, row[0]).take(count).ignore_errors()
+        # The reader ends at a record whose checksum is wrong; what follows has an offset of its own.
         padded = records.concatenate(tf.data.Dataset.from_tensors("").repeat(count)).take(count)
-        numbered = tf.data.Dataset.zip(tf.data.Dataset.range(first, first + count), padded)
-        return numbered.map(lambda number, record: self._example(record, shard, number))
+
+        def alone(number: tf.Tensor) -> tf.Tensor:
+            offset = int64s_at(index, HEADER_BYTES + number * 8 * _COLUMNS, _COLUMNS)[0]
+            tried = _records(path, offset).take(1).ignore_errors()
+            return tried.concatenate(tf.data.Dataset.from_tensors("")).take(1).get_single_element()
+
+        def example(number: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
+            record = tf.cond(tf.strings.length(record) > 0, lambda: record, lambda: alone(number))
+            return self._example(record, shard, number)
+
+        return tf.data.Dataset.zip(tf.data.Dataset.range(first, first + count), padded).map(example)
 
     def fetch(self, index: int) -> dict[str, Any]:
         """One raw example outside the graph; a torn one holds its cause."""
@@ -176,7 +188,10 @@ class TFRecordSource(RecordFileSource):
 
 
 def _records(path: tf.Tensor, offset: tf.Tensor) -> tf.data.Dataset:
-    """The records of a file from a byte offset on (`tf.data.TFRecordDataset` has no such argument; its op does)."""
+    """The records of a file from a byte offset on (`tf.data.TFRecordDataset` has no such argument; its op does).
+
+    Only inside another data set's function: TensorFlow 2.21 cannot serialise the op with offsets at the top.
+    """
     variant = tf.raw_ops.TFRecordDatasetV2(
         filenames=path[None], compression_type="", buffer_size=_BUFFER_BYTES, byte_offsets=offset[None]
     )
@@ -212,7 +227,7 @@ def _features_of_first_record(paths: Sequence[str]) -> dict[str, str]:
         for record in tf.data.TFRecordDataset(path).take(1).ignore_errors():
             try:
                 features = tf.train.Example.FromString(record.numpy()).features.feature
-            except ValueError as error:
+            except DecodeError as error:
                 raise ValueError(f"{path} holds no tf.train.Examples: {error}") from error
             return {name: feature.WhichOneof("kind") or "bytes_list" for name, feature in features.items()}
     raise ValueError(f"{paths[0]} holds no record that can be read. Are the shards TFRecord files, uncompressed?")

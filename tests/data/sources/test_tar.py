@@ -13,6 +13,7 @@ import webdataset
 
 from siglip_tf.data.sources.tar import TarSource
 from tests.data.memory_source import encode
+from tests.data.sources.reading import in_graph, same
 
 
 def write_shard(path, samples: list[dict]) -> str:
@@ -38,19 +39,6 @@ def img2dataset_sample(number: int, **more) -> dict:
 
 def examples(source) -> list[dict]:
     return [source.fetch(index) for index in range(source.size)]
-
-
-def in_graph(source) -> list[dict]:
-    """By the runs or records of the graph, in order."""
-    if source.runs is None:
-        dataset = tf.data.Dataset.range(source.size).map(source.read)
-        return list(dataset.as_numpy_iterator())
-    return [e for a, b in zip(source.runs[:-1], source.runs[1:], strict=True)
-            for e in source.read_run(tf.constant(a), tf.constant(b - a)).as_numpy_iterator()]  # fmt: skip
-
-
-def same(left: dict, right: dict) -> bool:
-    return left.keys() == right.keys() and all(np.array_equal(left[key], right[key]) for key in left)
 
 
 @pytest.fixture

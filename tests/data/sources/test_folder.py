@@ -1,0 +1,155 @@
+"""Tables of captions in all their forms, and folders of classes."""
+
+import csv
+import json
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import tensorflow as tf
+
+from siglip_tf.data.sources.folder import FolderSource
+from tests.data.memory_source import encode
+from tests.data.sources.reading import in_graph, same
+
+ROWS = [
+    {"image": "a.png", "caption": 'a "quoted", comma\u2028and line', "label": 3, "language": "en", "split": "train"},
+    {"image": "b.png", "caption": "ein Hund", "label": 5, "language": "de", "split": "test"},
+    {"image": "a.png", "caption": "again", "label": 3, "language": "fr", "split": "train"},
+]
+
+
+def _images(folder, *names):
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(encode(number))
+
+
+def _write(folder, kind: str, rows=ROWS) -> str:
+    path = folder / f"captions.{kind}"
+    if kind == "jsonl":
+        path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n")
+    elif kind == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[0], delimiter="\t" if kind == "tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv", "parquet"])
+def test_tables_hold_the_same(tmp_path, kind):
+    _images(tmp_path, "a.png", "b.png")
+    path = _write(tmp_path, kind)
+    for where in (path, str(tmp_path)):
+        source = FolderSource(where)
+        first, second = read = in_graph(source)
+        assert first["id"] == b"a.png" and first["image"] == encode(0) and first["label"] == 3
+        assert [c.decode() for c in first["captions"]] == [ROWS[0]["caption"], "again"]
+        assert first["language"].tolist() == [b"en", b"fr"]
+        assert second["captions"].tolist() == [b"ein Hund"] and source.languages == ["de", "en", "fr"]
+        assert all(same(example, source.fetch(i)) for i, example in enumerate(read))
+        assert source.locate(1) == (str(tmp_path / "b.png"), 0)
+    assert FolderSource(path, split="test").size == 1
+    assert FolderSource(path).fingerprint == source.fingerprint != FolderSource(path, split="test").fingerprint
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_lists_of_captions(tmp_path, kind):
+    rows = [{"file_name": "x/a.png", "captions": ["one", "two"]}, {"file_name": "b.png", "captions": "[odd"}]
+    if kind == "csv":
+        rows[0]["captions"] = json.dumps(rows[0]["captions"])
+    _images(tmp_path, "x/a.png", "b.png")
+    first, second = in_graph(FolderSource(_write(tmp_path, kind, rows)))
+    assert first["captions"].tolist() == [b"one", b"two"] and second["captions"].tolist() == [b"[odd"]
+    assert "label" not in first and "language" not in first
+
+
+def test_splits_by_hash_are_disjoint_and_whole(tmp_path):
+    rows = [{"image": f"{i}.png", "caption": "c"} for i in range(400)]
+    path = _write(tmp_path, "csv", rows)
+    parts = [FolderSource(path, split=split) for split in ("train", "validation", "test")]
+    names = [{part.locate(i)[0] for i in range(part.size)} for part in parts]
+    assert sum(map(len, names)) == len(set.union(*names)) == 400
+    np.testing.assert_allclose([len(n) / 400 for n in names], [0.9, 0.05, 0.05], atol=0.03)
+
+
+def test_classes_by_subfolder(tmp_path):
+    _images(tmp_path, "cat/1.png", "cat/2.jpg", "dog/1.png", "dog/notes.txt", ".hidden/1.png")
+    source = FolderSource(str(tmp_path), template="a photo of a {}")
+    read = in_graph(source)
+    assert source.class_names == ["cat", "dog"] and [int(e["label"]) for e in read] == [0, 0, 1]
+    assert [e["captions"].tolist() for e in read] == [[b"a photo of a cat"]] * 2 + [[b"a photo of a dog"]]
+
+
+def test_named_labels_mean_the_same_in_each_split(tmp_path):
+    rows = [
+        {"image": "1.png", "label": "zebra", "split": "train"},
+        {"image": "2.png", "label": "ape", "split": "test"},
+        {"image": "3.png", "label": "zebra", "split": "test"},
+    ]
+    _images(tmp_path, "1.png", "2.png", "3.png")
+    path = _write(tmp_path, "csv", rows)
+    assert [int(e["label"]) for e in in_graph(FolderSource(path, split="train"))] == [1]
+    test = FolderSource(path, split="test")
+    assert [int(e["label"]) for e in in_graph(test)] == [0, 1] and test.class_names == ["ape", "zebra"]
+    assert [e["captions"].tolist() for e in in_graph(test)] == [[b"ape"], [b"zebra"]]
+
+
+def test_missing_files_and_captions_are_seen(tmp_path):
+    _images(tmp_path, "b.png")
+    rows = [{"image": "gone.png", "caption": "x"}, {"image": "b.png", "caption": None}]
+    source = FolderSource(_write(tmp_path, "jsonl", rows))
+    assert source.fetch(0)["image"] == b"" and source.fetch(0)["captions"].tolist() == [b"x"]
+    assert source.fetch(1)["captions"].tolist() == []
+    with pytest.raises(tf.errors.NotFoundError):
+        list(tf.data.Dataset.range(1).map(source.read))
+
+
+def test_invalid_unicode_of_json_stays_invalid(tmp_path):
+    _images(tmp_path, "b.png")
+    (tmp_path / "c.jsonl").write_text('{"image": "b.png", "caption": "half \\ud83d"}\n')
+    captions = in_graph(FolderSource(str(tmp_path)))[0]["captions"]
+    with pytest.raises(UnicodeDecodeError):
+        captions[0].decode()
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ([{"picture": "a", "caption": "b"}], {}, "Expected a column one of image, file_name, .* Its columns: picture"),
+        ([{"image": "a", "words": "b"}], {}, "Expected a column one of captions, caption"),
+        ([{"image": "a", "caption": "b"}], {"caption_column": "c"}, "Expected a column 'c'"),
+        ([{"image": "", "caption": "b"}], {}, "Row 1 names no image"),
+        (
+            [{"image": "a", "caption": "b", "split": "x"}],
+            {"split": "y"},
+            r"must be one of \['x'\].*Received: 'y'",
+        ),
+        ([{"image": "a", "captions": ["b", "c"], "language": ["en"]}], {}, "Row 1 has 2 captions and 1 languages"),
+    ],
+)
+def test_wrong_tables(tmp_path, rows, options, message):
+    with pytest.raises(ValueError, match=message):
+        FolderSource(_write(tmp_path, "jsonl", rows), **options)
+
+
+def test_wrong_folders(tmp_path):
+    with pytest.raises(ValueError, match="holds no rows"):
+        FolderSource(str(tmp_path))
+    with pytest.raises(ValueError, match="Expected a folder of images or a table"):
+        FolderSource(str(tmp_path / "nowhere"))
+    (tmp_path / "a.jsonl").write_text("[1]\n")
+    with pytest.raises(ValueError, match="line 1: expected an object"):
+        FolderSource(str(tmp_path))
+    (tmp_path / "a.jsonl").write_text("{\n")
+    with pytest.raises(ValueError, match="a.jsonl, line 1: Expecting"):
+        FolderSource(str(tmp_path))
+    (tmp_path / "b.csv").write_bytes(b"image,caption\na,\xff\n")
+    with pytest.raises(ValueError, match="holds several tables"):
+        FolderSource(str(tmp_path))
+    with pytest.raises(ValueError, match="is not UTF-8"):
+        FolderSource(str(tmp_path / "b.csv"))
