@@ -18,8 +18,11 @@ FORMATS = ("jpeg", "png", "gif", "bmp", "webp", "unknown")
 def rarely(function: Callable[..., tf.Tensor], *inputs: tf.Tensor) -> Callable[[], tf.Tensor]:
     """A branch for `tf.cond` that costs nothing where it is not taken.
 
-    Branches are inlined otherwise, and each op of a branch not taken is still scheduled, as a dead one.
+    Branches are inlined otherwise, and each op of a branch not taken is still scheduled, as a dead one. Eager code calls
+    the branch as it is: a new trace for every image would cost time and memory without end.
     """
+    if tf.executing_eagerly():
+        return lambda: function(*inputs)
     signature = [tf.TensorSpec(value.shape, value.dtype) for value in inputs]
     apart = tf.function(
         function, input_signature=signature, autograph=False, experimental_attributes={"_noinline": True}
