@@ -39,6 +39,5 @@ class AttentionPooling(keras.layers.Layer):
             layer.build(shape)
 
     def call(self, tokens):
-        probe = tf.repeat(tf.convert_to_tensor(self.probe), tf.shape(tokens)[0], 0)
-        x = self.attention(tf.ensure_shape(probe, (tokens.shape[0], 1, tokens.shape[2])), tokens)
+        x = self.attention(tf.convert_to_tensor(self.probe), tokens)
         return (x + self.mlp(self.mlp_norm(x)))[:, 0]

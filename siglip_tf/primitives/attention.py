@@ -15,7 +15,7 @@ class MultiHeadAttention(keras.layers.Layer):
         num_heads: heads H; must divide the width.
 
     Call arguments:
-        queries: (batch, n, width).
+        queries: (batch, n, width), or (1, n, width) if all examples share them.
         keys: (batch, m, width); None for self-attention.
 
     Returns:
@@ -43,12 +43,33 @@ class MultiHeadAttention(keras.layers.Layer):
             projection.build(None)
 
     def call(self, queries, keys=None):
+        if keys is not None and queries.shape[0] == 1:
+            return self._pool(queries, keys)
         keys = queries if keys is None else keys
         q, k, v = self.query(queries), self.key(keys), self.value(keys)  # (b, n, H, k), (b, m, H, k), (b, m, H, k)
         q *= tf.cast((q.shape[-1]) ** -0.5, q.dtype)
         logits = tf.einsum("bnhk,bmhk->bhnm", q, k)
         weights = tf.cast(tf.nn.softmax(tf.cast(logits, tf.float32)), v.dtype)
         return self.out(tf.einsum("bhnm,bmhk->bnhk", weights, v))
+
+    def _pool(self, queries, tokens):
+        """A few queries that all examples share, as a probe is: tokens are weighted first and projected then.
+
+        q . (W_k t) = (W_k^T q) . t, and the weighted sum of W_v t is W_v of the weighted sum: tokens themselves, by far
+        the largest tensor, pass no projection.
+        """
+        q = self.query(queries)[0]  # (n, H, k)
+        n, heads, size = q.shape
+        looked_for = tf.einsum("nhk,dhk->hnd", q * tf.cast(size**-0.5, q.dtype), tf.cast(self.key.kernel, q.dtype))
+        looked_for = tf.reshape(looked_for, (heads * n, -1))
+        logits = tf.einsum("bmd,gd->bmg", tokens, looked_for)
+        weights = tf.cast(tf.nn.softmax(tf.cast(logits, tf.float32), 1), tokens.dtype)
+        pooled = tf.einsum("bmg,bmd->bgd", weights, tokens)
+        pooled = tf.reshape(pooled, (-1, heads, n, pooled.shape[2]))
+        value = self.value
+        return self.out(
+            tf.einsum("bhnd,dhk->bnhk", pooled, tf.cast(value.kernel, q.dtype)) + tf.cast(value.bias, q.dtype)
+        )
 
     def project_rows(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Queries, keys and values of self-attention: (rows, width) -> 3 x (rows, width), heads side by side."""

@@ -72,20 +72,19 @@ class CPUReplicas:
             ValueError: a variable or a key is missing or of another shape.
             AssertionError: replicas end with different variables or logs.
         """
+        after, logs = dict(variables), {}
+        for result, copies in zip(self.program.results, self.run(variables, batch), strict=True):
+            for replica, copy in enumerate(copies[1:], 1):
+                if not np.array_equal(copy, copies[0], equal_nan=True):
+                    raise AssertionError(f"Replica {replica} differs from replica 0 in {result.name} ({result.kind}).")
+            (after if result.kind == "variable" else logs)[result.name] = copies[0]
+        return after, logs
+
+    def run(self, variables: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]) -> list[list[np.ndarray]]:
+        """For each of the program's results, the value on every replica; arguments as `step`."""
         shards = [self._shards(argument, variables, batch) for argument in self.program.arguments]
         outputs = self._executable.execute_sharded(shards).disassemble_into_single_device_arrays()
-        after = dict(variables)
-        logs = {}
-        for result, copies in zip(self.program.results, outputs, strict=True):
-            values = [np.asarray(copy) for copy in copies]
-            for replica, value in enumerate(values[1:], 1):
-                if not np.array_equal(value, values[0], equal_nan=True):
-                    raise AssertionError(f"Replica {replica} differs from replica 0 in {result.name} ({result.kind}).")
-            if result.kind == "variable":
-                after[result.name] = values[0]
-            else:
-                logs[result.name] = values[0]
-        return after, logs
+        return [[np.asarray(copy) for copy in copies] for copies in outputs]
 
     def _shards(self, argument, variables, batch):
         replicas = self.program.replicas

@@ -1,8 +1,7 @@
 """One replica's program, taken out of the graph that TPUStrategy traced, with variables as arguments and results.
 
 The nodes that carry the attribute `_tpu_replicate` are what every chip runs. Their only edges to the outside are
-TPUReplicatedInput and TPUReplicatedOutput. They are emitted anew, in the order in which they were traced (which is the
-program's order for reads and writes of a variable), into a function without state.
+TPUReplicatedInput and TPUReplicatedOutput. They are emitted anew into a function without state, see `emission`.
 """
 
 from __future__ import annotations
@@ -18,12 +17,9 @@ import tensorflow as tf
 from tensorflow.python.framework import func_graph as func_graph_lib
 from tensorflow.python.util import nest as nest_lib
 
-_CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
-_WHILES = {"While", "StatelessWhile"}
-_IFS = {"If", "StatelessIf"}
+from siglip_tf.tpu.emission import Handle, State, emit
+
 _BOUNDARY = {"TPUReplicatedInput", "TPUReplicatedOutput", "TPUReplicateMetadata", "TPUCompilationResult"}
-# Without effect in a compiled program (XLA's own kernels for them do nothing), or ordering alone.
-_SILENT = {"NoOp", "Assert", "TPUReplicateMetadata"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,10 +104,10 @@ def trace_step(
         if not spec.shape.is_fully_defined():
             raise ValueError(f"Expected static shapes, as a TPU compiles for one shape. Received: {spec}")
     graph = tf.function(run, autograph=False).get_concrete_function(*specs).graph
-    return replica_program(graph, strategy, variables, _leaf_names(batch), _leaf_names(structure["logs"]))
+    return program_of_graph(graph, strategy, variables, _leaf_names(batch), _leaf_names(structure["logs"]))
 
 
-def replica_program(
+def program_of_graph(
     graph: func_graph_lib.FuncGraph,
     strategy: tf.distribute.TPUStrategy,
     variables: Sequence[keras.Variable],
@@ -146,7 +142,7 @@ def replica_program(
     written: list[_Source] = []
 
     def replica_step(*tensors):
-        state = _State()
+        state = State()
         by_argument = dict(zip((a.key for a in arguments), tensors, strict=True))
         values: dict[str, Any] = {}
         for argument in arguments:
@@ -154,12 +150,12 @@ def replica_program(
                 state.values[argument.key] = by_argument[argument.key]
         for key, source in sources.items():
             if source.kind == "variable":
-                values[key] = _Handle(source.key)
+                values[key] = Handle(source.key)
             elif source.kind == "constant":
                 values[key] = tf.constant(source.constant)
             else:
                 values[key] = by_argument[source.key]
-        _emit(body, values, state)
+        emit(body, values, state)
         logs = [_log_value(output, values) for output in graph.outputs]
         written.extend(a for a in arguments if a.key in state.written)
         return [tf.identity(state.values[a.key]) for a in written] + [tf.identity(v) for v in logs if v is not None]
@@ -203,23 +199,6 @@ class _Source:
     shape: tuple[int, ...] = ()
     dtype: tf.DType = tf.float32
     constant: Any = None
-
-
-class _Handle:
-    """Stands where the traced graph has a resource handle."""
-
-    def __init__(self, key: str):
-        self.key = key
-
-
-@dataclasses.dataclass
-class _State:
-    values: dict[str, tf.Tensor] = dataclasses.field(default_factory=dict)
-    written: set[str] = dataclasses.field(default_factory=set)
-
-    def write(self, key: str, value: tf.Tensor) -> None:
-        self.values[key] = value
-        self.written.add(key)
 
 
 def _is_replicated(op: tf.Operation) -> bool:
@@ -277,163 +256,6 @@ def _log_value(output: tf.Tensor, values: Mapping[str, Any]) -> Any:
     if tensor.op.type != "TPUReplicatedOutput":
         return None
     return values[tensor.op.inputs[0].name]
-
-
-# Emitting ----------------------------------------------------------------------------------------------------------
-
-
-def _emit(ops: Sequence[tf.Operation], values: dict[str, Any], state: _State) -> None:
-    """Emits `ops` into the default graph; `values` maps the name of a traced tensor to its new tensor."""
-    for op in ops:
-        if op.type in _SILENT:
-            continue
-        inputs = [values[t.name] for t in op.inputs]
-        outputs = _emit_one(op, inputs, state)
-        for old, new in zip(op.outputs, outputs, strict=True):
-            values[old.name] = new
-
-
-def _emit_one(op: tf.Operation, inputs: list[Any], state: _State) -> Sequence[Any]:
-    if op.type in _CALLS:
-        return _inline(_function_graph(op, "f"), inputs, state)
-    if op.type in _WHILES:
-        return _emit_while(op, inputs, state)
-    if op.type in _IFS:
-        return _emit_if(op, inputs, state)
-    if inputs and isinstance(inputs[0], _Handle):
-        return _emit_on_variable(op, inputs[0], inputs[1:], state)
-    if any(isinstance(t, _Handle) for t in inputs) or any(t.dtype == tf.resource for t in op.outputs):
-        raise ValueError(f"A TPU step may keep its state in variables alone. Received: {op.type} {op.name}")
-    return _emit_plain(op, inputs)
-
-
-def _emit_plain(op: tf.Operation, inputs: list[Any]) -> Sequence[tf.Tensor]:
-    graph = tf.compat.v1.get_default_graph()
-    attributes = {}
-    for name, attribute in op.node_def.attr.items():
-        if name.startswith("_") and name not in {"_gradient_op_type"}:
-            continue
-        if attribute.HasField("func"):
-            graph._add_function_recursive(op.graph._get_function(attribute.func.name))
-        attributes[name] = attribute
-    inputs = [tf.convert_to_tensor(t, dtype=old.dtype) for t, old in zip(inputs, op.inputs, strict=True)]
-    new = graph._create_op_internal(
-        op.type, inputs, [t.dtype for t in op.outputs], name=op.name, attrs=attributes, op_def=op.op_def
-    )
-    for old, fresh in zip(op.outputs, new.outputs, strict=True):
-        fresh.set_shape(old.shape)
-    return new.outputs
-
-
-def _emit_on_variable(op: tf.Operation, handle: _Handle, inputs: list[Any], state: _State) -> Sequence[Any]:
-    value = state.values[handle.key]
-    kind = op.type
-    if kind == "Identity":
-        return [handle]
-    if kind == "ReadVariableOp":
-        return [value]
-    if kind == "VariableShape":
-        return [tf.constant(value.shape.as_list(), op.outputs[0].dtype)]
-    if kind == "ResourceGather":
-        return [tf.gather(value, inputs[0], batch_dims=op.get_attr("batch_dims"))]
-    updates = {
-        "AssignVariableOp": lambda new: new,
-        "AssignAddVariableOp": lambda new: value + new,
-        "AssignSubVariableOp": lambda new: value - new,
-    }
-    if kind not in updates:
-        raise ValueError(f"No pure form is known for {kind}; supported: ReadVariableOp, {', '.join(updates)}")
-    state.write(handle.key, updates[kind](inputs[0]))
-    return []
-
-
-def _function_graph(op: tf.Operation, attribute: str) -> func_graph_lib.FuncGraph:
-    return op.graph._get_function(op.get_attr(attribute).name).graph
-
-
-def _inline(graph: func_graph_lib.FuncGraph, inputs: Sequence[Any], state: _State) -> list[Any]:
-    values = {t.name: new for t, new in zip(graph.inputs, inputs, strict=True)}
-    _emit([op for op in graph.get_operations() if op.type != "Placeholder"], values, state)
-    return [values[t.name] for t in graph.outputs]
-
-
-def _emit_while(op: tf.Operation, inputs: list[Any], state: _State) -> Sequence[Any]:
-    """A loop whose variables travel as loop values."""
-    condition, body = _function_graph(op, "cond"), _function_graph(op, "body")
-    keys = [t.key if isinstance(t, _Handle) else None for t in inputs]
-    start = [state.values[key] if key else t for key, t in zip(keys, inputs, strict=True)]
-    shapes = [v.shape if key else t.shape for key, v, t in zip(keys, start, body.inputs, strict=True)]
-    specs = [tf.TensorSpec(s, v.dtype) for s, v in zip(shapes, start, strict=True)]
-    written: set[str] = set()
-
-    def enter(arguments):
-        local = _State({k: v for k, v in zip(keys, arguments, strict=True) if k})
-        return local, [_Handle(k) if k else v for k, v in zip(keys, arguments, strict=True)]
-
-    def new_condition(*arguments):
-        local, entered = enter(arguments)
-        return _inline(condition, entered, local)[0]
-
-    def new_body(*arguments):
-        local, entered = enter(arguments)
-        outputs = _inline(body, entered, local)
-        written.update(local.written)
-        return [local.values[k] if k else v for k, v in zip(keys, outputs, strict=True)]
-
-    outputs = tf.raw_ops.StatelessWhile(
-        input=start,
-        cond=_pure_function(new_condition, specs),
-        body=_pure_function(new_body, specs),
-        output_shapes=shapes,
-        parallel_iterations=op.get_attr("parallel_iterations"),
-    )
-    for key, value in zip(keys, outputs, strict=True):
-        if key in written:
-            state.write(key, value)
-    return [_Handle(k) if k else v for k, v in zip(keys, outputs, strict=True)]
-
-
-def _emit_if(op: tf.Operation, inputs: list[Any], state: _State) -> Sequence[Any]:
-    """A branch whose variables come in as arguments and leave as results."""
-    predicate, *rest = inputs
-    keys = [t.key if isinstance(t, _Handle) else None for t in rest]
-    unique = list(dict.fromkeys(k for k in keys if k))
-    start = [v for v in rest if not isinstance(v, _Handle)] + [state.values[k] for k in unique]
-    specs = [tf.TensorSpec(v.shape, v.dtype) for v in start]
-    plain = len(start) - len(unique)
-    written: set[str] = set()
-
-    def branch(graph):
-        def run(*arguments):
-            local = _State(dict(zip(unique, arguments[plain:], strict=True)))
-            values = iter(arguments[:plain])
-            outputs = _inline(graph, [_Handle(k) if k else next(values) for k in keys], local)
-            written.update(local.written)
-            return [*outputs, *(local.values[k] for k in unique)]
-
-        return _pure_function(run, specs)
-
-    shapes = [t.shape for t in op.outputs] + [state.values[k].shape for k in unique]
-    outputs = tf.raw_ops.StatelessIf(
-        cond=predicate,
-        input=start,
-        Tout=[t.dtype for t in op.outputs] + [state.values[k].dtype for k in unique],
-        then_branch=branch(_function_graph(op, "then_branch")),
-        else_branch=branch(_function_graph(op, "else_branch")),
-        output_shapes=shapes,
-    )
-    count = len(op.outputs)
-    for key, value in zip(unique, outputs[count:], strict=True):
-        if key in written:
-            state.write(key, value)
-    return outputs[:count]
-
-
-def _pure_function(function: Callable, specs: Sequence[tf.TensorSpec]) -> Any:
-    concrete = tf.function(function, autograph=False).get_concrete_function(*specs)
-    if concrete.captured_inputs:
-        raise ValueError(f"A loop or branch captured {concrete.captured_inputs}; it should have been an argument.")
-    return concrete
 
 
 # Names and counts --------------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def weightless_scope(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """Enters `strategy.scope()` so that new variables have a name, a shape and a dtype, but no memory.
 
     A model of a billion weights on 32 replicas then builds, and its training step traces, in no memory to speak of;
-    reading a value fails with "Resource ... does not exist". Initialisers are traced for their shape and never run.
+    a value that is read is empty. Initialisers are traced for their shape and never run.
     """
 
     def only_the_shape(next_creator, **kwargs):

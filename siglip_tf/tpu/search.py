@@ -1,0 +1,51 @@
+"""The largest global batch that a slice's memory holds, in few compiles: memory grows with the batch along a line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from siglip_tf.tpu.report import Report
+
+
+def largest_batch(compile_at: Callable[[int], Report], chips: int, start: int, step: int = 64) -> list[Report]:
+    """Finds the largest batch that fits, to within `step` examples a chip.
+
+    Args:
+        compile_at: global batch -> report.
+        chips: of the slice.
+        start: a global batch to begin with.
+        step: examples a chip between two batches that are told apart.
+
+    Returns:
+        All reports made on the way, by batch; the last that fits is the largest.
+
+    Raises:
+        ValueError: `start` is no multiple of chips * step, or not even chips * step examples fit.
+    """
+    unit = chips * step
+    if start % unit or start < unit:
+        raise ValueError(f"Expected a start that is a multiple of {unit}. Received: {start}.")
+    reports: dict[int, Report] = {}
+    low, high, batch = 0, None, start
+    while high is None or high - low > unit:
+        report = reports[batch] = compile_at(batch)
+        low, high = (batch, high) if report.fits else (low, batch)
+        if high == unit:
+            raise ValueError(f"Not even {unit} examples fit {report.topology.name}.")
+        guess = _where_memory_ends(reports.values(), unit) or (2 * low if high is None else (low + high) // 2)
+        batch = max(guess // unit, 1) * unit
+        if high is not None:
+            batch = min(batch, high - unit)
+        batch = max(batch, low + unit)
+    return [reports[b] for b in sorted(reports)]
+
+
+def _where_memory_ends(reports: Iterable[Report], unit: int) -> int | None:
+    """The batch at which the line through the two largest known points meets the chip's memory."""
+    known = sorted((r.global_batch, r.used) for r in reports)[-2:]
+    if len(known) < 2:
+        return None
+    (b1, used1), (b2, used2) = known
+    slope = (used2 - used1) / (b2 - b1)
+    usable = next(iter(reports)).topology.chip.usable
+    return int(b2 + (usable - used2) / slope) if slope > 0 else 2 * b2

@@ -1,0 +1,63 @@
+"""Steps traced under a made-up TPUStrategy, for the tests."""
+
+import functools
+import importlib.util
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from siglip_tf import tpu
+from siglip_tf.distribution import current_ring
+from siglip_tf.losses import Negatives, sigmoid_loss_and_gradients, softmax_loss_and_gradients
+from siglip_tf.tpu.compiler import INSTALL
+from tests.models import small
+
+needs_compiler = pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("jax", "libtpu")), reason=INSTALL
+)
+BATCH = {"image": tf.TensorSpec((16, 16, 3)), "text": tf.TensorSpec((5,), tf.int32)}
+
+
+def subject(optimizer, **options) -> tpu.Subject:
+    return tpu.Subject(compiled(optimizer, **options), BATCH)
+
+
+def compiled(optimizer, **options):
+    """A small model with names that do not count up, as variables are matched by name."""
+    model = small.model(name="siglip", **options)
+    made = optimizer()
+    made.name = "optimizer"
+    model.compile(made)
+    return model
+
+
+def traced(replicas, global_batch, optimizer, **options) -> tpu.ReplicaProgram:
+    recipe = functools.partial(subject, optimizer, **options)
+    program, _ = tpu.trace_recipe(recipe, replicas, global_batch)
+    return program
+
+
+def variables_of(model) -> dict[str, np.ndarray]:
+    """Values by the names that a program gives them."""
+    return {v.path: v.numpy() for v in [*model.variables, *model.optimizer.variables]}
+
+
+T, B = np.float32(np.log(10)), np.float32(-10)
+
+
+def loss_program(replicas, b, d, loss="sigmoid", tile_size=3, **negatives) -> tpu.ReplicaProgram:
+    """The loss of b pairs a replica and its gradients, as a step of their own."""
+
+    def step(batch):
+        ring, x, y = current_ring(), batch["x"], batch["y"]
+        if loss == "softmax":
+            result = softmax_loss_and_gradients(ring, x, y, tf.constant(T), tile_size=tile_size)
+        else:
+            chosen = Negatives(**negatives) if negatives else None
+            t, bias, seed = tf.constant(T), tf.constant(B), tf.constant(7)
+            result = sigmoid_loss_and_gradients(ring, x, y, t, bias, tile_size=tile_size, negatives=chosen, seed=seed)
+        return [result.loss, *result.gradients()]
+
+    spec = tf.TensorSpec((b, d))
+    return tpu.trace_step(step, {"x": spec, "y": spec}, tpu.made_up_tpu_strategy(replicas), [])

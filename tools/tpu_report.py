@@ -1,0 +1,135 @@
+"""What the TPU compiler says of a recipe's training step, on a machine with no TPU.
+
+    python -m tools.tpu_report siglip --topology v4:2x2x1 --global-batch 4096
+    python -m tools.tpu_report siglip --topology v5e:2x2 --global-batch 2048 --search-batch --html report.html
+    python -m tools.tpu_report siglip --global-batch 4096 --search-batch --compare softmax
+    python -m tools.tpu_report --paper
+
+RECIPE is a file of `recipes/` that has a function `tpu_subject(**overrides)`, or "package.module:function"; see
+`siglip_tf.tpu.Recipe`. Compiling takes minutes; a program that was compiled before is read from the cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import functools
+import importlib
+import json
+import sys
+from pathlib import Path
+
+from siglip_tf import tpu
+from tools.tpu_page import write_page
+from tools.tpu_table import table
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    if arguments.paper:
+        from tools.tpu_paper import run_paper
+
+        return run_paper(arguments.only, sys.stdout, progress_line)
+    if not arguments.recipe:
+        _parser().error("a RECIPE or --paper is needed")
+    try:
+        topology = tpu.Topology(arguments.topology)
+        recipe = find_recipe(arguments.recipe)
+        overrides = dict(_override(text) for text in arguments.set)
+        losses = [None, *([arguments.compare] if arguments.compare else [])]
+        groups = {}
+        for loss in losses:
+            extra = overrides if loss is None else {**overrides, "loss": loss}
+            groups[loss or extra.get("loss", "sigmoid")] = _reports(recipe, topology, arguments, extra)
+    except (ValueError, ImportError) as error:
+        print(f"tpu_report: {error}", file=sys.stderr)
+        return 2
+    if arguments.json:
+        print(json.dumps({name: [r.to_dict() for r in reports] for name, reports in groups.items()}, indent=1))
+    else:
+        for name, reports in groups.items():
+            print(table(reports, title=f"{arguments.recipe}, {name} loss, {topology.name}", ops=arguments.ops))
+    if arguments.html:
+        write_page(Path(arguments.html), f"{arguments.recipe} on {topology.name}", groups)
+        print(f"Wrote {arguments.html}", file=sys.stderr)
+    return 0
+
+
+def find_recipe(name: str) -> tpu.Recipe:
+    """The recipe that a command line names.
+
+    Raises:
+        ValueError: there is none.
+    """
+    module, _, function = name.partition(":")
+    module, function = (module, function) if function else (f"recipes.{name}", "tpu_subject")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ValueError(f"Expected a recipe with tpu_subject(), or 'package.module:function'. {error}") from error
+
+
+def progress_line(what: str):
+    """A function of seconds that keeps one line of the terminal up to date; silent where there is no terminal."""
+    shown = [-1]
+
+    def show(seconds: float) -> None:
+        if sys.stderr.isatty() and int(seconds) != shown[0]:
+            shown[0] = int(seconds)
+            print(f"\r\033[K{what}: {shown[0] // 60}:{shown[0] % 60:02d}", end="", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _reports(recipe, topology, arguments, overrides):
+    def compile_at(batch):
+        what = f"compiling {arguments.recipe}, global batch {batch}, for {topology.name}"
+        if not sys.stderr.isatty():
+            print(what, file=sys.stderr, flush=True)
+        made = tpu.report(recipe, topology, batch, progress_line(what), **overrides)
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+        return made
+
+    if arguments.search_batch:
+        return tpu.largest_batch(compile_at, topology.chips, arguments.global_batch, arguments.search_step)
+    return [compile_at(arguments.global_batch)]
+
+
+def _override(text):
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"Expected --set name=value. Received: {text!r}.")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+@functools.cache
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.tpu_report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="such as siglip")
+    parser.add_argument(
+        "--topology", default="v4:2x2x1", help="the slice, such as v4:2x2x1, v5e:2x4 (default %(default)s)"
+    )
+    parser.add_argument("--global-batch", type=int, default=4096, help="examples of a step (default %(default)s)")
+    parser.add_argument("--search-batch", action="store_true", help="find the largest batch that fits, from there")
+    parser.add_argument(
+        "--search-step", type=int, default=64, help="examples a chip between batches (default %(default)s)"
+    )
+    parser.add_argument("--compare", metavar="LOSS", help="also with another loss: softmax")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override of the recipe")
+    parser.add_argument("--ops", type=int, default=12, help="how many operations to list (default %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
+    parser.add_argument("--html", metavar="FILE", help="also write a page with a plot of memory over batch")
+    parser.add_argument("--paper", action="store_true", help="all rows of the paper and what is claimed of them")
+    parser.add_argument("--only", help="of --paper, rows whose name holds this text")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
