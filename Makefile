@@ -8,6 +8,7 @@ TF ?= 2.21
 VENV := .venv$(if $(filter-out 2.21,$(TF)),-tf$(TF))
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+WORKERS := --numprocesses 2 --dist loadfile
 PINS := "tensorflow==$(TF).*" "tensorflow-text==$(TF).*"
 
 .PHONY: quickstart test test-slow lint format
@@ -16,7 +17,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/python -m recipes.quickstart $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 test-slow: $(VENV)/.installed-slow
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -31,14 +31,14 @@ MODEL = {
     "image_mlp_dim": 512,
     "image_heads": 4,
     "text": "Ti",
-    "text_length": 32,
+    "text_length": 24,
     "text_width": 128,
     "text_depth": 2,
     "text_mlp_dim": 512,
     "text_heads": 4,
     "init_bias": -5.0,
 }
-STEPS = 1500
+STEPS = 1200
 BATCH = 64
 WARMUP = 0.1  # of all steps
 LEARNING_RATE = 2e-3
@@ -172,7 +172,7 @@ def prepare(run: _Run) -> tuple[Any, Any, Any]:
 
     import siglip_tf
     from recipes import tasks
-    from siglip_tf.data import ImagePreprocessing, Preprocessing, Tokenizer
+    from siglip_tf.data import Augmentation, ImagePreprocessing, Preprocessing, Tokenizer
     from siglip_tf.data.pipeline import TrainingData
     from siglip_tf.data.tokenizer_training import train_tokenizer
 
@@ -199,6 +199,7 @@ def prepare(run: _Run) -> tuple[Any, Any, Any]:
         model.preprocessing,
         arguments.batch,
         seed=arguments.seed,
+        augmentation=Augmentation(crop_area=task.crop_area),
         report=str(run.folder / "bad_records.jsonl"),
     )
     return task, data, model
