@@ -43,7 +43,9 @@ def test_reciprocal_square_root_with_cooldown():
 
 
 @pytest.mark.parametrize(
-    "schedule", [Constant(warmup_steps=3), Cosine(9, 2), Linear(9, 2), ReciprocalSqrt(9, 2, 3, 7, 1)], ids=str
+    "schedule",
+    [Constant(warmup_steps=3), Cosine(9, 2), Linear(9, 2), ReciprocalSqrt(9, 2, 3, 7, 1)],
+    ids=lambda schedule: type(schedule).__name__,
 )
 def test_schedules_stay_in_0_1_and_come_back_from_their_config(schedule):
     got = values(schedule)
