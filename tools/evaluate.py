@@ -9,6 +9,9 @@ DIR/results.json and, with examples, confusions and failures to look at, to DIR/
     python -m tools.evaluate siglip_b16 --tasks few_shot:tfds=cifar100 retrieval:xm3600=/data/xm3600 --output results
     python -m tools.evaluate siglip_b16 --tasks zero_shot:tfds=imagenet_a,subset=present,class_names=imagenet.txt
 
+All accelerators of this machine share the work; several machines do where TF_CONFIG names them and each runs the
+command. The figures do not depend on how many they are.
+
 A task is:
 """
 
@@ -23,12 +26,15 @@ from pathlib import Path
 # TensorFlow reads it while it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import tensorflow as tf
+
 import siglip_tf
 from siglip_tf.evaluation.embed import Embedder
 from siglip_tf.evaluation.report import html_report
 from siglip_tf.evaluation.results import TaskResult, table
 from siglip_tf.evaluation.task_names import GRAMMAR, parse_task
 from siglip_tf.evaluation.tasks import Evaluation
+from tools.precompute_embeddings import local_strategy
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tasks", nargs="+", metavar="TASK", required=True, help="what to measure, see above")
     parser.add_argument("--output", metavar="DIR", type=Path, help="folder for results.json and report.html")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images or texts a step (default 64)")
+    parser.add_argument("--devices", type=int, metavar="N", help="how many local devices (default: all accelerators)")
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="another resolution than the checkpoint's")
     parser.add_argument("--tokenizer", metavar="FILE", help="SentencePiece model for formats that carry none (npz)")
     options = parser.parse_args(arguments)
@@ -54,15 +61,33 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    strategy = _strategy(options.devices)  # first: several workers must meet before anything else runs
+    is_chief = strategy.extended.should_save_summary
     tasks = [parse_task(text) for text in options.tasks]
-    model = siglip_tf.SigLIP.from_checkpoint(
-        options.checkpoint, image_size=options.image_size, tokenizer=options.tokenizer
-    )
-    evaluation = Evaluation(Embedder(model, options.batch_size), _Progress())
+    with strategy.scope():
+        model = siglip_tf.SigLIP.from_checkpoint(
+            options.checkpoint, image_size=options.image_size, tokenizer=options.tokenizer, verbose=is_chief
+        )
+    evaluation = Evaluation(Embedder(model, options.batch_size), _Progress() if is_chief else None)
     results = evaluation.run(tasks)
+    if not is_chief:
+        return
     print("\n" + table(results))
     if options.output is not None:
         _write(options, model, results)
+
+
+def _strategy(devices: int | None) -> tf.distribute.Strategy:
+    if "TF_CONFIG" in os.environ:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if devices is None:
+        return local_strategy()
+    there = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if not 1 <= devices <= len(there):
+        raise ValueError(f"Expected --devices from 1 to {len(there)}, which are here. Received: {devices}.")
+    if devices == 1:
+        return tf.distribute.OneDeviceStrategy(there[0].name)
+    return tf.distribute.MirroredStrategy([device.name for device in there[:devices]])
 
 
 def _write(options: argparse.Namespace, model: siglip_tf.SigLIP, results: list[TaskResult]) -> None:

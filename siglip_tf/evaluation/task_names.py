@@ -1,11 +1,14 @@
 """Tasks by a line of text, as the command line and configs name them."""
 
+import numpy as np
+
 from siglip_tf.evaluation import readers
 from siglip_tf.evaluation.image_set import ImageSet
 from siglip_tf.evaluation.readers import read_names
 from siglip_tf.evaluation.tasks import FewShotTask, RetrievalTask, Task, ZeroShotTask
 from siglip_tf.evaluation.templates import read_templates
 from siglip_tf.evaluation.tfds_sets import tfds_set
+from siglip_tf.evaluation.zero_shot import present_classes
 
 GRAMMAR = """\
 KIND:READER=WHERE[,option=value...]
@@ -27,6 +30,7 @@ options
   class_names=FILE    one name a line, in the order of the labels, or a JSON list
   templates=T         name, photo, photos, drawings, or a file with one template a line
   subset=present      only classes that occur may be predicted (ImageNet-A, -R)
+  subset=FILE         only these class names may be predicted; images of other classes are left out
   shots=10  seeds=3   of few_shot
   limit=N             N images spread evenly over the set"""
 
@@ -64,11 +68,11 @@ def parse_task(text: str) -> Task:
         options[name] = value
     limit = _number(options, "limit", None)
     if kind == "zero_shot":
-        images = _images(reader, where, options).limit(limit)
-        if options.get("subset", "present") != "present":
-            raise ValueError(f"Task {text!r}: the only subset is 'present'. Received: {options['subset']!r}.")
         templates = read_templates(options.get("templates", "photo"))
-        return ZeroShotTask(images, templates, options.get("subset"))
+        images, classes = _images(reader, where, options), None
+        if "subset" in options:  # of all images, also of those that the limit leaves out
+            images, classes = _class_subset(images, options["subset"])
+        return ZeroShotTask(images.limit(limit), templates, classes)
     if kind == "retrieval":
         return RetrievalTask(_images(reader, where, options).limit(limit))
     if reader == "folder":
@@ -85,6 +89,23 @@ def _number(options: dict[str, str], name: str, default: int | None) -> int | No
     if not options[name].isdigit() or int(options[name]) < 1:
         raise ValueError(f"Expected {name} to be a positive number. Received: {options[name]!r}.")
     return int(options[name])
+
+
+def _class_subset(images: ImageSet, which: str) -> tuple[ImageSet, np.ndarray]:
+    """The images of some classes, and the ids of those classes."""
+    if images.labels is None:
+        raise ValueError(f"{images.name} has no labels: there are no classes to choose among.")
+    if which == "present":
+        return images, present_classes(images.labels)
+    names = read_names(which)
+    unknown = sorted(set(names) - set(images.class_names))
+    if unknown:
+        raise ValueError(f"{which} names classes that {images.name} does not have, {unknown[0]!r} for one.")
+    classes = np.array(sorted(images.class_names.index(name) for name in set(names)))
+    kept = np.isin(images.labels.reshape(len(images), -1), classes).any(axis=1)
+    if not kept.any():
+        raise ValueError(f"{images.name} has no images of the classes in {which}.")
+    return images.subset(np.flatnonzero(kept)), classes
 
 
 def _images(reader: str, where: str, options: dict[str, str]) -> ImageSet:

@@ -13,7 +13,7 @@ from siglip_tf.evaluation.image_set import ImageSet
 from siglip_tf.evaluation.ranking import top_k
 from siglip_tf.evaluation.results import Answer, Query, TaskResult
 from siglip_tf.evaluation.retrieval import RECALL_AT, RetrievalResult, retrieval
-from siglip_tf.evaluation.zero_shot import class_embeddings, zero_shot
+from siglip_tf.evaluation.zero_shot import class_embeddings, present_classes, zero_shot
 
 _SHOWN = 12  # examples of a kind in the report
 _SHOWN_ANSWERS = 5
@@ -99,7 +99,7 @@ class ZeroShotTask(Task):
         images, names = self.images, self.images.class_names
         subset = self.class_subset
         if isinstance(subset, str):
-            subset = np.unique(images.labels[images.labels >= 0])
+            subset = present_classes(images.labels)
         classes = class_embeddings(evaluation.embedder.texts, names, self.templates)
         result = zero_shot(evaluation.images(images), classes, images.labels, subset)
         labels = images.labels[result.counted].reshape(result.images, -1)

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 
-import numpy as np
 import tensorflow as tf
 
 from siglip_tf.evaluation.image_set import ImageSet, pad_labels
@@ -90,11 +89,10 @@ def _id(example: dict) -> tf.Tensor:
 
 
 def _default_split(builder) -> str:
-    # imagenet2012's "test" has no labels and is not prepared; most others' has.
-    for split in ("test", "validation", "val"):
-        if split in builder.info.splits:
-            return split
-    return next(iter(builder.info.splits), "test")
+    # The labels of imagenet2012's "test" are all -1: what is reported is its "validation".
+    wanted = ("validation",) if builder.name.startswith("imagenet2012") else ("test", "validation", "val")
+    there = builder.info.splits
+    return next((split for split in wanted if split in there), next(iter(there), wanted[0]))
 
 
 def _class_names(name: str, feature, given: Sequence[str] | None) -> tuple[str, ...]:
@@ -109,8 +107,3 @@ def _class_names(name: str, feature, given: Sequence[str] | None) -> tuple[str, 
             "Give English names with class_names=FILE, one a line in this order."
         )
     return tuple(feature.names)
-
-
-def present_classes(labels: np.ndarray) -> np.ndarray:
-    """Ids of the classes that occur: the subset of ImageNet's 1,000 that ImageNet-A or -R is about."""
-    return np.unique(labels[labels >= 0])

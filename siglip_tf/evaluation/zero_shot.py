@@ -144,6 +144,11 @@ def zero_shot(
     )
 
 
+def present_classes(labels: np.ndarray) -> np.ndarray:
+    """Ids of the classes that occur in labels (images,) or (images, k), -1 for none: ImageNet-A's and -R's subsets."""
+    return np.unique(labels[labels >= 0])
+
+
 def _checked_labels(labels: np.ndarray, images: int, classes: int) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim == 1:

@@ -17,7 +17,7 @@ def test_equals_big_vision():
     assert result.to_dict()["image_to_text_R@5"] == 0.938
 
 
-@pytest.mark.parametrize("chunk_size", [7, 100, 499, 500, 5000])
+@pytest.mark.parametrize("chunk_size", [37, 499, 500, 5000])
 def test_chunks_change_nothing(chunk_size):
     whole, chunked = (retrieval(*retrieval_example(), chunk_size=c) for c in (None, chunk_size))
     np.testing.assert_array_equal(whole.image_ranks, chunked.image_ranks)
@@ -35,13 +35,13 @@ def test_ranks_equal_a_full_sort():
 
 
 def test_scores_are_never_all_in_memory(rng):
-    """12,000 x 12,000 scores would be 576 MB."""
-    images, texts = (unit(rng.normal(size=(12_000, 8))) for _ in range(2))
+    """6,000 x 6,000 scores would be 144 MB."""
+    images, texts = (unit(rng.normal(size=(6_000, 8))) for _ in range(2))
     tracemalloc.start()
     retrieval(images, texts)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 120e6
+    assert peak < 60e6
 
 
 def test_same_caption_for_two_images():

@@ -194,6 +194,14 @@ def test_task_names(folder, tmp_path):
     assert (task.name, len(task.images), len(task.templates)) == ("zero_shot/test", 5, 9)
     assert parse_task(f"retrieval:coco={folder}/coco,split=val2014").name == "retrieval/coco-val2014"
     assert parse_task(f"retrieval:xm3600={folder}/xm3600").name == "retrieval/xm3600"
+    (tmp_path / "some.txt").write_text("z\nblue square\n")
+    some = parse_task(f"zero_shot:folder={folder}/test,subset={tmp_path}/some.txt,limit=9")
+    assert (some.class_subset.tolist(), len(some.images), set(some.images.labels)) == ([1, 6], 9, {1, 6})
+    # The classes of all images, not of the few that the limit keeps.
+    assert len(parse_task(f"zero_shot:folder={folder}/test,subset=present,limit=2").class_subset) == 7
+    (tmp_path / "some.txt").write_text("z\nno such class\n")
+    with pytest.raises(ValueError, match="does not have, 'no such class' for one"):
+        parse_task(f"zero_shot:folder={folder}/test,subset={tmp_path}/some.txt")
     probe = parse_task(f"few_shot:folder={folder},shots=3,seeds=2")
     assert (probe.shots, probe.seeds, probe.name) == (3, 2, "few_shot/test")
 
@@ -206,7 +214,7 @@ def test_task_names(folder, tmp_path):
         ("zero_shot:folder", "expected zero_shot:folder=..."),
         ("retrieval:coco=x,templates=photo", "'templates=photo' is none of the options"),
         ("zero_shot:folder=FOLDER/test,limit=0", "limit to be a positive number"),
-        ("zero_shot:folder=FOLDER/test,subset=a", "the only subset is 'present'"),
+        ("zero_shot:folder=FOLDER/test,subset=/nowhere", "There is no file '/nowhere'"),
         ("zero_shot:folder=/nowhere", "/nowhere is not a folder"),
         ("zero_shot:folder=FOLDER/test,class_names=/nowhere", "There is no file '/nowhere'"),
     ],

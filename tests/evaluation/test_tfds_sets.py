@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from siglip_tf.evaluation.tfds_sets import present_classes, tfds_set
+from siglip_tf.evaluation.tfds_sets import tfds_set
 from tests.example_model import pictures
 
 PICTURES = pictures(7)
@@ -77,6 +77,7 @@ def test_faults_are_named(data_dir, tmp_path):
 @pytest.mark.parametrize(
     ("name", "classes", "labels"),
     [
+        ("imagenet2012", 1000, 1),
         ("cifar100", 100, 1),
         ("imagenet_v2", 1000, 1),
         ("imagenet2012_real", 1000, 2),
@@ -92,6 +93,7 @@ def test_the_papers_sets(name, classes, labels):
     assert pixels[0].shape[2] == 3
     assert len(images.class_names) == classes
     assert images.labels.ndim == labels
+    assert images.name == f"{name}-{'validation' if name.startswith('imagenet2012') else 'test'}"
 
 
 def test_pets_and_coco():
@@ -118,7 +120,3 @@ def test_pets_and_coco():
 def test_imagenet_needs_names():
     with tfds.testing.mock_data(num_examples=1), pytest.raises(ValueError, match=r"by WordNet id \(n01440764"):
         tfds_set("imagenet_a")
-
-
-def test_present_classes():
-    np.testing.assert_array_equal(present_classes(np.array([[5, -1], [2, 5]])), [2, 5])

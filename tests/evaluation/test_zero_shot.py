@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, recall_score, top_k_accuracy_score
 
-from siglip_tf.evaluation.zero_shot import average_prompts, class_embeddings, make_prompts, zero_shot
+from siglip_tf.evaluation.zero_shot import average_prompts, class_embeddings, make_prompts, present_classes, zero_shot
 from tests.evaluation.example_embeddings import unit, zero_shot_example
 
 
@@ -53,6 +53,10 @@ def test_class_subset(example):
     assert np.isin(result.top, subset).all()
     with pytest.raises(ValueError, match="none of them in `class_subset`"):
         zero_shot(images, classes, labels, class_subset=subset)
+
+
+def test_present_classes():
+    np.testing.assert_array_equal(present_classes(np.array([[5, -1], [2, 5]])), [2, 5])
 
 
 def test_ties_go_to_the_lower_class():

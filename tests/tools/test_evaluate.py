@@ -20,12 +20,13 @@ def checkpoint(tmp_path_factory):
     return str(path)
 
 
-def test_table_json_and_page(checkpoint, tmp_path, capsys):
+def test_table_json_and_page_of_two_devices(checkpoint, tmp_path, capsys):
     write_folder(tmp_path / "birds", {"red": 4, "blue": 3})
     write_xm3600(tmp_path / "xm3600")
     tasks = [f"zero_shot:folder={tmp_path}/birds,templates=photos", f"retrieval:xm3600={tmp_path}/xm3600"]
     output = tmp_path / "out"
-    assert evaluate.main([checkpoint, "--tasks", *tasks, "--output", str(output), "--batch-size", "4"]) == 0
+    options = ["--output", str(output), "--batch-size", "4", "--devices", "2"]
+    assert evaluate.main([checkpoint, "--tasks", *tasks, *options]) == 0
     printed = capsys.readouterr()
     assert re.search(r"zero_shot/birds +top1 ", printed.out)
     assert "quz" in printed.out
@@ -47,8 +48,10 @@ def test_table_json_and_page(checkpoint, tmp_path, capsys):
 
 
 def test_faults_end_with_a_sentence(checkpoint, capsys):
-    assert evaluate.main([checkpoint, "--tasks", "zero_shot:folder=/nowhere"]) == 1
+    assert evaluate.main([checkpoint, "--devices", "1", "--tasks", "zero_shot:folder=/nowhere"]) == 1
     assert capsys.readouterr().err == "/nowhere is not a folder.\n"
+    assert evaluate.main([checkpoint, "--devices", "0", "--tasks", "zero_shot:folder=/nowhere"]) == 1
+    assert "Expected --devices from 1 to" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         evaluate.main(["--help"])
     assert "retrieval:xm3600=DIR" in capsys.readouterr().out
