@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+import os
 from typing import Any
 
 import keras
@@ -109,19 +109,26 @@ def scenes(c: ConfigDict, split: str = "train", size: int | None = None) -> Scen
     return SceneSource(split, seed=c.seed, captions=1, languages=languages, image_size=side, **options)
 
 
-def scenes_tokenizer(c: ConfigDict, folder: Path) -> Path:
-    """A vocabulary of the scenes' captions, trained once per run; sets `model.vocab_size` to its size."""
+def own_tokenizer(c: ConfigDict, source: Source, folder: str) -> bytes:
+    """A vocabulary of a source's captions, trained once a run and kept in its folder; `model.vocab_size` at most."""
+    from recipes.tasks import captions_of
     from siglip_tf.data.tokenizer_training import train_tokenizer
 
-    path = folder / "tokenizer.model"
-    if not path.exists():
-        source = scenes(c)
-        texts = (text for index in range(_TOKENIZER_SCENES) for text in source.texts(index))
-        folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / ".tokenizer.partial"
-        aside.write_bytes(train_tokenizer(texts, _TOKENIZER_PIECES * c.languages, model_type="bpe"))
-        aside.replace(path)
-    return path
+    path = f"{folder}/tokenizer.model"
+    if not tf.io.gfile.exists(path):
+        if isinstance(source, SceneSource):
+            # Few different words: every one of them becomes one piece.
+            texts = (text for index in range(_TOKENIZER_SCENES) for text in source.texts(index))
+            proto = train_tokenizer(texts, _TOKENIZER_PIECES * c.languages, model_type="bpe")
+        else:
+            proto = train_tokenizer(captions_of(source), c.model.vocab_size)
+        tf.io.gfile.makedirs(folder)
+        aside = f"{path}.{os.getpid()}"
+        with tf.io.gfile.GFile(aside, "wb") as file:
+            file.write(proto)
+        tf.io.gfile.rename(aside, path, overwrite=True)
+    with tf.io.gfile.GFile(path, "rb") as file:
+        return file.read()
 
 
 def build_tokenizer(c: ConfigDict, proto: bytes) -> Tokenizer:

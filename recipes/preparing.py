@@ -13,6 +13,8 @@ from recipes import building
 from recipes.settings import set_value
 from siglip_tf import checkpoints
 from siglip_tf.checkpoints import Checkpoint
+from siglip_tf.data import Tokenizer
+from siglip_tf.data.sources.base import Source
 
 # Arguments of `SigLIP` that a checkpoint decides, by tower.
 _IMAGE = ("image", "image_size", "patch_size", "image_pool")
@@ -41,7 +43,9 @@ class Prepared:
     finish: Callable[[Any, str], None] | None = None
 
 
-def pairs(c: ConfigDict, folder: str, embedded: bool, start: Checkpoint | None = None) -> Prepared:
+def pairs(
+    c: ConfigDict, folder: str, embedded: bool, start: Checkpoint | None = None, own_vocabulary: bool = False
+) -> Prepared:
     """Pictures and captions of `data`, or the drawn scenes.
 
     Args:
@@ -49,6 +53,7 @@ def pairs(c: ConfigDict, folder: str, embedded: bool, start: Checkpoint | None =
         folder: the run's.
         embedded: whether to draw scenes in place of `data`.
         start: a checkpoint whose tokenizer and image preprocessing are used where it has them.
+        own_vocabulary: whether a tokenizer is trained on the captions where none is named.
 
     Raises:
         ValueError: no data or tokenizer is named, or they do not fit the model.
@@ -56,7 +61,8 @@ def pairs(c: ConfigDict, folder: str, embedded: bool, start: Checkpoint | None =
     from siglip_tf.data.pipeline import TrainingData
 
     source = building.scenes(c) if embedded else building.open_data(c)
-    tokenizer = building.build_tokenizer(c, _vocabulary(c, folder, embedded, start))
+    trains_own = embedded or own_vocabulary
+    tokenizer = building.build_tokenizer(c, _vocabulary(c, folder, source if trains_own else None, start))
     preprocessing = building.build_preprocessing(c, tokenizer, start)
     data = TrainingData(
         source,
@@ -69,19 +75,17 @@ def pairs(c: ConfigDict, folder: str, embedded: bool, start: Checkpoint | None =
     return Prepared(data, preprocessing, source.size)
 
 
-def _vocabulary(c: ConfigDict, folder: str, embedded: bool, start: Checkpoint | None) -> bytes:
+def _vocabulary(c: ConfigDict, folder: str, captions: Source | None, start: Checkpoint | None) -> bytes:
     if c.tokenizer:
         return Path(c.tokenizer).read_bytes()
     if start is not None and start.tokenizer is not None:
         return start.tokenizer
-    if not embedded:
+    if captions is None:
         raise ValueError(
             "How texts become tokens is not known: name a SentencePiece model by --tokenizer, or train one of the "
             "captions: python -m tools.train_tokenizer --help"
         )
-    proto = building.scenes_tokenizer(c, Path(folder)).read_bytes()
-    from siglip_tf.data import Tokenizer
-
+    proto = building.own_tokenizer(c, captions, folder)
     set_value(c, "model.vocab_size", Tokenizer(proto, c.model.text_length).vocab_size)
     return proto
 

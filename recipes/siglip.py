@@ -98,6 +98,21 @@ def embedded(c: ConfigDict, steps: int = 300) -> None:
     c.log_every = 10
 
 
+def tiny_checkpoint(c: ConfigDict, folder: str, steps: int = 200) -> str:
+    """Trains this recipe's tiny model in a folder, or finds it trained there; returns its checkpoint.
+
+    Recipes that begin with trained weights begin with these when they run on the embedded data.
+
+    Raises:
+        ValueError: it did not come to its end.
+    """
+    print(f"First a tiny model to begin with, in {folder}:", flush=True)
+    values = ["--set", f"seed={c.seed}", "--set", f"duration={steps} steps"]
+    if running.main(RECIPE, ["--embedded", "--run", folder, *values]):
+        raise ValueError(f"The tiny model in {folder} did not come to its end.")
+    return f"{folder}/checkpoint"
+
+
 def prepare(c: ConfigDict, folder: str, is_embedded: bool) -> Any:
     """Pairs of `data`; every weight starts at random."""
     from recipes import preparing

@@ -62,7 +62,7 @@ RUNS = {
     "g14": {"batch": 20_480, "duration": "107k steps", "optimizer": LION, "warmup": "10%"},
     "million": {"batch": 1_048_576, "duration": "18B examples", "optimizer": ADAFACTOR, "warmup": "10%"},
 }
-TINY_TOWER_STEPS = 200
+EMBEDDED_SCENES = 2_048
 
 
 def setup(name: str) -> ConfigDict:
@@ -160,13 +160,8 @@ def _embed_scenes(c: ConfigDict, folder: str) -> None:
     from recipes import building
     from siglip_tf.data import EmbeddingWriter, StoredEmbeddings, tower_fingerprint
 
-    first = f"{folder}/image_tower"
     if not c.tower:
-        print("An image tower to freeze:", flush=True)
-        steps = f"duration={TINY_TOWER_STEPS} steps"
-        if running.main(siglip.RECIPE, ["--embedded", "--run", first, "--set", f"seed={c.seed}", "--set", steps]):
-            raise ValueError(f"The image tower in {first} did not come to its end.")
-        c.tower = f"{first}/checkpoint"
+        c.tower = siglip.tiny_checkpoint(c, f"{folder}/image_tower")
     model = siglip_tf.SigLIP.from_checkpoint(c.tower, verbose=False)
     preprocessing = model.preprocessing
     encode = tf.function(lambda pixels: model.encode_image(preprocessing.image.normalize(pixels)))
@@ -185,8 +180,6 @@ def _embed_scenes(c: ConfigDict, folder: str) -> None:
     stored: StoredEmbeddings = writer.run()
     print(f"{stored.size:,} embeddings of {stored.embed_dim} in {c.data}", flush=True)
 
-
-EMBEDDED_SCENES = 2_048
 
 RECIPE = running.Recipe(
     name="siglit",

@@ -1,0 +1,91 @@
+"""A small SigLIP on the smallest real captions there are: COCO's, by TensorFlow Datasets. Not a run of the paper.
+
+    python -m recipes.captions_from_tfds --embedded                  any machine, a tiny run on drawn scenes
+    python -m recipes.captions_from_tfds --dry-run                   the plan; nothing is downloaded, nothing runs
+    python -m recipes.captions_from_tfds                             downloads COCO (20 GB) and trains, GPU advised
+    python -m recipes.captions_from_tfds --data tfds:NAME            any data set of TFDS with images and texts
+
+The last two are the ones for one GPU, for four TPU v4 chips, and for this machine, slowly; the strategy is found by
+looking. Several machines: the same command on each, with a shared folder for --run and
+
+    TF_CONFIG='{"cluster": {"worker": ["host0:3333", "host1:3333"]}, "task": {"type": "worker", "index": 0}}'
+
+It needs tensorflow-datasets: pip install 'siglip-tf[data]'. The tokenizer is trained on the captions. Evaluate with
+
+    python -m tools.evaluate runs/captions_from_tfds-coco/checkpoint --help
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from recipes import running, siglip
+from recipes.settings import settings
+
+DATA = "tfds:coco_captions"
+EXAMPLES = 82_783  # images of its training split, five captions each
+# Small towers for few pictures. The loss, t' and b are the paper's; a batch of 1,024 fits one GPU.
+MODEL = {
+    "image": "S/16",
+    "text": "S",
+    "image_size": 224,
+    "text_length": 32,
+    "vocab_size": 8_000,
+    "init_temperature": 10.0,
+    "init_bias": -10.0,
+    "dropout": 0.1,
+    "tower_norms": True,
+    "dtype": "mixed_bfloat16",
+}
+RUN = {"batch": 1_024, "duration": "60 epochs", "topology": "v4:2x2x1", "checkpoint_every": 500}
+
+
+def setup() -> ConfigDict:
+    """The settings."""
+    return settings(
+        model=MODEL,
+        optimizer=siglip.OPTIMIZER,
+        schedule={"name": "cosine", "warmup": "10%"},
+        data=DATA,
+        split="train",
+        **RUN,
+    )
+
+
+def embedded(c: ConfigDict) -> None:
+    """Makes settings those of a tiny run on the embedded data."""
+    siglip.embedded(c)
+    c.model.dropout = 0.0
+
+
+def size(c: ConfigDict) -> int:
+    """Images of the training split, for a plan without a download where it is COCO's."""
+    from recipes import building
+
+    return EXAMPLES if (c.data, c.split) == (DATA, "train") else building.open_data(c).size
+
+
+def prepare(c: ConfigDict, folder: str, is_embedded: bool) -> Any:
+    """Pairs of the data set, with a vocabulary trained on its captions."""
+    from recipes import preparing
+
+    return preparing.pairs(c, folder, is_embedded, own_vocabulary=True)
+
+
+RECIPE = running.Recipe(
+    name="captions_from_tfds",
+    about=__doc__,
+    setups={"coco": setup},
+    embedded=embedded,
+    prepare=prepare,
+    options={**running.PAIRS, "split": "of the data set (train)"},
+    size=size,
+)
+tpu_subject = RECIPE.subject
+
+
+if __name__ == "__main__":
+    sys.exit(running.main(RECIPE))

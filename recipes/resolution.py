@@ -1,0 +1,96 @@
+"""Another resolution for a trained model, section 4.6: 5 billion more examples, a 100 times smaller learning rate.
+
+    python -m recipes.resolution --embedded                          this machine, a tiny run on drawn scenes
+    python -m recipes.resolution 384 --dry-run                       the plan for 32 TPU v4 chips; nothing runs
+    python -m recipes.resolution 384 --start gs://bucket/B/checkpoint --data "gs://bucket/{00000..99999}.tar" \\
+        --run gs://bucket/B384
+
+The last line is the one for TPU hosts (four v4 chips: --set batch=1024 --set topology=v4:2x2x1) and for GPUs; the
+strategy is found by looking. Several machines: the same command on each, with a shared folder for --run and
+
+    TF_CONFIG='{"cluster": {"worker": ["host0:3333", "host1:3333"]}, "task": {"type": "worker", "index": 0}}'
+
+SETUP is one of
+
+    224    196 patches (Table 3: B 76.3 %)
+    384    576 patches
+
+--start is a checkpoint of both towers, such as `recipes.overtrain` wrote or a public one; its size and its tokenizer
+are taken over, its position embeddings resampled.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from recipes import overtrain, running, siglip
+from recipes.settings import settings
+
+IMAGE_SIZES = {"224": 224, "384": 384}  # "on the target resolutions (i.e. 224 or 384)"
+# "using a 100x smaller learning rate without weight decay"
+OPTIMIZER = {**siglip.OPTIMIZER, "learning_rate": 1e-3 / 100, "weight_decay": 0.0}
+# "we continue training the pre-trained model for 5 billion examples"
+RUN = {"batch": 32_768, "duration": "5B examples", "topology": "v4:2x4x4"}
+
+
+def setup(name: str) -> ConfigDict:
+    """The settings for one of `IMAGE_SIZES`, of the Base model until `start` names another."""
+    return settings(
+        model={**overtrain.MODEL, **siglip.ON_TPU, "remat": "block", "image_size": IMAGE_SIZES[name]},
+        optimizer=OPTIMIZER,
+        schedule=siglip.SCHEDULE,
+        **RUN,
+    )
+
+
+def embedded(c: ConfigDict) -> None:
+    """Makes settings those of a tiny run that goes on from `recipes.siglip`'s tiny model, from 72 to 96 pixels."""
+    siglip.embedded(c)
+    c.model.image_size = 96
+    c.optimizer.learning_rate /= 100
+    c.optimizer.scalars_learning_rate = 1.0
+
+
+def adopt(c: ConfigDict) -> Any:
+    """The model that `start` names, at the resolution of the settings."""
+    from recipes import preparing
+
+    return preparing.whole_start(c, c.model.image_size)
+
+
+def prepare(c: ConfigDict, folder: str, is_embedded: bool) -> Any:
+    """Pairs of `data`; every weight starts from `start`.
+
+    Raises:
+        ValueError: no checkpoint is named.
+    """
+    from recipes import preparing
+
+    if is_embedded and not c.start:
+        c.start = siglip.tiny_checkpoint(c, f"{folder}/first")
+    start = adopt(c)
+    if start is None:
+        raise ValueError("No model to go on with: name its checkpoint by --start.")
+    prepared = preparing.pairs(c, folder, is_embedded, start)
+    prepared.weights = start.weights
+    return prepared
+
+
+RECIPE = running.Recipe(
+    name="resolution",
+    about=__doc__,
+    setups={name: functools.partial(setup, name) for name in IMAGE_SIZES},
+    embedded=embedded,
+    prepare=prepare,
+    options={"start": "a checkpoint of both towers, in any format", **running.PAIRS},
+    adopt=adopt,
+)
+tpu_subject = RECIPE.subject
+
+
+if __name__ == "__main__":
+    sys.exit(running.main(RECIPE))
