@@ -1,0 +1,156 @@
+"""Figure 5: the second moment's decay and the spikes of a large learning rate.
+
+python -m recipes.studies.beta2
+"""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import sys
+
+from recipes.studies import small
+from recipes.studies.plots import Line, Panel, draw
+from recipes.studies.study import Findings, PaperRow, Picture, Results, Study, Table, main
+from recipes.studies.verdict import greater
+
+BATCH, EXAMPLES = 64, 16_384
+LEARNING_RATE = 1e-2  # five times the other studies'
+BETAS = (0.999, 0.95)
+_MEDIAN_OVER = 9  # points of a curve, to tell a spike from the trend
+
+
+def label_of(beta: float) -> str:
+    """Of a row."""
+    return f"beta2 = {beta:g}"
+
+
+def rows():
+    """Both decays, without clipping: nothing but the optimizer stands between a spike and the weights."""
+
+    def of(beta, seed):
+        return small.cell(
+            label_of(beta),
+            seed,
+            batch=BATCH,
+            examples=EXAMPLES,
+            optimizer={"learning_rate": LEARNING_RATE, "beta_2": beta, "global_clipnorm": None, "warmup": 0.05},
+            points=256,
+        )
+
+    return {label_of(beta): functools.partial(of, beta) for beta in BETAS}
+
+
+def findings(results: Results) -> Findings:
+    """Curves of loss, gradient norm and update norm; how far the loss jumps over its trend."""
+    spikes = {
+        beta: {
+            name: {seed: _largest_spike(run["curves"][name]) for seed, run in results.of(label_of(beta)).items()}
+            for name in ("loss", "gradient_norm", "update_norm")
+        }
+        for beta in BETAS
+    }
+    final = {beta: results.values(label_of(beta), "final", "zero_shot") for beta in BETAS}
+    loss = {beta: results.values(label_of(beta), "final", "loss") for beta in BETAS}
+    high, low = BETAS
+    table = Table(
+        f"AdamW at a learning rate of {LEARNING_RATE:g} without clipping, batch {BATCH}, {EXAMPLES:,} pairs. A spike "
+        "is a "
+        "step's value over the median of its neighbourhood; one figure a seed.",
+        ("", "final loss", "zero-shot, %", "largest spike of loss", "of gradient norm", "of update norm"),
+        [
+            (
+                label_of(beta),
+                results.text(label_of(beta), "final", "loss", digits=2),
+                results.text(label_of(beta), "final", "zero_shot", scale=100),
+                *(_range(spikes[beta][name]) for name in ("loss", "gradient_norm", "update_norm")),
+            )
+            for beta in BETAS
+        ],
+    )
+    verdicts = [
+        greater(
+            f"The loss jumps further over its trend with beta2 = {high:g} than with {low:g}",
+            spikes[high]["loss"],
+            spikes[low]["loss"],
+            unit="times the median",
+            scale=1,
+            digits=2,
+        ),
+        greater(
+            f"Gradients spike more with beta2 = {high:g}",
+            spikes[high]["gradient_norm"],
+            spikes[low]["gradient_norm"],
+            unit="times the median",
+            scale=1,
+        ),
+        greater(
+            f"The final loss is lower with beta2 = {low:g}",
+            loss[high],
+            loss[low],
+            unit="nats a pair",
+            scale=1,
+            digits=2,
+        ),
+        greater(f"The final accuracy is better with beta2 = {low:g}", final[low], final[high]),
+    ]
+    return Findings([table], [Picture("beta2", _CAPTION, functools.partial(_draw, results))], verdicts, _NOTES)
+
+
+def _largest_spike(curve):
+    """The largest ratio of a point to the median of the points round it, the first tenth left out."""
+    values = [value for value in curve if value is not None]
+    start = len(values) // 10
+    ratios = [
+        values[i] / statistics.median(values[max(0, i - _MEDIAN_OVER // 2) : i + _MEDIAN_OVER // 2 + 1])
+        for i in range(start, len(values))
+    ]
+    return max(ratios, default=1.0)
+
+
+def _range(by_seed):
+    return "-" if not by_seed else ", ".join(f"{value:.2f}" for _, value in sorted(by_seed.items())) + " times"
+
+
+def _draw(results, path):
+    panels = []
+    titles = {"loss": "Loss", "gradient_norm": "Gradient norm", "update_norm": "Update norm"}
+    for name, title in titles.items():
+        lines = []
+        for colour, beta in enumerate(BETAS):
+            for number, run in enumerate(results.of(label_of(beta)).values()):
+                x = [step * BATCH for step in run["curves"]["step"]]
+                shown = label_of(beta) if number == 0 else f"_{beta}{number}"
+                lines.append(Line(shown, x, run["curves"][name], 1 - colour, marks=False))
+        panels.append(Panel(title, "pairs seen", "", lines, log_y=True, legend=name == "loss"))
+    draw(panels, path)
+
+
+def paper_rows():
+    """The paper names no size for Figure 5; its text speaks of Base models and growing batches."""
+    return [PaperRow(f"beta2 = {beta:g}", "siglip", "v4:2x4x4", 32_768, 3e9, {}) for beta in BETAS]
+
+
+_CAPTION = "Loss, gradient norm and update norm over training, every seed a line."
+_NOTES = (
+    "The figure's batch size and length are not given in the paper; the rows of the paper's scale take 32k and 3B "
+    "examples, "
+    "about where its curves end.",
+)
+
+STUDY = Study(
+    name="beta2",
+    title="Stability and beta2",
+    paper="Section 4.7, Figure 5",
+    question=(
+        "Large batches become unstable: spikes of the gradient norm make large updates and the loss jumps. The paper "
+        "lowers beta2 from 0.999 to 0.95, which lets the second moment follow a spike."
+    ),
+    setup=f"SigLIP from scratch at five times the other studies' learning rate ({LEARNING_RATE:g}), no clipping.",
+    rows=rows,
+    findings=findings,
+    paper_rows=paper_rows,
+)
+
+if __name__ == "__main__":
+    sys.exit(main([STUDY], STUDY.name))

@@ -1,0 +1,123 @@
+"""The studies' figures: panels of lines with error bars, or of bars, by matplotlib."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from recipes.studies.verdict import Estimate
+
+COLOURS = ("#2563c9", "#d9731a", "#1a8a4a", "#a23bb0", "#5d6875", "#c2382e")
+_INK, _SOFT, _RULE = "#1c2530", "#5d6875", "#e3e7ec"
+_PANEL = (3.5, 2.75)  # inches
+_DPI = 120
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A line: points whose `y` may be estimates with errors; None leaves a point out."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[Estimate | float | None]
+    colour: int = 0
+    dashed: bool = False
+    marks: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One pair of axes.
+
+    Attributes:
+        title: above it.
+        x_label, y_label: of the axes.
+        lines: what is drawn.
+        log_x, log_y: logarithmic axes; `log_x` marks the x of the points themselves.
+        scale: factor on every y, 100 for shares in percent.
+        reference: a value that a dotted line marks, as y after scaling.
+        x_names: names of the points x = 0, 1, 2, ... in place of numbers.
+        y_range: limits after scaling.
+        legend: whether the lines' names are shown.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: Sequence[Line]
+    log_x: bool = False
+    log_y: bool = False
+    scale: float = 1.0
+    reference: float | None = None
+    x_names: Sequence[str] = ()
+    y_range: tuple[float | None, float | None] | None = None
+    legend: bool = True
+
+
+def draw(panels: Sequence[Panel], path: Path, columns: int = 3) -> None:
+    """Writes a PNG of the panels, row by row; aside, then renamed."""
+    from matplotlib.figure import Figure
+
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(_PANEL[0] * columns, _PANEL[1] * rows), dpi=_DPI, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, panel in zip(grid, panels, strict=False):
+        _draw_panel(axes, panel)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.partial")
+    figure.savefig(aside, format="png", facecolor="white", metadata={"Software": None})
+    aside.replace(path)
+
+
+def _draw_panel(axes, panel: Panel) -> None:
+    axes.set_title(panel.title, fontsize=9.5, color=_INK, loc="left", fontweight="bold")
+    axes.set_xlabel(panel.x_label, fontsize=8.5, color=_SOFT)
+    axes.set_ylabel(panel.y_label, fontsize=8.5, color=_SOFT)
+    axes.tick_params(labelsize=8, colors=_SOFT, length=0)
+    axes.grid(axis="y", color=_RULE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for name, spine in axes.spines.items():
+        spine.set_visible(name == "bottom")
+        spine.set_color(_RULE)
+    if panel.log_x:
+        axes.set_xscale("log", base=2)
+        marks = sorted({x for line in panel.lines for x in line.x})
+        axes.set_xticks(marks, [_number(x) for x in marks])
+        axes.minorticks_off()
+    if panel.log_y:
+        axes.set_yscale("log")
+    for line in panel.lines:
+        kept = [(x, y) for x, y in zip(line.x, line.y, strict=True) if y is not None]
+        values = [(y.mean if isinstance(y, Estimate) else y) * panel.scale for _, y in kept]
+        errors = [(y.error or 0.0) * panel.scale if isinstance(y, Estimate) else 0.0 for _, y in kept]
+        colour = COLOURS[line.colour % len(COLOURS)]
+        style = {"color": colour, "linewidth": 1.5, "label": line.name, "linestyle": "--" if line.dashed else "-"}
+        axes.errorbar(
+            [x for x, _ in kept],
+            values,
+            yerr=errors if any(errors) else None,
+            marker="o" if line.marks else None,
+            markersize=3.5,
+            capsize=2,
+            elinewidth=1,
+            **style,
+        )
+    if panel.x_names:
+        axes.set_xticks(range(len(panel.x_names)), panel.x_names)
+    if panel.reference is not None:
+        axes.axhline(panel.reference, color=_SOFT, linestyle=":", linewidth=1)
+    if panel.y_range:
+        axes.set_ylim(*panel.y_range)
+    if panel.legend and len(panel.lines) > 1:
+        axes.legend(fontsize=7.5, frameon=False, labelcolor=_SOFT)
+
+
+def _number(value: float) -> str:
+    for size, letter in ((2**20, "M"), (2**10, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:g}"

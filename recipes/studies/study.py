@@ -1,0 +1,206 @@
+"""What a study is, and the command line that all of them share."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recipes.studies.sweep import Cell, cores, run
+from recipes.studies.verdict import Estimate, Verdict
+
+ROOT = Path("runs") / "studies"
+SEEDS = 3
+
+# label of a row -> seed -> cell
+Rows = Mapping[str, Callable[[int], Cell]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of text below a header, with a sentence that says what stands in it."""
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure: its file's name without ending, what stands below it, and a function that draws it to a path."""
+
+    name: str
+    caption: str
+    draw: Callable[[Path], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """What a study ends in."""
+
+    tables: Sequence[Table]
+    pictures: Sequence[Picture]
+    verdicts: Sequence[Verdict]
+    notes: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class PaperRow:
+    """A run of the study as the paper made it.
+
+    Attributes:
+        label: as in the paper.
+        recipe: file of `recipes/` with a `tpu_subject`.
+        chips: a slice, such as "v4:2x2x4".
+        batch: global batch.
+        examples: seen in the whole run.
+        overrides: of the recipe's subject, beside the examples.
+    """
+
+    label: str
+    recipe: str
+    chips: str
+    batch: int
+    examples: float
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Results:
+    """Results of a study's rows by label and seed; of a sweep that is under way, those that are there."""
+
+    def __init__(self, rows: Rows, seeds: int, root: Path):
+        self._cells = {label: {seed: cell_of(seed) for seed in range(seeds)} for label, cell_of in rows.items()}
+        found = {
+            label: {seed: cell.result(root) for seed, cell in cells.items()} for label, cells in self._cells.items()
+        }
+        self._found = {
+            label: {seed: result for seed, result in results.items() if result is not None}
+            for label, results in found.items()
+        }
+
+    @property
+    def missing(self) -> int:
+        """Cells that are not computed."""
+        return sum(len(cells) - len(self._found[label]) for label, cells in self._cells.items())
+
+    def of(self, label: str) -> dict[int, dict[str, Any]]:
+        """Results of a row by seed."""
+        return self._found[label]
+
+    def values(self, label: str, *path: str) -> dict[int, float]:
+        """One figure of a row by seed, such as `values(label, "final", "zero_shot")`."""
+        return {seed: _at(result, path) for seed, result in self._found[label].items()}
+
+    def estimate(self, label: str, *path: str) -> Estimate | None:
+        """Mean and error of a figure; None before the first cell of the row."""
+        values = list(self.values(label, *path).values())
+        return Estimate.of(values) if values else None
+
+    def text(self, label: str, *path: str, scale: float = 1.0, digits: int = 1) -> str:
+        """ "71.2 ± 0.8", or a dash."""
+        estimate = self.estimate(label, *path)
+        return "-" if estimate is None else estimate.text(scale, digits)
+
+
+def _at(value, path):
+    for name in path:
+        value = value[name]
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A question of the paper.
+
+    Attributes:
+        name: of its module and of its files.
+        title: as a heading.
+        paper: where it stands there.
+        question: what is asked, and what the paper found; Markdown.
+        setup: how it is asked here; Markdown.
+        rows: cells by label and seed.
+        findings: from the results.
+        paper_rows: the runs at the paper's scale.
+        one_seed: whether seeds mean nothing to it.
+    """
+
+    name: str
+    title: str
+    paper: str
+    question: str
+    setup: str
+    rows: Callable[[], Rows]
+    findings: Callable[[Results], Findings]
+    paper_rows: Callable[[], Sequence[PaperRow]]
+    one_seed: bool = False
+
+    def cells(self, seeds: int) -> list[Cell]:
+        """All cells, those of a row together."""
+        return [cell_of(seed) for cell_of in self.rows().values() for seed in range(self.seeds(seeds))]
+
+    def seeds(self, asked: int) -> int:
+        """How many seeds the study takes."""
+        return 1 if self.one_seed else asked
+
+    def results(self, seeds: int, root: Path) -> Results:
+        """What is computed so far."""
+        return Results(self.rows(), self.seeds(seeds), root)
+
+
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    """The arguments that every study has."""
+    arguments = argparse.ArgumentParser(prog=f"python -m recipes.studies.{name}", description=description)
+    arguments.add_argument("--scale", choices=("small", "paper"), default="small", help="default %(default)s")
+    arguments.add_argument("--seeds", type=int, default=SEEDS, help="runs of every setting (%(default)s)")
+    arguments.add_argument("--dry-run", action="store_true", help="print the cells and what they cost, and stop")
+    arguments.add_argument("--compile", action="store_true", help="at paper scale: compile what was never compiled")
+    arguments.add_argument("--root", type=Path, default=ROOT, help="folder of cells and report (%(default)s)")
+    arguments.add_argument("--workers", type=int, default=None, help="processes (one for each core)")
+    return arguments
+
+
+def main(studies: Sequence[Study], name: str, argv: Sequence[str] | None = None) -> int:
+    """The command of one study, or of all."""
+    from recipes.studies import plan, report
+
+    described = " ".join(studies[0].question.split()) if len(studies) == 1 else "All studies of the paper."
+    arguments = parser(name, described.replace("**", "").replace("%", "%%")).parse_args(argv)
+    try:
+        if arguments.seeds < 1:
+            raise ValueError(f"Expected --seeds of at least 1. Received: {arguments.seeds}.")
+        if arguments.workers is not None and arguments.workers < 1:
+            raise ValueError(f"Expected --workers of at least 1. Received: {arguments.workers}.")
+        if arguments.compile and not (arguments.scale == "paper" and arguments.dry_run):
+            raise ValueError("--compile belongs to --scale paper --dry-run, which it completes.")
+        if arguments.scale == "paper":
+            if not arguments.dry_run:
+                raise ValueError(
+                    "The paper's scale takes TPU slices, days and its data: --dry-run prints each run's chips, memory, "
+                    "days and the recipe that launches it."
+                )
+            plan.paper(studies, arguments.compile, sys.stdout)
+            return 0
+        if arguments.dry_run:
+            plan.small(studies, arguments.seeds, arguments.root, sys.stdout)
+            return 0
+        workers = arguments.workers or cores()
+        cells = [cell for study in studies for cell in study.cells(arguments.seeds)]
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        run(cells, arguments.root, workers, lambda text: print(text, flush=True))
+        report.write(studies, arguments.seeds, arguments.root, name)
+        for study in studies:
+            print(f"\n{study.title}")
+            for verdict in study.findings(study.results(arguments.seeds, arguments.root)).verdicts:
+                print(f"  {verdict.sentence().replace('**', '')}")
+        print(f"\n{arguments.root / 'report.html' if len(studies) > 1 else arguments.root / f'{name}.html'}")
+    except (ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nStopped. The same command goes on: python -m recipes.studies.{name}", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,213 @@
+"""Cells of a sweep: each is computed once, kept by its content, and computed by as many processes as there are cores.
+
+A cell is a kind and a dict of settings. Its folder is named by a hash of both; `result.json` is written last, aside,
+then renamed: a cell is either there or not. A sweep that was killed goes on with the cells that are missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+_LEARNING = 3  # finished cells before a time left is shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One computation.
+
+    Attributes:
+        kind: name in `cells.KINDS`.
+        settings: everything that decides the result, JSON-able; the seed too.
+        label: what people read of it; decides nothing.
+    """
+
+    kind: str
+    settings: Mapping[str, Any]
+    label: str = ""
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Content hash: the same kind, version and settings, the same key."""
+        from recipes.studies.cells import KINDS
+
+        content = json.dumps([self.kind, KINDS[self.kind].version, self.settings], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def folder(self, root: Path) -> Path:
+        """Where the cell's files lie."""
+        return root / "cells" / f"{self.kind}-{self.key}"
+
+    def result(self, root: Path) -> dict[str, Any] | None:
+        """What the cell found, or None before it is computed."""
+        path = self.folder(root) / "result.json"
+        return json.loads(path.read_text())["result"] if path.exists() else None
+
+
+def write_result(cell: Cell, root: Path, result: dict[str, Any], seconds: float) -> None:
+    """Writes `result.json` aside, then renames it."""
+    folder = cell.folder(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = {"kind": cell.kind, "settings": cell.settings, "seconds": round(seconds, 2), "result": result}
+    aside = folder / f".result.{os.getpid()}"
+    aside.write_text(json.dumps(whole, indent=1) + "\n")
+    aside.replace(folder / "result.json")
+
+
+def with_requirements(cells: Iterable[Cell]) -> list[Cell]:
+    """The cells and all that they need, each once, needed ones first."""
+    from recipes.studies.cells import KINDS
+
+    ordered: dict[str, Cell] = {}
+
+    def visit(cell: Cell) -> None:
+        if cell.key not in ordered:
+            for needed in KINDS[cell.kind].needs(cell.settings):
+                visit(needed)
+            ordered[cell.key] = cell
+
+    for cell in cells:
+        visit(cell)
+    return list(ordered.values())
+
+
+def run(cells: Sequence[Cell], root: Path, workers: int, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """Computes what is missing.
+
+    Args:
+        cells: the sweep; what they need is computed too.
+        root: folder of all cells.
+        workers: processes, each of one thread.
+        say: called with a line for every cell that is done.
+
+    Returns:
+        Results by the key of the cell.
+
+    Raises:
+        RuntimeError: a cell's process ended; it has said why on standard error.
+    """
+    everything = with_requirements(cells)
+    missing = [cell for cell in everything if cell.result(root) is None]
+    if missing:
+        _Pool(everything, missing, root, min(workers, len(missing)), say).run()
+    return {cell.key: cell.result(root) for cell in everything}
+
+
+class _Pool:
+    """Worker processes that are handed one cell after another, as soon as what the cell needs is there."""
+
+    def __init__(self, everything, missing, root, workers, say):
+        from recipes.studies.cells import KINDS
+
+        self._waiting = list(missing)
+        self._undone = {cell.key for cell in missing}
+        self._needs = {cell.key: {n.key for n in KINDS[cell.kind].needs(cell.settings)} for cell in missing}
+        self._cost = {cell.key: KINDS[cell.kind].cost(cell.settings) for cell in missing}
+        self._root, self._say, self._total = root, say, len(everything)
+        self._messages: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
+        self._workers = [_Worker(root, self._messages) for _ in range(workers)]
+        self._spent: list[tuple[float, float]] = []  # (estimated, measured) seconds of finished cells
+
+    def run(self) -> None:
+        idle = list(self._workers)
+        try:
+            while self._undone:
+                for worker in list(idle):
+                    cell = self._next(worker)
+                    if cell is None:
+                        break
+                    idle.remove(worker)
+                    worker.start(cell)
+                worker, message = self._messages.get()
+                if message is None:
+                    raise RuntimeError(
+                        f"The process that computed '{worker.cell.label or worker.cell.key}' ended with exit code "
+                        f"{worker.exit_status()}; what it said stands above. The same command goes on from here."
+                    )
+                self._undone.discard(worker.cell.key)
+                self._spent.append((self._cost[worker.cell.key], message["seconds"]))
+                self._report(worker.cell, message)
+                idle.append(worker)
+        finally:
+            for worker in self._workers:
+                worker.stop()
+
+    def _next(self, worker) -> Cell | None:
+        """The first cell that can be computed, rather one of the group that the worker is at, or that nobody is at."""
+        ready = [cell for cell in self._waiting if not self._needs[cell.key] & self._undone]
+        others = {self._group(other.cell) for other in self._workers if other is not worker} - {""}
+        for wanted in (
+            lambda cell: self._group(cell) and self._group(cell) == self._group(worker.cell),
+            lambda cell: self._group(cell) not in others,
+            lambda cell: True,
+        ):
+            for cell in filter(wanted, ready):
+                self._waiting.remove(cell)
+                return cell
+        return None
+
+    @staticmethod
+    def _group(cell) -> str:
+        from recipes.studies.cells import KINDS
+
+        return "" if cell is None else KINDS[cell.kind].group(cell.settings)
+
+    def _report(self, cell, message):
+        done = self._total - len(self._undone)
+        text = f"[{done}/{self._total}] {cell.label or cell.kind}: {message['summary']} in {message['seconds']:.0f} s"
+        if len(self._spent) >= _LEARNING and self._undone:
+            slower = sum(measured for _, measured in self._spent) / sum(estimated for estimated, _ in self._spent)
+            left = slower * sum(self._cost[key] for key in self._undone) / len(self._workers)
+            text += f"; about {max(1, round(left / 60))} min left"
+        self._say(text)
+
+
+class _Worker:
+    """A process of `worker.py`: cells go in as lines of JSON, results come out as lines of JSON."""
+
+    def __init__(self, root: Path, messages: queue.Queue):
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
+        self.cell: Cell | None = None
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "recipes.studies.worker", str(root)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **threads, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"},
+            cwd=Path(__file__).parents[2],
+        )
+        threading.Thread(target=self._listen, args=(messages,), daemon=True).start()
+
+    def start(self, cell: Cell) -> None:
+        self.cell = cell
+        line = json.dumps({"kind": cell.kind, "settings": cell.settings, "label": cell.label})
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
+    def exit_status(self) -> int | None:
+        return self._process.wait()
+
+    def stop(self) -> None:
+        """Ends the process; the cell that it computes is computed anew the next time."""
+        self._process.kill()
+        self._process.wait()
+
+    def _listen(self, messages: queue.Queue) -> None:
+        for line in self._process.stdout:
+            messages.put((self, json.loads(line)))
+        messages.put((self, None))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
