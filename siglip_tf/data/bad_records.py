@@ -2,6 +2,7 @@
 
 import enum
 import json
+import re
 from collections import Counter
 from typing import Any
 
@@ -35,6 +36,19 @@ def is_utf8(texts: tf.Tensor) -> tf.Tensor:
     """bool, like `texts`: whether each string is valid UTF-8; in-graph, never an error."""
     # Transcoding leaves out what is not valid.
     return tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="ignore") == texts
+
+
+def usable_captions(captions: tf.Tensor) -> tf.Tensor:
+    """The captions, string (k,), that are not blank; in-graph.
+
+    Raises:
+        tf.errors.InvalidArgumentError: there is none, or one of all is not UTF-8.
+    """
+    captions = tf.ensure_shape(captions, [None])
+    usable = tf.boolean_mask(captions, tf.strings.length(tf.strings.strip(captions)) > 0)
+    sound = (tf.size(usable) > 0) & tf.reduce_all(is_utf8(captions))
+    with tf.control_dependencies([tf.debugging.Assert(sound, ["No caption, or one that is not UTF-8."])]):
+        return tf.identity(usable)
 
 
 def diagnose(example: dict[str, Any], image: ImagePreprocessing | None) -> tuple[Cause, str] | None:
@@ -80,8 +94,11 @@ def _wrong_image(data: bytes, image: ImagePreprocessing | None) -> tuple[Cause, 
 
 
 def first_line(error: tf.errors.OpError) -> str:
-    """What an op's error says, without the graph's names."""
-    return str(error.message).splitlines()[0][:200]
+    """What an op's error says, without the graph's names; of an assertion its message and values."""
+    _, asserted, values = str(error.message).partition("Summarized data: ")
+    if asserted:
+        return " ".join(line.strip().removeprefix("b").strip("'") for line in values.splitlines())[:200]
+    return re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*?\]", "", str(error.message).splitlines()[0])[:200]
 
 
 class BadRecordReport:
@@ -92,12 +109,19 @@ class BadRecordReport:
     Args:
         path: a path on a local or mounted disk, continued if it exists; None keeps no file.
 
+    Attributes:
+        by_cause: how many records, by the value of `Cause`.
+        first: the first entries that this process noted, at most `SHOWN`.
+
     Raises:
         ValueError: an existing file is not such a report.
     """
 
+    SHOWN = 100
+
     def __init__(self, path: str | None):
         self.path = path
+        self.first: list[dict[str, Any]] = []
         self._seen: dict[tuple[str, int], Cause] = {}
         self.by_cause: Counter[str] = Counter()
         if path is not None and tf.io.gfile.exists(path):
@@ -136,8 +160,10 @@ class BadRecordReport:
             return
         self._seen[shard, offset] = cause
         self.by_cause[cause.value] += 1
+        entry = {"shard": shard, "offset": offset, "id": identifier, "cause": cause.value, "detail": detail}
+        if len(self.first) < self.SHOWN:
+            self.first.append(entry)
         if self.path is not None:
-            entry = {"shard": shard, "offset": offset, "id": identifier, "cause": cause.value, "detail": detail}
             with open(self.path, "a") if "://" not in self.path else tf.io.gfile.GFile(self.path, "a") as file:
                 file.write(json.dumps(entry) + "\n")
 

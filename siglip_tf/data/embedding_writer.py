@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from siglip_tf.data.bad_records import BadRecordReport, Explainer, TooManyBadRecordsError, is_utf8
+from siglip_tf.data.bad_records import BadRecordReport, Explainer, TooManyBadRecordsError, usable_captions
 from siglip_tf.data.preprocessing import Preprocessing
 from siglip_tf.data.reading import in_order
 from siglip_tf.data.sources.base import Source
@@ -171,10 +171,8 @@ class EmbeddingWriter:
 
         @tf.autograph.experimental.do_not_convert
         def prepare(record: tf.Tensor, example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            captions = tf.ensure_shape(example["captions"], [None])
-            usable = tf.boolean_mask(captions, tf.strings.length(tf.strings.strip(captions)) > 0)
-            sound = (tf.size(usable) > 0) & tf.reduce_all(is_utf8(captions))
-            with tf.control_dependencies([tf.debugging.Assert(sound, ["No caption, or one that is not UTF-8."])]):
+            usable = usable_captions(example["captions"])
+            with tf.control_dependencies([usable]):  # before an image is decoded in vain
                 image = tf.identity(example["image"])
             return {"record": record, "pixels": self._preprocessing.image.pixels(image), "captions": usable}
 

@@ -18,8 +18,8 @@ FORMATS = ("jpeg", "png", "gif", "bmp", "webp", "unknown")
 def rarely(function: Callable[..., tf.Tensor], *inputs: tf.Tensor) -> Callable[[], tf.Tensor]:
     """A branch for `tf.cond` that costs nothing where it is not taken.
 
-    Branches are inlined otherwise, and each op of a branch not taken is still scheduled, as a dead one. Eager code calls
-    the branch as it is: a new trace for every image would cost time and memory without end.
+    Branches are inlined otherwise, and each op of a branch not taken is still scheduled, as a dead one. Eager code
+    calls the branch as it is: a new trace for every image would cost time and memory without end.
     """
     if tf.executing_eagerly():
         return lambda: function(*inputs)

@@ -191,11 +191,35 @@ def in_order(source: Source, start: int, stop: int, parallel_calls: int = tf.dat
         Dataset of `(index, raw example)`. What cannot be read is an error in its place: `ignore_errors` passes on.
     """
     if source.runs is None:
-        return tf.data.Dataset.range(start, stop).map(
-            _as_written(lambda index: (index, source.read(index))), parallel_calls, deterministic=True
-        )
+        return _one_by_one(source, tf.data.Dataset.range(start, stop), parallel_calls)
     borders = np.unique(np.clip(source.runs, start, stop))
-    pieces = np.stack([borders[:-1], np.diff(borders)], axis=1)
+    return _by_pieces(source, np.stack([borders[:-1], np.diff(borders)], axis=1))
+
+
+def some_in_order(
+    source: Source, count: int, seed: int, parallel_calls: int = tf.data.AUTOTUNE
+) -> tuple[tf.data.Dataset, np.ndarray]:
+    """`count` records of a source, drawn at random, in its own order; whole runs where it has them.
+
+    Returns:
+        What `in_order` does, and the records' indices, int64 (m,), as its second value.
+    """
+    if source.runs is None:
+        chosen = np.sort(RecordOrder(source.size, seed).records(0, np.arange(min(count, source.size))))
+        return _one_by_one(source, tf.data.Dataset.from_tensor_slices(chosen), parallel_calls), chosen
+    lengths = np.diff(source.runs)
+    drawn = RecordOrder(len(lengths), seed).records(0, np.arange(len(lengths)))
+    runs = np.sort(drawn[: int(np.searchsorted(np.cumsum(lengths[drawn]), count)) + 1])
+    pieces = np.stack([source.runs[:-1][runs], lengths[runs]], axis=1)
+    return _by_pieces(source, pieces), np.concatenate([np.arange(first, first + n) for first, n in pieces])
+
+
+def _one_by_one(source: Source, indices: tf.data.Dataset, parallel_calls: int) -> tf.data.Dataset:
+    return indices.map(_as_written(lambda index: (index, source.read(index))), parallel_calls, deterministic=True)
+
+
+def _by_pieces(source: Source, pieces: np.ndarray) -> tf.data.Dataset:
+    """Pieces of runs, int64 (p, 2): start and count of each."""
     return tf.data.Dataset.from_tensor_slices(pieces).flat_map(
         _as_written(
             lambda piece: tf.data.Dataset.zip(

@@ -1,0 +1,235 @@
+"""What a data set holds: counts, sizes and lengths of its sound records, and the causes of its broken ones."""
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from siglip_tf.data.bad_records import BadRecordReport, Explainer, usable_captions
+from siglip_tf.data.image_header import FORMATS, image_format, image_size
+from siglip_tf.data.preprocessing import Preprocessing
+from siglip_tf.data.reading import some_in_order
+from siglip_tf.data.sources.base import Source
+
+_BATCH = 64
+# Levels of 255 between the darkest and the brightest value: less is a picture of one colour.
+_FLAT = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A record as the model sees it.
+
+    Attributes:
+        name: shard and number in it.
+        id: the record's own name.
+        pixels: uint8 (size, size, 3).
+        caption: the first of its captions.
+        seen: the text that the tokens spell, or None without a tokenizer.
+        tokens: how many the caption has, EOS included, before any cut; 0 without a tokenizer.
+    """
+
+    name: str
+    id: str
+    pixels: np.ndarray
+    caption: str
+    seen: str | None
+    tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """What was found.
+
+    Attributes:
+        source: the source's name.
+        size: records of the source.
+        read: records looked at; read = used + the sum of `skipped`.
+        used: sound records among them.
+        skipped: broken ones by cause.
+        broken: the first of them: "shard", "offset", "id", "cause", "detail".
+        heights, widths: int64 (used,), pixels.
+        bytes: int64 (used,), of the encoded images.
+        captions_an_image: int64 (used,), blank ones left out.
+        characters: int64 (captions,).
+        tokens: int64 (captions,), EOS included, before any cut; None without a tokenizer.
+        text_length: tokens that the model takes, or None.
+        formats: records by image format.
+        languages: captions by language, where the source has languages.
+        labels: records by label, where the source has labels.
+        repeated_captions: captions that came before.
+        flat_images: images of one colour.
+        samples: some sound records.
+    """
+
+    source: str
+    size: int
+    read: int
+    used: int
+    skipped: dict[str, int]
+    broken: list[dict[str, Any]]
+    heights: np.ndarray
+    widths: np.ndarray
+    bytes: np.ndarray
+    captions_an_image: np.ndarray
+    characters: np.ndarray
+    tokens: np.ndarray | None
+    text_length: int | None
+    formats: dict[str, int]
+    languages: dict[str, int]
+    labels: dict[int, int]
+    repeated_captions: int
+    flat_images: int
+    samples: list[Sample]
+
+    @property
+    def truncated(self) -> float | None:
+        """Part of the captions that lose tokens, or None without a tokenizer or captions."""
+        return float(np.mean(self.tokens > self.text_length)) if self.tokens is not None and len(self.tokens) else None
+
+
+def inspect(
+    source: Source,
+    preprocessing: Preprocessing,
+    *,
+    limit: int = 10_000,
+    seed: int = 0,
+    samples: int = 24,
+    report: str | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> Inspection:
+    """Decodes and counts the records of a source, or as many of them, drawn at random.
+
+    Args:
+        source: what is looked at.
+        preprocessing: the model's; without a text part no tokens are counted.
+        limit: records to look at; of shards that are read whole, at least as many.
+        seed: names the draw.
+        samples: sound records to show.
+        report: path of the JSONL report that names every broken record, or None.
+        progress: called with records done, records in all, and seconds left.
+
+    Raises:
+        ValueError: a limit below 1, or a preprocessing without images.
+    """
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1 record. Received: {limit}")
+    if preprocessing.image is None:
+        raise ValueError("An inspection decodes images: it needs an image preprocessing.")
+    notes = BadRecordReport(report)
+    records, chosen = some_in_order(source, limit, seed)
+    found = _Found(preprocessing)
+    begin = time.monotonic()
+    for batch in _measured(records, preprocessing):
+        found.add(batch)
+        done = int(np.searchsorted(chosen, batch["record"][-1])) + 1
+        if progress is not None:
+            progress(done, len(chosen), (time.monotonic() - begin) / done * (len(chosen) - done))
+    used = found.column("record")
+    explain = Explainer(notes, preprocessing.image)
+    skipped = Counter(explain(source, int(record)).value for record in np.setdiff1d(chosen, used))
+    shown = np.sort(np.random.default_rng(seed).permutation(used)[:samples])
+    return Inspection(
+        source=source.name,
+        size=source.size,
+        read=len(chosen),
+        used=len(used),
+        skipped=dict(sorted(skipped.items())),
+        broken=notes.first,
+        heights=found.column("size")[:, 0],
+        widths=found.column("size")[:, 1],
+        bytes=found.column("bytes"),
+        captions_an_image=found.column("captions"),
+        characters=found.column("characters"),
+        tokens=None if preprocessing.text is None else found.column("tokens"),
+        text_length=None if preprocessing.text is None else preprocessing.text.length,
+        formats={FORMATS[number]: count for number, count in found.formats.most_common()},
+        languages=dict(found.languages.most_common()),
+        labels=dict(sorted(found.labels.items())),
+        repeated_captions=len(found.column("characters")) - len(found.different),
+        flat_images=int((found.column("range") < _FLAT).sum()),
+        samples=[_sample(source, int(record), preprocessing) for record in shown],
+    )
+
+
+class _Found:
+    """Columns of numbers and counts, batch after batch."""
+
+    def __init__(self, preprocessing: Preprocessing):
+        names = ("record", "bytes", "range", "captions", "characters", "tokens")
+        self._columns = {name: [np.zeros(0, np.int64)] for name in names} | {"size": [np.zeros((0, 2), np.int64)]}
+        self._text = preprocessing.text
+        self.formats: Counter[int] = Counter()
+        self.languages: Counter[str] = Counter()
+        self.labels: Counter[int] = Counter()
+        self.different: set[int] = set()
+
+    def column(self, name: str) -> np.ndarray:
+        """All values of a column."""
+        return np.concatenate(self._columns[name])
+
+    def add(self, batch: dict[str, Any]) -> None:
+        """Notes a batch of sound records."""
+        texts = batch["texts"].flat_values
+        values = {name: batch[name].numpy() for name in ("record", "bytes", "range", "size")}
+        values["captions"] = batch["texts"].row_lengths().numpy()
+        values["characters"] = tf.strings.length(texts, unit="UTF8_CHAR").numpy().astype(np.int64)
+        if self._text is not None:
+            values["tokens"] = self._text.token_counts(texts).numpy().astype(np.int64)
+        for name, value in values.items():
+            self._columns[name].append(value)
+        self.formats.update(batch["format"].numpy().tolist())
+        self.different.update(map(hash, texts.numpy().tolist()))
+        if "language" in batch:
+            self.languages.update(name.decode() for name in batch["language"].flat_values.numpy().tolist() if name)
+        if "label" in batch:
+            self.labels.update(label for label in batch["label"].numpy().tolist() if label >= 0)
+
+
+def _measured(records: tf.data.Dataset, preprocessing: Preprocessing) -> tf.data.Dataset:
+    """Batches of sound records, ragged where captions are."""
+
+    @tf.autograph.experimental.do_not_convert
+    def measure(record: tf.Tensor, example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        texts = usable_captions(example["captions"])
+        with tf.control_dependencies([texts]):  # before an image is decoded in vain
+            data = tf.identity(example["image"])
+        pixels = tf.cast(preprocessing.image.pixels(data), tf.int64)
+        row = {
+            "record": record,
+            "size": image_size(data),
+            "bytes": tf.cast(tf.strings.length(data), tf.int64),
+            "format": image_format(data),
+            "range": tf.reduce_max(pixels) - tf.reduce_min(pixels),
+            "texts": texts,
+        }
+        if "label" in example:
+            row["label"] = example["label"]
+        if "language" in example:
+            row["language"] = tf.boolean_mask(example["language"], tf.strings.strip(example["captions"]) != "")
+        return row
+
+    rows = records.map(measure, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).ignore_errors()
+    return rows.ragged_batch(_BATCH).prefetch(2)
+
+
+def _sample(source: Source, record: int, preprocessing: Preprocessing) -> Sample:
+    example = source.fetch(record)
+    caption = next(text for text in example["captions"] if text.strip())
+    seen, tokens = None, 0
+    if preprocessing.text is not None:
+        seen = preprocessing.text.decode(preprocessing.text([caption])).numpy()[0].decode(errors="replace")
+        tokens = int(preprocessing.text.token_counts([caption])[0])
+    shard, offset = source.locate(record)
+    return Sample(
+        name=f"{shard}:{offset}",
+        id=bytes(example["id"]).decode(errors="replace"),
+        pixels=preprocessing.image.pixels(tf.constant(example["image"])).numpy(),
+        caption=bytes(caption).decode(),
+        seen=seen,
+        tokens=tokens,
+    )

@@ -1,0 +1,174 @@
+"""Looks a data set over before anything is trained on it, and makes a page of samples as the model sees them.
+
+    python -m tools.inspect_data SOURCE [--checkpoint PATH | --tokenizer FILE --text-length N] [--out page.html]
+
+Prints what it counts: records used and skipped by cause, image sizes, caption lengths, and how many captions lose
+tokens. The page holds the same with charts, the first broken records by name, and a contact sheet, also written as PNG
+beside it. For example:
+
+    python -m tools.inspect_data "shards/{00000..00331}.tar" --checkpoint siglip_b16 --out cc3m.html
+    python -m tools.inspect_data tfds:coco_captions --split validation --limit 1000
+    python -m tools.inspect_data scenes --limit 500
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+# TensorFlow reads it while it is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+
+from siglip_tf import checkpoints
+from siglip_tf.data import ImagePreprocessing, Preprocessing, Tokenizer
+from siglip_tf.data.inspection import Inspection, inspect
+from siglip_tf.data.preprocessing import METHODS
+from siglip_tf.data.sources.opening import USAGE, open_source
+from tools.inspect_page import contact_sheet, page
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    arguments = argparse.ArgumentParser(
+        prog="python -m tools.inspect_data",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    arguments.add_argument("source", metavar="SOURCE", help=USAGE)
+    arguments.add_argument("--split", help="of TFDS, folders and scenes")
+    arguments.add_argument("--limit", type=int, default=10_000, help="records to look at, at random (%(default)s)")
+    arguments.add_argument("--seed", type=int, default=0, help="of the draw (%(default)s)")
+    arguments.add_argument("--samples", type=int, default=24, help="pictures on the sheet (%(default)s)")
+    arguments.add_argument("--checkpoint", metavar="PATH", help="prepare images and texts as this one does")
+    arguments.add_argument("--image-size", type=int, metavar="PIXELS", help="the checkpoint's, or 224")
+    arguments.add_argument("--method", choices=METHODS, help="the checkpoint's, or big_vision")
+    arguments.add_argument("--tokenizer", metavar="FILE", help="SentencePiece model, to count tokens")
+    arguments.add_argument("--text-length", type=int, metavar="N", help="tokens a text: the checkpoint's, or 64")
+    arguments.add_argument("--out", metavar="FILE", default="data.html", help="the page (%(default)s)")
+    arguments.add_argument("--report", metavar="FILE", help="JSONL file that names every broken record")
+    return arguments
+
+
+def preprocessing(options: argparse.Namespace) -> Preprocessing:
+    """What the options and the checkpoint say of images and texts.
+
+    Raises:
+        ValueError: a checkpoint that cannot be read, or a vocabulary that is none.
+    """
+    image: dict = {"size": 224}
+    text: dict = {"length": 64}
+    proto = None
+    if options.checkpoint is not None:
+        found = checkpoints.read(options.checkpoint, options.tokenizer)
+        known = found.preprocessing or {}
+        image |= known.get("image") or {}
+        text |= known.get("text") or {}
+        proto = found.tokenizer
+    elif options.tokenizer is not None:
+        proto = Path(options.tokenizer).read_bytes()
+    given = {"size": options.image_size, "method": options.method}
+    image |= {key: value for key, value in given.items() if value is not None}
+    if options.text_length is not None:
+        text["length"] = options.text_length
+    return Preprocessing(ImagePreprocessing(**image), None if proto is None else Tokenizer(proto, **text))
+
+
+def summary(found: Inspection) -> str:
+    """The figures in lines."""
+    share = f"{found.read:,} of {found.size:,} records" if found.read < found.size else f"all {found.size:,} records"
+    lines = [
+        f"{found.source}: {share} read = {found.used:,} used + {found.read - found.used:,} skipped",
+        f"skipped:     {_counted(found.skipped)}",
+    ]
+    if not found.used:
+        return "\n".join(lines)
+    lines += [
+        f"formats:     {_counted(found.formats)}",
+        f"height:      {_spread(found.heights)} pixels",
+        f"width:       {_spread(found.widths)} pixels",
+        f"bytes:       {_spread(found.bytes)}",
+        f"one colour:  {found.flat_images:,} images",
+        f"captions:    {len(found.characters):,}; an image {_spread(found.captions_an_image)}; "
+        f"{found.repeated_captions:,} repeat an earlier one",
+        f"characters:  {_spread(found.characters)}",
+    ]
+    if found.tokens is not None:
+        cut = f"{found.truncated:.2%} of the captions are cut to {found.text_length}"
+        lines.append(f"tokens:      {_spread(found.tokens)}; {cut}")
+    else:
+        lines.append("tokens:      not counted: name a --checkpoint or a --tokenizer")
+    if found.languages:
+        lines.append(f"languages:   {_counted(found.languages)}")
+    if found.labels:
+        counts = found.labels.values()
+        lines.append(f"labels:      {len(found.labels):,} different, {min(counts):,} to {max(counts):,} images each")
+    return "\n".join(lines)
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "none"
+
+
+def _spread(values: np.ndarray) -> str:
+    least, low, middle, high, most = np.percentile(values, [0, 5, 50, 95, 100])
+    return f"{least:,.0f} to {most:,.0f}, median {middle:,.0f}, nine in ten {low:,.0f} to {high:,.0f}"
+
+
+class _Line:
+    """Progress on one line of a terminal; nothing in a log."""
+
+    def __init__(self):
+        self._said = 0.0
+
+    def __call__(self, done: int, total: int, seconds_left: float) -> None:
+        if sys.stderr.isatty() and (done == total or time.monotonic() - self._said > 0.5):
+            self._said = time.monotonic()
+            minutes, seconds = divmod(int(seconds_left), 60)
+            text = f"\r\033[K{done:,} of {total:,} records, {minutes}:{seconds:02d} left"
+            print(text, end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
+def _run(options: argparse.Namespace) -> None:
+    out = Path(options.out)
+    if out.suffix != ".html":
+        raise ValueError(f"--out names the page and must end in .html. Received: {options.out!r}")
+    owned = preprocessing(options)
+    source = open_source(options.source, split=options.split)
+    found = inspect(
+        source,
+        owned,
+        limit=options.limit,
+        seed=options.seed,
+        samples=options.samples,
+        report=options.report,
+        progress=_Line(),
+    )
+    print(summary(found))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    written = {out: page(found, owned.image).encode()}
+    if found.samples:
+        written[out.with_suffix(".png")] = contact_sheet(found.samples)
+    for path, content in written.items():
+        aside = path.with_name(path.name + ".partial")
+        aside.write_bytes(content)
+        aside.replace(path)
+    print(f"page:        {' and '.join(map(str, written))}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    options = parser().parse_args(argv)
+    try:
+        _run(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
