@@ -1,0 +1,197 @@
+"""Runs a frozen image tower once over a data set and stores its embeddings, for SigLiT.
+
+    python -m tools.precompute_embeddings CHECKPOINT SOURCE FOLDER [--dtype float16]
+
+All local devices are used. A killed run is gone on with by the same command: it starts at its first missing shard. For
+several machines give each `--worker I --workers N` and a FOLDER that all can write. For example:
+
+    python -m tools.precompute_embeddings augreg_b16 "shards/{00000..00331}.tar" embeddings/cc3m --text-length 16
+    python -m tools.precompute_embeddings siglip_b16 tfds:coco_captions embeddings/coco --split train
+
+Train on them with `siglip_tf.data.EmbeddingData(StoredEmbeddings(FOLDER), global_batch)`.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+
+# TensorFlow reads it while it is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import tensorflow as tf
+
+import siglip_tf
+from siglip_tf import checkpoints
+from siglip_tf.data import EmbeddingWriter, Preprocessing, Tokenizer, tower_fingerprint
+from siglip_tf.data.embedding_writer import Progress
+from siglip_tf.data.sources.base import Source
+from siglip_tf.data.sources.opening import USAGE, open_source
+from siglip_tf.data.stored_embeddings import DTYPES
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    arguments = argparse.ArgumentParser(
+        prog="python -m tools.precompute_embeddings",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    arguments.add_argument("checkpoint", metavar="CHECKPOINT", help="anything that SigLIP.from_checkpoint reads")
+    arguments.add_argument("source", metavar="SOURCE", help=USAGE)
+    arguments.add_argument("folder", metavar="FOLDER", help="where the embeddings are stored")
+    arguments.add_argument("--split", help="of TFDS, folders and scenes")
+    arguments.add_argument("--records", type=int, help="how many scenes, which have no end of their own")
+    arguments.add_argument("--tokenizer", metavar="FILE", help="SentencePiece model of the texts, for npz checkpoints")
+    arguments.add_argument("--text-length", type=int, metavar="N", help="tokens a text (the checkpoint's)")
+    arguments.add_argument("--image-size", type=int, metavar="PIXELS", help="another resolution (the checkpoint's)")
+    arguments.add_argument("--dtype", choices=sorted(DTYPES), default="float16", help="of the embeddings (%(default)s)")
+    arguments.add_argument("--batch-size", type=int, default=64, help="images a step and device (%(default)s)")
+    arguments.add_argument("--shard-records", type=int, default=16_384, help="records a shard (%(default)s)")
+    arguments.add_argument("--worker", type=int, default=0, help="which of several machines this is (%(default)s)")
+    arguments.add_argument("--workers", type=int, default=1, help="how many machines share the work (%(default)s)")
+    arguments.add_argument("--bad-record-limit", type=float, default=0.01, help="part that may be broken (%(default)s)")
+    arguments.add_argument("--report", metavar="FILE", help="JSONL file that names every broken record")
+    return arguments
+
+
+def local_strategy() -> tf.distribute.Strategy:
+    """All accelerators of this machine, or its CPU devices."""
+    if tf.config.list_physical_devices("TPU"):
+        return tf.distribute.TPUStrategy(tf.distribute.cluster_resolver.TPUClusterResolver.connect("local"))
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if len(devices) == 1:
+        return tf.distribute.OneDeviceStrategy(devices[0].name)
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+def encoder(
+    model: siglip_tf.SigLIP, strategy: tf.distribute.Strategy, normalize: Callable[[tf.Tensor], tf.Tensor]
+) -> Callable[[tf.Tensor], np.ndarray]:
+    """`encode` for `EmbeddingWriter`: pixels (batch, size, size, 3) shared out among the strategy's devices.
+
+    Args:
+        model: made under the strategy's scope.
+        strategy: its number of replicas divides every batch.
+        normalize: uint8 pixels to the tower's float32 images.
+    """
+
+    @tf.function(autograph=False)
+    def step(pixels: tf.Tensor) -> tf.Tensor:
+        return strategy.run(lambda part: model.encode_image(normalize(part)), (pixels,))
+
+    def encode(pixels: tf.Tensor) -> np.ndarray:
+        parts = tf.split(pixels, strategy.num_replicas_in_sync)
+        shared = strategy.experimental_distribute_values_from_function(
+            lambda context: parts[context.replica_id_in_sync_group]
+        )
+        return np.concatenate([part.numpy() for part in strategy.experimental_local_results(step(shared))])
+
+    return encode
+
+
+class _Line:
+    """Progress on one line of a terminal, or now and then on lines of a log."""
+
+    def __init__(self):
+        self._said = 0.0
+        self._terminal = sys.stderr.isatty()
+
+    def __call__(self, progress: Progress) -> None:
+        last = progress.done == progress.total
+        if not last and time.monotonic() - self._said < (0.5 if self._terminal else 30.0):
+            return
+        self._said = time.monotonic()
+        minutes, seconds = divmod(int(progress.seconds_left), 60)
+        text = (
+            f"{progress.done:,} of {progress.total:,} images, {progress.images_per_second:,.0f} a second, "
+            f"{minutes}:{seconds:02d} left"
+        )
+        end = "\n" if last or not self._terminal else ""
+        print(f"\r\033[K{text}" if self._terminal else text, end=end, file=sys.stderr, flush=True)
+
+
+def _model(options: argparse.Namespace) -> siglip_tf.SigLIP:
+    towers = checkpoints.read(options.checkpoint, options.tokenizer).towers
+    # A text tower that the checkpoint lacks is not run: the smallest will do.
+    lacking = {} if "text" in towers else {"text": "mu", "text_length": options.text_length or 1, "vocab_size": 8}
+    return siglip_tf.SigLIP.from_checkpoint(
+        options.checkpoint, image_size=options.image_size, tokenizer=options.tokenizer, **lacking
+    )
+
+
+def _preprocessing(model: siglip_tf.SigLIP, options: argparse.Namespace) -> Preprocessing:
+    owned = model.preprocessing
+    if owned is None or owned.image is None:
+        raise ValueError(f"{options.checkpoint} does not say how images are prepared.")
+    proto, config = None, {"length": options.text_length}
+    if owned.text is not None:
+        proto, config = owned.text.model_proto, owned.text.get_config()
+        config["length"] = options.text_length or config["length"]
+    if options.tokenizer is not None:
+        with tf.io.gfile.GFile(options.tokenizer, "rb") as file:
+            proto = file.read()
+    if proto is None or config["length"] is None:
+        raise ValueError(
+            f"{options.checkpoint} does not say how texts become tokens: name a --tokenizer and its --text-length."
+        )
+    return Preprocessing(owned.image, Tokenizer(proto, **config))
+
+
+def _source(options: argparse.Namespace) -> Source:
+    endless = options.source == "scenes"
+    if endless != (options.records is not None):
+        raise ValueError("--records says how many scenes to draw: give it with the source 'scenes', and with no other.")
+    return open_source(options.source, split=options.split, **({"size": options.records} if endless else {}))
+
+
+def _run(options: argparse.Namespace) -> None:
+    source = _source(options)
+    strategy = local_strategy()
+    replicas = strategy.num_replicas_in_sync
+    with strategy.scope():
+        model = _model(options)
+    preprocessing = _preprocessing(model, options)
+    tower = {name: weight for name, weight in model.named_weights().items() if name.startswith("image/")}
+    writer = EmbeddingWriter(
+        options.folder,
+        source,
+        preprocessing,
+        encoder(model, strategy, preprocessing.image.normalize),
+        tower=tower_fingerprint(tower),
+        embed_dim=model.embed_dim,
+        dtype=options.dtype,
+        batch_size=options.batch_size * replicas,
+        shard_records=options.shard_records,
+        worker=options.worker,
+        workers=options.workers,
+        bad_record_limit=options.bad_record_limit,
+        report=options.report,
+    )
+    print(f"{source.name}: {source.size:,} records; {len(writer.missing())} shards to do on {replicas} device(s)")
+    stored = writer.run(_Line())
+    if stored is None:
+        print(f"This worker's shards are done; {options.folder} is complete once the other workers' are.")
+        return
+    counts = stored.manifest["counts"]
+    skipped = ", ".join(f"{count:,} {cause}" for cause, count in counts["skipped"].items()) or "none"
+    print(
+        f"{options.folder}: {counts['images']:,} images, {counts['texts']:,} texts, {options.dtype}; skipped: {skipped}"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    options = parser().parse_args(argv)
+    try:
+        _run(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
