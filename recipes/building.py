@@ -88,8 +88,9 @@ def build_schedule(c: ConfigDict, steps: int) -> keras.optimizers.schedules.Lear
 
 def build_model(c: ConfigDict, steps: int) -> siglip_tf.SigLIP:
     """The model, compiled; call it inside the strategy's scope."""
+    optimizer = build_optimizer(c, steps)  # first, as it is soon said what is wrong with it
     model = siglip_tf.SigLIP(**c.model.to_dict(), seed=c.seed)
-    model.compile(build_optimizer(c, steps), steps_per_execution=c.steps_per_execution)
+    model.compile(optimizer, steps_per_execution=c.steps_per_execution)
     return model
 
 
