@@ -12,6 +12,7 @@ from siglip_tf.optimizers import ReferenceChain, freeze
 from siglip_tf.primitives.dropout import RandomState
 from siglip_tf.primitives.hashing import hash_bits
 from siglip_tf.primitives.rematerialization import compiling_with_xla
+from siglip_tf.primitives.stacking import sums_of_squares
 
 
 class StepMixin:
@@ -141,17 +142,18 @@ class StepMixin:
             gradients[id(self.bias)] = scale * result.bias_gradient
         summed = ring.sum([gradients[id(v)] for v in variables])
 
+        stacked = isinstance(self.distribute_strategy, tf.distribute.TPUStrategy)
         metrics = self._loss_metrics(ring, result, images, embeddings["text"])
-        metrics |= self._norms("gradient", variables, _squares([g / scale for g in summed]))
+        metrics |= self._norms("gradient", variables, sums_of_squares([g / scale for g in summed], stacked))
         tells = isinstance(self.optimizer, ReferenceChain)  # what its update was; else a copy of all weights tells
         before = [] if tells else [tf.convert_to_tensor(v.value) for v in variables]
         self.optimizer.apply(summed, variables)
         after = [tf.convert_to_tensor(v.value) for v in variables]
-        metrics |= self._norms("parameter", variables, _squares(after))
+        metrics |= self._norms("parameter", variables, sums_of_squares(after, stacked))
         if tells:
             updates = tf.unstack(tf.convert_to_tensor(self.optimizer.update_sum_of_squares.value))
         else:
-            updates = _squares([a - b for a, b in zip(after, before, strict=True)])
+            updates = sums_of_squares([a - b for a, b in zip(after, before, strict=True)], stacked)
         return metrics | self._norms("update", variables, updates)
 
     def test_step(self, data):
@@ -222,7 +224,3 @@ class StepMixin:
         if isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
             return {name: tf.reshape(value, (1,)) for name, value in scalars.items()}
         return scalars
-
-
-def _squares(tensors):
-    return [2.0 * tf.nn.l2_loss(tf.cast(t, tf.float32)) for t in tensors]

@@ -90,36 +90,37 @@ class ScalingViTAdafactor(ReferenceChain):
         scalars = super().step_scalars(learning_rate)
         return {**scalars, "beta_2": tf.minimum(self.beta_2_cap, 1.0 - (scalars["step"] + 1.0) ** -0.8)}
 
-    def direction(self, gradient, variable, scalars) -> tf.Tensor:
-        index = self._get_variable_index(variable)
+    def state_of(self, index: int) -> list[keras.Variable]:
+        return [self._momentums[index], *self._moments[index]]
+
+    def direction(self, gradient, state, shape, scalars):
+        momentum, *moments = state
         beta_2 = tf.cast(scalars["beta_2"], gradient.dtype)
         squares = tf.square(gradient) + _SQUARE_FLOOR
-        axes = factored_axes(tuple(variable.shape))
+
+        def decayed(moment, value):
+            return beta_2 * moment + (1.0 - beta_2) * value
+
+        axes = factored_axes(shape)
         if axes is None:
-            moment = self._decayed(self._moments[index][0], squares, beta_2)
-            normalised = gradient * tf.math.rsqrt(moment)
+            after = [decayed(moments[0], squares)]
+            normalised = gradient * tf.math.rsqrt(after[0])
         else:
-            second, largest = axes
-            rows, columns = self._moments[index]
-            by_row = self._decayed(rows, tf.reduce_mean(squares, axis=largest), beta_2)
-            by_column = self._decayed(columns, tf.reduce_mean(squares, axis=second), beta_2)
+            # From the back, as several variables have a leading axis in front.
+            second, largest = (axis - len(shape) for axis in axes)
+            by_row = decayed(moments[0], tf.reduce_mean(squares, axis=largest))
+            by_column = decayed(moments[1], tf.reduce_mean(squares, axis=second))
+            after = [by_row, by_column]
             # `by_row` has lost the largest axis; the mean is over what is left of the second largest.
-            of_rows = second - 1 if second > largest else second
+            of_rows = second if second > largest else second + 1
             mean = tf.reduce_mean(by_row, axis=of_rows, keepdims=True)
             normalised = gradient * tf.expand_dims(tf.math.rsqrt(by_row / mean), largest)
             normalised *= tf.expand_dims(tf.math.rsqrt(by_column), second)
-        momentum = self._momentums[index]
         # The product is taken in the momentum's dtype, as in the reference: there a bfloat16 momentum decays by
         # bfloat16(0.9) = 0.8984 and is rounded before the float32 sum. A float32 product is 5e-3 off after 50 steps.
-        kept = tf.cast(self.beta_1, self.momentum_dtype) * tf.convert_to_tensor(momentum.value)
+        kept = tf.cast(self.beta_1, self.momentum_dtype) * momentum
         step = (1.0 - self.beta_1) * normalised + tf.cast(kept, gradient.dtype)
-        self.assign(momentum, step)
-        return step
-
-    def _decayed(self, moment: keras.Variable, value: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
-        new = beta * tf.convert_to_tensor(moment.value) + (1.0 - beta) * value
-        self.assign(moment, new)
-        return new
+        return step, [tf.cast(step, self.momentum_dtype), *after]
 
     def get_config(self) -> dict:
         return {

@@ -49,16 +49,16 @@ class AdamW(ReferenceChain):
         count = scalars["step"] + 1.0
         return {**scalars, "beta_1_power": self.beta_1**count, "beta_2_power": self.beta_2**count}
 
-    def direction(self, gradient, variable, scalars) -> tf.Tensor:
-        index = self._get_variable_index(variable)
-        momentum, velocity = self._momentums[index], self._velocities[index]
-        first = self.beta_1 * tf.convert_to_tensor(momentum.value) + (1.0 - self.beta_1) * gradient
-        second = self.beta_2 * tf.convert_to_tensor(velocity.value) + (1.0 - self.beta_2) * tf.square(gradient)
-        self.assign(momentum, first)
-        self.assign(velocity, second)
+    def state_of(self, index: int) -> list[keras.Variable]:
+        return [self._momentums[index], self._velocities[index]]
+
+    def direction(self, gradient, state, shape, scalars):
+        momentum, velocity = state
+        first = self.beta_1 * momentum + (1.0 - self.beta_1) * gradient
+        second = self.beta_2 * velocity + (1.0 - self.beta_2) * tf.square(gradient)
         corrected = first / tf.cast(1.0 - scalars["beta_1_power"], first.dtype)
         root = tf.sqrt(second / tf.cast(1.0 - scalars["beta_2_power"], second.dtype))
-        return corrected / (root + self.epsilon)
+        return corrected / (root + self.epsilon), [first, second]
 
     def update_step(self, gradient, variable, learning_rate) -> None:
         """Updates one variable: by TensorFlow's one-pass kernel, or on TPU, where XLA fuses, by the formula.
@@ -89,7 +89,7 @@ class AdamW(ReferenceChain):
             grad=tf.cast(gradient, dtype),
         )
         change = tf.math.squared_difference(variable.read_value(), before)
-        self.note_update(index, tf.cast(tf.reduce_sum(change), tf.float32))
+        self.note_updates([index], [tf.reduce_sum(change)])
 
     def get_config(self) -> dict:
         return {**super().get_config(), "beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}

@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from siglip_tf.optimizers.groups import KERNELS, ParameterGroup, check_all_match, compiled, group_of, parameter_groups
+from siglip_tf.primitives.stacking import groups_of, stack, sums_of_squares, unstack
 
 
 class ReferenceChain(keras.optimizers.Optimizer):
@@ -33,8 +34,8 @@ class ReferenceChain(keras.optimizers.Optimizer):
     Raises:
         ValueError: for values out of range, misspelt patterns, frozen variables among those to train.
 
-    A subclass defines `direction(gradient, variable, scalars) -> tensor` of the variable's shape, updating its own
-    state on the way, and may extend `step_scalars`.
+    A subclass makes its state in `build_state`, tells it by `state_of` and gives `direction`, a function of values; it
+    may extend `step_scalars`. Under TPUStrategy variables of one shape and one group are updated as one stacked tensor.
     """
 
     def __init__(
@@ -96,9 +97,26 @@ class ReferenceChain(keras.optimizers.Optimizer):
     def build_state(self, variables: Sequence[keras.Variable]) -> None:
         """Makes the state that the direction needs; none by default."""
 
-    def direction(self, gradient: tf.Tensor, variable: tf.Variable, scalars: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """The step before learning rate and sign, of the variable's shape."""
-        raise NotImplementedError(f"{type(self).__name__} must define direction(gradient, variable, scalars).")
+    def state_of(self, index: int) -> list[keras.Variable]:
+        """The state of one variable; none by default."""
+        return []
+
+    def direction(
+        self,
+        gradient: tf.Tensor,
+        state: Sequence[tf.Tensor],
+        shape: tuple[int, ...],
+        scalars: Mapping[str, tf.Tensor],
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """The step before learning rate and sign, of the gradient's shape, and the state behind it.
+
+        Args:
+            gradient: of a variable of `shape`; a leading axis holds several of them.
+            state: values of `state_of`, with the same leading axis.
+            shape: of one variable.
+            scalars: of `step_scalars`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define direction(gradient, state, shape, scalars).")
 
     def step_scalars(self, learning_rate: tf.Tensor) -> dict[str, tf.Tensor]:
         """What is the same for every variable of a step: float32 scalars, computed once."""
@@ -112,22 +130,37 @@ class ReferenceChain(keras.optimizers.Optimizer):
     def update_step(self, gradient, variable, learning_rate) -> None:
         """Updates one variable and notes the sum of squares of its update."""
         scalars = learning_rate if isinstance(learning_rate, dict) else self.step_scalars(learning_rate)
-        index = self._get_variable_index(variable)
-        gradient = tf.cast(gradient, variable.dtype)
-        update = self.direction(gradient, variable, scalars)
-        update *= tf.cast(scalars["learning_rate"] * self._learning_rate_multipliers[index], update.dtype)
-        if self._decays[index]:
-            update += self._decays[index] * tf.cast(variable, update.dtype)
-        update *= tf.cast(scalars["schedule"], update.dtype)
-        self.assign_sub(variable, update)
-        self.note_update(index, tf.cast(2.0 * tf.nn.l2_loss(update), tf.float32))
+        self._update_alike([self._get_variable_index(variable)], [gradient], [variable], scalars)
 
-    def note_update(self, index: int, sum_of_squares: tf.Tensor) -> None:
-        """Writes one entry of `update_sum_of_squares`."""
+    def _update_alike(self, indices, gradients, variables, scalars) -> None:
+        """Updates variables of one shape, learning rate and decay: several of them as one stacked tensor."""
+        dtype, count, first = variables[0].dtype, len(indices), indices[0]
+        slots = list(zip(*(self.state_of(index) for index in indices), strict=True))
+        state = [stack([tf.convert_to_tensor(variable.value) for variable in slot]) for slot in slots]
+        gradient = stack([tf.cast(gradient, dtype) for gradient in gradients])
+        update, after = self.direction(gradient, state, tuple(variables[0].shape), scalars)
+        for slot, values in zip(slots, after, strict=True):
+            for variable, value in zip(slot, unstack(values, count), strict=True):
+                self.assign(variable, value)
+        update *= tf.cast(scalars["learning_rate"] * self._learning_rate_multipliers[first], update.dtype)
+        if self._decays[first]:
+            update += self._decays[first] * tf.cast(stack([tf.convert_to_tensor(v) for v in variables]), update.dtype)
+        update *= tf.cast(scalars["schedule"], update.dtype)
+        updates = unstack(update, count)
+        for variable, value in zip(variables, updates, strict=True):
+            self.assign_sub(variable, value)
+        self.note_updates(indices, sums_of_squares(updates, stacked=count > 1))
+
+    def note_updates(self, indices: Sequence[int], sums: Sequence[tf.Tensor]) -> None:
+        """Writes entries of `update_sum_of_squares`."""
         # A select over a small vector and not a scatter: XLA fuses the chain of them.
+        place = {index: position for position, index in enumerate(indices)}
+        mine = tf.constant([index in place for index in range(len(self._decays))])
+        values = tf.cast(sums[0], tf.float32)
+        if len(place) > 1:
+            values = tf.gather(tf.stack(sums), [place.get(index, 0) for index in range(len(self._decays))])
         squares = tf.convert_to_tensor(self._update_squares.value)
-        here = tf.range(len(self._decays)) == index
-        self.assign(self._update_squares, tf.where(here, sum_of_squares, squares))
+        self.assign(self._update_squares, tf.where(mine, values, squares))
 
     @property
     def update_sum_of_squares(self) -> keras.Variable:
@@ -153,9 +186,28 @@ class ReferenceChain(keras.optimizers.Optimizer):
     def _backend_update_step(self, grads, trainable_variables, learning_rate) -> None:
         # The gradients are summed already (see _clip_gradients); Keras would do it here, after clipping.
         pairs = [(gradient, getattr(v, "value", v)) for gradient, v in zip(grads, trainable_variables, strict=True)]
+        stacks = isinstance(self._distribution_strategy, tf.distribute.TPUStrategy)
         tf.__internal__.distribute.interim.maybe_merge_call(
-            self._distributed_tf_update_step, self._distribution_strategy, pairs, self.step_scalars(learning_rate)
+            self._stacked_update_step if stacks else self._distributed_tf_update_step,
+            self._distribution_strategy,
+            pairs,
+            self.step_scalars(learning_rate),
         )
+
+    def _stacked_update_step(self, distribution, pairs, scalars) -> None:
+        indices = [self._get_variable_index(variable) for _, variable in pairs]
+        keys = [
+            (tuple(v.shape), v.dtype, self._learning_rate_multipliers[i], self._decays[i])
+            for i, (_, v) in zip(indices, pairs, strict=True)
+        ]
+        for group in groups_of(keys):
+            gradients, variables = zip(*(pairs[position] for position in group), strict=True)
+            among = [indices[position] for position in group]
+
+            def update(_, among=among, gradients=gradients, variables=variables):
+                self._update_alike(among, gradients, variables, scalars)
+
+            distribution.extended.update(variables[0], update, group=False)
 
     def get_config(self) -> dict:
         config = super().get_config()

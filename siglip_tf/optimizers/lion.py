@@ -41,11 +41,13 @@ class Lion(ReferenceChain):
     def build_state(self, variables: Sequence[keras.Variable]) -> None:
         self._momentums = self.add_optimizer_variables(variables, "momentum")
 
-    def direction(self, gradient, variable, scalars) -> tf.Tensor:
-        momentum = self._momentums[self._get_variable_index(variable)]
-        value = tf.convert_to_tensor(momentum.value)
-        self.assign(momentum, self.beta_2 * value + (1.0 - self.beta_2) * gradient)
-        return tf.sign(self.beta_1 * value + (1.0 - self.beta_1) * gradient)
+    def state_of(self, index: int) -> list[keras.Variable]:
+        return [self._momentums[index]]
+
+    def direction(self, gradient, state, shape, scalars):
+        (momentum,) = state
+        after = self.beta_2 * momentum + (1.0 - self.beta_2) * gradient
+        return tf.sign(self.beta_1 * momentum + (1.0 - self.beta_1) * gradient), [after]
 
     def get_config(self) -> dict:
         return {**super().get_config(), "beta_1": self.beta_1, "beta_2": self.beta_2}

@@ -20,6 +20,10 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+if not jax.config.jax_platforms:
+    # The chips are TensorFlow's: jax writes a kernel's text here and must not take them.
+    jax.config.update("jax_platforms", "cpu")
+
 _ROWS = 16  # rows of a bfloat16 tile
 _SUBLANES = 8  # rows of a float32 tile
 _LANES = 128
