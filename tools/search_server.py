@@ -105,6 +105,10 @@ class _Handler(BaseHTTPRequestHandler):
         except _RefusedError as error:
             status, kind, body = error.status, "application/json", json.dumps({"error": str(error)}).encode()
             self.close_connection = True  # what is left of a refused body must not be read as a request
+        except ValueError:  # addresses, hosts and numbers that are none
+            status, kind = HTTPStatus.BAD_REQUEST, "application/json"
+            body = json.dumps({"error": "This request makes no sense."}).encode()
+            self.close_connection = True
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
@@ -194,9 +198,11 @@ class _Handler(BaseHTTPRequestHandler):
         return int(text)
 
     def _thumbnail(self, position: int) -> tuple[str, bytes]:
+        from PIL import Image
+
         try:
             return "image/jpeg", self.server.thumbnail(position)
-        except OSError as error:
+        except (OSError, Image.DecompressionBombError) as error:  # gone, or another file by now
             raise _RefusedError(HTTPStatus.GONE, "The picture is not there any more.") from error
 
     def _picture(self, position: int) -> tuple[str, bytes]:

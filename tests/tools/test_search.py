@@ -250,6 +250,11 @@ def test_labels(server, model):
         ("POST", "/similar", b"", {"X_Search": "1", "Content_Length": str(MAX_UPLOAD + 1)}, 413),
         ("POST", "/similar", iter([b"a"]), {"X_Search": "1", "Transfer_Encoding": "chunked"}, 411),
         ("DELETE", "/picture/0", None, {}, 501),
+        ("GET", "/picture/" + "9" * 5_000, None, {}, 400),
+        ("GET", "http://[", None, {"Host": "localhost"}, 400),
+        ("GET", "/about", None, {"Host": "["}, 400),
+        ("GET", "/search?q=a&n=" + "9" * 5_000, None, {}, 400),
+        ("POST", "/similar", b"", {"X_Search": "1", "Content_Length": "\xb2"}, 400),
     ],
 )
 def test_refusals(server, method, path, body, headers, status):
