@@ -56,7 +56,8 @@ class EvaluationCallback(keras.callbacks.Callback):
         if logs is not None:
             logs.update(figures)
         if self.jsonl is not None and _is_chief(self._embedder.strategy):
-            line = {"epoch": epoch + 1, "step": int(self.model.optimizer.iterations), **figures}
+            step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))  # also of a MirroredVariable
+            line = {"epoch": epoch + 1, "step": step, **figures}
             with tf.io.gfile.GFile(self.jsonl, "a") as file:
                 file.write(json.dumps(line) + "\n")
 

@@ -30,8 +30,8 @@ h1 { font-size: 26px; margin: 0 0 4px } h2 { font-size: 20px; margin: 40px 0 8px
 h3 { font-size: 15px; margin: 24px 0 8px }
 p { max-width: 75ch } .soft { color: var(--soft) }
 .cards { display: flex; flex-wrap: wrap; gap: 12px; margin: 12px 0 }
-.card { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px;
-  min-width: 132px }
+.card { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 12px 14px;
+  min-width: 132px; font-size: 14px }
 .card b { font-size: 24px; display: block; font-variant-numeric: tabular-nums }
 .meter { height: 4px; border-radius: 2px; background: var(--line); margin-top: 6px; position: relative }
 .meter i { position: absolute; inset: 0 auto 0 0; background: var(--accent); border-radius: 2px }

@@ -107,7 +107,7 @@ class ZeroShotTask(Task):
         first = labels[np.arange(len(labels)), (labels >= 0).argmax(axis=1)]
         count = len(names) if subset is None else len(subset)
         right_labels = float((labels >= 0).sum(axis=1).mean())
-        notes = [f"{len(names)} classes" + ("" if subset is None else f", {count} of them may be predicted")]
+        notes = [f"{len(names)} classes" + ("" if count == len(names) else f", {count} of them may be predicted")]
         if result.left_out:
             notes.append(f"{result.left_out} images without a label are left out")
 

@@ -162,15 +162,19 @@ def test_thumbnails_keep_the_aspect():
     assert tf.io.decode_jpeg(thumbnail(image, 1000)).shape == (100, 400, 3)
 
 
-def test_callback_logs_for_those_behind_it(folder, tmp_path):
-    model = example_model()
+@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_callback_logs_for_those_behind_it(replicas, folder, tmp_path):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]) if replicas == 2 else tf.distribute.get_strategy()
+    with strategy.scope():
+        model = example_model()
     task = ZeroShotTask(readers.labelled_folder(str(folder / "test")))
     rng = np.random.default_rng(0)
     batch = {
         "image": rng.uniform(-1, 1, (4, 32, 32, 3)).astype(np.float32),
         "text": rng.integers(1, 50, (4, 8)).astype(np.int32),
     }
-    model.compile(optimizer=keras.optimizers.SGD(1e-3))
+    with strategy.scope():
+        model.compile(optimizer=keras.optimizers.SGD(1e-3))
     callbacks = [
         EvaluationCallback([task], every_epochs=2, batch_size=16, jsonl=tmp_path / "figures.jsonl"),
         keras.callbacks.ModelCheckpoint(

@@ -1,8 +1,9 @@
 """Run as a script in a fresh process: asks a SavedModel and writes its answers, knowing TensorFlow alone.
 
-    python answer_alone.py (load | c_api) EXPORT QUESTIONS.json ANSWERS.npz
+    python answer_alone.py EXPORT QUESTIONS.json FOLDER
 
-QUESTIONS: [[signature, {input: [base64, ...] or nested lists of uint8}], ...]. ANSWERS: arrays `<index>/<output>`.
+QUESTIONS: [[signature, {input: [base64, ...] or nested lists of uint8}], ...]. Writes FOLDER/load.npz and
+FOLDER/c_api.npz, by `tf.saved_model.load` and by the C API: arrays `<index>/<output>`.
 """
 
 import base64
@@ -123,14 +124,17 @@ def c_api(export: str):
     return ask
 
 
-def main(how: str, export: str, questions: str, answers: str) -> None:
-    ask = {"load": load, "c_api": c_api}[how](export)
-    results = {}
-    for i, (signature, inputs) in enumerate(json.loads(pathlib.Path(questions).read_text())):
-        results |= {f"{i}/{name}": value for name, value in ask(signature, decoded(inputs)).items()}
+def main(export: str, questions: str, folder: str) -> None:
+    asked = json.loads(pathlib.Path(questions).read_text())
+    for how in (load, c_api):
+        ask = how(export)
+        results = {}
+        for i, (signature, inputs) in enumerate(asked):
+            results |= {f"{i}/{name}": value for name, value in ask(signature, decoded(inputs)).items()}
+        answers = {k: v.astype("S") if v.dtype == object else v for k, v in results.items()}
+        np.savez(pathlib.Path(folder, f"{how.__name__}.npz"), **answers)
     # TensorFlow itself imports keras; that no Keras object is in the SavedModel is tested from its object graph.
     assert "siglip_tf" not in sys.modules
-    np.savez(answers, **{k: v.astype("S") if v.dtype == object else v for k, v in results.items()})
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ import tensorflow_text  # noqa: F401 - registers the tokeniser's ops
 from tests.export import hostile
 
 
-def main(path: str, inputs: str, seed: str) -> None:
-    signatures = tf.saved_model.load(path).signatures
-    rng = np.random.default_rng(int(seed))
-    images, texts = hostile.images(int(seed)), hostile.texts(int(seed))
+def bombard(signatures, inputs: int, seed: int) -> tuple[int, int]:
+    """How many of so many requests were answered, and how many refused as invalid; anything else is raised."""
+    rng = np.random.default_rng(seed)
+    images, texts = hostile.images(seed), hostile.texts(seed)
     sound = hostile.encoded()[:1]
 
     def requests():
@@ -30,9 +30,8 @@ def main(path: str, inputs: str, seed: str) -> None:
             ("embed_text", {"texts": text[:1]}),
         )[rng.integers(8)]
 
-    start = _memory()
     answers = refusals = 0
-    for _ in range(int(inputs)):
+    for _ in range(inputs):
         name, values = requests()
         try:
             answer = signatures[name](**{k: tf.constant(v, tf.string) for k, v in values.items()})
@@ -41,8 +40,16 @@ def main(path: str, inputs: str, seed: str) -> None:
             continue
         for value in answer.values():
             if value.dtype == tf.float32 and not np.isfinite(value).all():
-                raise SystemExit(f"{name} answered {value} to {values}")
+                raise AssertionError(f"{name} answered {value} to {values}")
         answers += 1
+    return answers, refusals
+
+
+def main(path: str, inputs: str, seed: str) -> None:
+    """Prints counts, and by how many MB the largest memory of the process grew."""
+    signatures = tf.saved_model.load(path).signatures
+    start = _memory()
+    answers, refusals = bombard(signatures, int(inputs), int(seed))
     print("answers", answers)
     print("refusals", refusals)
     print("grown_mb", _memory() - start)

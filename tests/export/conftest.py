@@ -1,6 +1,7 @@
-"""One export with a label bank, made once a session."""
+"""One export with a label bank, made and loaded once a session."""
 
 import pytest
+import tensorflow as tf
 
 from siglip_tf.export import export_saved_model
 from tests.example_model import example_model
@@ -18,3 +19,9 @@ def model():
 def exported(model, tmp_path_factory):
     directory = tmp_path_factory.mktemp("served") / "tiny"
     return export_saved_model(model, directory, labels=BANK, templates=TEMPLATES)
+
+
+@pytest.fixture(scope="session")
+def signatures(exported):
+    loaded = tf.saved_model.load(exported.path)
+    yield loaded.signatures  # they live as long as what was loaded

@@ -1,7 +1,11 @@
 """`python -m tools.evaluate`: table, JSON and page from a checkpoint; faults end with a sentence."""
 
 import json
+import os
+import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -9,6 +13,7 @@ from siglip_tf.evaluation import readers
 from siglip_tf.evaluation.embed import Embedder
 from siglip_tf.evaluation.tasks import Evaluation, RetrievalTask, ZeroShotTask
 from tests.evaluation.layouts import write_folder, write_xm3600
+from tests.evaluation.test_embed import free_port
 from tests.example_model import example_model
 from tools import evaluate
 
@@ -45,6 +50,30 @@ def test_table_json_and_page_of_two_devices(checkpoint, tmp_path, capsys):
     assert page.startswith("<!doctype html>")
     assert "How to read the scores" in page
     assert sorted(path.name for path in output.iterdir()) == ["report.html", "results.json"]
+
+
+@pytest.mark.slow
+def test_two_workers_share_the_command(checkpoint, tmp_path):
+    """Each runs the same line; the first one prints and writes, and its figures are one process's."""
+    write_folder(tmp_path / "birds", {"red": 4, "blue": 3})
+    task = f"zero_shot:folder={tmp_path}/birds"
+    cluster = {"worker": [f"localhost:{free_port()}" for _ in range(2)]}
+    command = [sys.executable, "-m", "tools.evaluate", checkpoint, "--tasks", task, "--output", str(tmp_path / "out")]
+    root = pathlib.Path(__file__).parents[2]
+    workers = []
+    for index in range(2):
+        environment = os.environ | {
+            "TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
+        }
+        workers.append(subprocess.Popen(command, env=environment, cwd=root, stdout=subprocess.PIPE, text=True))
+    printed = [worker.communicate(timeout=600)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0]
+    assert "zero_shot/birds" in printed[0]
+    assert "zero_shot/birds" not in printed[1]
+    (expected,) = Evaluation(Embedder(example_model(), 4)).run(
+        [ZeroShotTask(readers.labelled_folder(str(tmp_path / "birds")))]
+    )
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["results"][0]["metrics"] == expected.metrics
 
 
 def test_faults_end_with_a_sentence(checkpoint, capsys):
