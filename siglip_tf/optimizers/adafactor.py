@@ -4,7 +4,8 @@ Source: "Scaling Vision Transformers", arXiv 2106.04560, section 3.4, on Adafact
 paper section 4.1 (beta2 capped at 0.95). `keras.optimizers.Adafactor` is another algorithm.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
@@ -83,7 +84,8 @@ class ScalingViTAdafactor(ReferenceChain):
                 )
 
     def _state(self, variable: keras.Variable, shape: tuple[int, ...], name: str, dtype: str) -> keras.Variable:
-        with self._distribution_strategy.extended.colocate_vars_with(variable.value):
+        strategy = self._distribution_strategy
+        with strategy.extended.colocate_vars_with(variable.value), _initialised_on_each_worker(strategy):
             return self.add_variable(shape=shape, dtype=dtype, name=f"{variable.path.replace('/', '_')}_{name}")
 
     def step_scalars(self, learning_rate: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -129,3 +131,25 @@ class ScalingViTAdafactor(ReferenceChain):
             "beta_2_cap": self.beta_2_cap,
             "momentum_dtype": self.momentum_dtype,
         }
+
+
+@contextlib.contextmanager
+def _initialised_on_each_worker(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Zeros are the same everywhere; TensorFlow would broadcast them to the other workers, and no bfloat16 can be."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        yield
+        return
+    extended = strategy.extended
+    broadcast = extended._get_variable_creator_initial_value
+
+    def local(replica_id, device, primary_var, **kwargs):
+        if replica_id:
+            return broadcast(replica_id, device, primary_var, **kwargs)
+        value = kwargs["initial_value"]
+        return lambda: tf.convert_to_tensor(value() if callable(value) else value, kwargs.get("dtype"))
+
+    extended._get_variable_creator_initial_value = local
+    try:
+        yield
+    finally:
+        del extended._get_variable_creator_initial_value

@@ -31,7 +31,7 @@ def start(tmp_path, workers, *options):
 
 @pytest.mark.parametrize(
     ("workers", "optimizer"),
-    [(2, "adamw")] + [pytest.param(3, o, marks=pytest.mark.slow) for o in ("adamw", "lion", "adafactor")],
+    [(2, "adafactor")] + [pytest.param(3, o, marks=pytest.mark.slow) for o in ("adamw", "lion", "adafactor")],
 )
 def test_six_steps_equal_one_device(tmp_path, workers, optimizer):
     processes = start(tmp_path, workers, "--optimizer", optimizer)
@@ -42,7 +42,7 @@ def test_six_steps_equal_one_device(tmp_path, workers, optimizer):
     logs = model.fit(data, verbose=0).history
     evaluated = model.evaluate(data, verbose=0, return_dict=True)["loss"]
     for rank, process in enumerate(processes):
-        assert process.wait(240) == 0, (tmp_path / f"{rank}.err").read_text()[-3000:]
+        assert process.wait(600) == 0, (tmp_path / f"{rank}.err").read_text()[-3000:]
         found = np.load(tmp_path / f"{rank}.npz")
         for i, weight in enumerate(model.trainable_variables):
             np.testing.assert_allclose(found[f"weight_{i}"], weight.numpy(), rtol=0, atol=1e-6)
@@ -56,7 +56,7 @@ def test_six_steps_equal_one_device(tmp_path, workers, optimizer):
 def test_a_lost_worker_ends_the_others_within_a_minute_by_name(tmp_path, how):
     processes = start(tmp_path, 3, "--steps", "20000")
     try:
-        wait_for(lambda: all("step 5\n" in (tmp_path / f"{r}.out").read_text() for r in range(3)), 240)
+        wait_for(lambda: all("step 5\n" in (tmp_path / f"{r}.out").read_text() for r in range(3)), 600)
         processes[1].send_signal(how)
         lost = time.monotonic()
         for rank in (0, 2):
