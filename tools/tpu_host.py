@@ -15,8 +15,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from siglip_tf import losses
+from siglip_tf import losses, tpu
+from siglip_tf.tpu.topology import GIB
 from tools.tpu_report import find_recipe
+
+_UNTIMED = 5  # first steps
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,24 +29,39 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tpu", default="local", help="name or address of the TPU (default: this host's)")
     parser.add_argument("--global-batch", type=int, default=4096)
     parser.add_argument(
-        "--steps", type=int, default=30, help="steps to time, behind 5 that are not (default %(default)s)"
+        "--steps", type=int, default=30, help=f"steps to time, behind {_UNTIMED} others (default %(default)s)"
     )
     parser.add_argument("--estimate", type=Path, help="what tools.tpu_report --json printed for this recipe and batch")
     arguments = parser.parse_args(argv)
-    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(arguments.tpu)
-    tf.config.experimental_connect_to_cluster(resolver)
-    tf.tpu.experimental.initialize_tpu_system(resolver)
-    strategy = tf.distribute.TPUStrategy(resolver)
-    measured = {"loss, relative error": loss_error(strategy)}
-    measured["seconds a step"] = step_seconds(strategy, find_recipe(arguments.recipe), arguments)
+    strategy = connect(arguments.tpu)
+    seconds = step_seconds(strategy, find_recipe(arguments.recipe), arguments.global_batch, arguments.steps)
+    measured = {
+        "loss, relative error": loss_error(strategy),
+        "seconds a step": seconds,
+        "peak GiB of a chip": peak_bytes(strategy) / GIB,
+    }
     expected = {"loss, relative error": 1e-6}
     if arguments.estimate:
         (reports,) = json.loads(arguments.estimate.read_text()).values()
-        expected["seconds a step"] = reports[-1]["seconds"]
+        expected |= {"seconds a step": reports[-1]["seconds"], "peak GiB of a chip": reports[-1]["used_gib"]}
     print(f"{'':<24}{'on the chip':>14}{'said before':>14}")
     for name, value in measured.items():
-        print(f"{name:<24}{value:>14.4g}{expected.get(name, float('nan')):>14.4g}")
+        before = f"{expected[name]:.4g}" if name in expected else "-"
+        print(f"{name:<24}{value:>14.4g}{before:>14}")
     return 0
+
+
+def connect(name: str) -> tf.distribute.Strategy:
+    """The strategy of a TPU; "local" is this host's."""
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(name)
+    tf.config.experimental_connect_to_cluster(resolver)
+    tf.tpu.experimental.initialize_tpu_system(resolver)
+    return tf.distribute.TPUStrategy(resolver)
+
+
+def peak_bytes(strategy: tf.distribute.Strategy) -> int:
+    """Most memory that the first chip has held so far."""
+    return tf.config.experimental.get_memory_info(strategy.extended.worker_devices[0])["peak"]
 
 
 def loss_error(strategy: tf.distribute.Strategy, b: int = 32, d: int = 64) -> float:
@@ -66,27 +84,26 @@ def loss_error(strategy: tf.distribute.Strategy, b: int = 32, d: int = 64) -> fl
     return abs(found / (np.sum(np.logaddexp(0, -z * (10 * x @ y.T - 10))) / n) - 1)
 
 
-def step_seconds(strategy: tf.distribute.Strategy, recipe, arguments: argparse.Namespace) -> float:
+def step_seconds(strategy: tf.distribute.Strategy, recipe: tpu.Recipe, global_batch: int, steps: int) -> float:
     """Median time of a training step on one random batch that is already on the chips' host."""
     with strategy.scope():
         subject = recipe()
-    rng, n = np.random.default_rng(0), arguments.global_batch
+    rng = np.random.default_rng(0)
     batch = {
-        key: rng.integers(0, 100, (n, *spec.shape), np.int32)
+        key: rng.integers(0, 32, (global_batch, *spec.shape), np.int32)
         if spec.dtype.is_integer
-        else rng.uniform(-1, 1, (n, *spec.shape)).astype(np.float32)
+        else rng.uniform(-1, 1, (global_batch, *spec.shape)).astype(np.float32)
         for key, spec in subject.batch.items()
     }
-    data = tf.data.Dataset.from_tensors(batch).repeat()
-    iterator = iter(strategy.experimental_distribute_dataset(data))
+    iterator = iter(strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensors(batch).repeat()))
     subject.model.make_train_function()
     times = []
-    for _ in range(arguments.steps + 5):
+    for _ in range(steps + _UNTIMED):
         started = time.perf_counter()
         logs = subject.model.train_function(iterator)
-        tf.nest.map_structure(lambda v: v.numpy(), logs.get_value() if hasattr(logs, "get_value") else logs)
+        tf.nest.map_structure(lambda value: value.numpy(), logs)
         times.append(time.perf_counter() - started)
-    return float(np.median(times[5:]))
+    return float(np.median(times[_UNTIMED:]))
 
 
 if __name__ == "__main__":

@@ -71,26 +71,33 @@ def find_recipe(name: str) -> tpu.Recipe:
 
 
 def progress_line(what: str):
-    """A function of seconds that keeps one line of the terminal up to date; silent where there is no terminal."""
+    """A function of seconds that keeps one line of the terminal up to date, or tells a log what begins."""
+    if not sys.stderr.isatty():
+        print(what, file=sys.stderr, flush=True)
+        return lambda seconds: None
     shown = [-1]
 
     def show(seconds: float) -> None:
-        if sys.stderr.isatty() and int(seconds) != shown[0]:
+        if int(seconds) != shown[0]:
             shown[0] = int(seconds)
             print(f"\r\033[K{what}: {shown[0] // 60}:{shown[0] % 60:02d}", end="", file=sys.stderr, flush=True)
 
     return show
 
 
+def clear_line() -> None:
+    """Ends a progress line."""
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
 def _reports(recipe, topology, arguments, overrides):
     def compile_at(batch):
-        what = f"compiling {arguments.recipe}, global batch {batch}, for {topology.name}"
-        if not sys.stderr.isatty():
-            print(what, file=sys.stderr, flush=True)
-        made = tpu.report(recipe, topology, batch, progress_line(what), **overrides)
-        if sys.stderr.isatty():
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
-        return made
+        show = progress_line(f"compiling {arguments.recipe}, global batch {batch}, for {topology.name}")
+        try:
+            return tpu.report(recipe, topology, batch, show, **overrides)
+        finally:
+            clear_line()
 
     if arguments.search_batch:
         return tpu.largest_batch(compile_at, topology.chips, arguments.global_batch, arguments.search_step)

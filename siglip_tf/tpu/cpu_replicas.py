@@ -56,6 +56,11 @@ class CPUReplicas:
                 bytecode, xla_client.DeviceList(tuple(self._devices)), options
             )
 
+    @property
+    def temporary_bytes(self) -> int:
+        """Of one replica beside its arguments and results, as XLA's CPU compiler lays them out."""
+        return self._executable.get_compiled_memory_stats().temp_size_in_bytes
+
     def step(
         self, variables: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
     ) -> tuple[dict[str, np.ndarray], dict[str, float]]:

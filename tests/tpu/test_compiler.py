@@ -1,0 +1,106 @@
+"""The TPU compiler's answers: memory, time, hops, what does not fit; and the cache."""
+
+import dataclasses
+import functools
+import json
+
+import keras
+import pytest
+
+from siglip_tf import tpu
+from siglip_tf.tpu import compiler
+from siglip_tf.tpu.report import refused_bytes
+from siglip_tf.tpu.topology import GIB
+from tests.tpu import programs
+
+FOUR = tpu.Topology("v4:2x2x1")
+
+
+@pytest.fixture(scope="module")
+def program():
+    return programs.traced(4, 32, functools.partial(keras.optimizers.AdamW, 1e-3))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
+
+
+@programs.needs_compiler
+def test_a_step_compiles_for_four_v4_chips(program, compile_cache, monkeypatch):
+    seen = []
+    module = tpu.lower(program)
+    compiled = tpu.compile_module(module, FOUR, progress=seen.append)
+    assert compiled.fits and seen
+    report = tpu.summarise(compiled, 32, examples=3.2e6)
+    arguments = sum(a.bytes for a in program.arguments)
+    assert arguments <= report.memory["argument"] < 100 * arguments  # tiles pad small arrays
+    assert report.memory["alias"] > 0.5 * report.memory["output"]  # variables are updated in place
+    assert report.used < GIB / 8
+    cost = report.cost
+    assert cost.unknown_loops == 0 and cost.by_kind["matmul"] > 0
+    assert 1e-6 < report.seconds < 1e-2
+    assert report.days == pytest.approx(1e5 * report.seconds / 86_400)
+    # Texts and their gradients go round: what the loop sends starts before and ends behind the tile's matmuls.
+    assert {hop.count for hop in cost.hops} == {1, 3}  # three to see all texts, one more for gradients to be home
+    assert all(hop.asynchronous for hop in cost.hops)
+    assert any(hop.count > 1 and hop.matmuls_under for hop in cost.hops)
+    json.dumps(report.to_dict())
+
+    monkeypatch.setattr(compiler, "_run", None)  # the second time nothing is compiled
+    assert tpu.compile_module(module, FOUR) == compiled
+
+
+def test_a_refusal_says_by_how_much(program):
+    message = (
+        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 40.18G of "
+        "30.75G hbm. Exceeded hbm capacity by 9.43G."
+    )
+    assert refused_bytes(message) == int(40.18 * GIB)
+    refused = compiler.Compiled(FOUR, 4, None, message, {}, "", {}, 1.0)
+    with pytest.raises(ValueError, match="fits v4:2x2x1"):
+        tpu.analyse(refused)
+    with pytest.raises(ValueError, match="how much memory"):
+        refused_bytes("RESOURCE_EXHAUSTED: something else")
+
+
+@pytest.mark.parametrize("name", ["v3:2x2", "v4:2x2", "v5e:2x2x1", "v4:0x2x1", "v4", "v4-8"])
+def test_a_wrong_topology(name):
+    with pytest.raises(ValueError, match=f"Received: '{name}'"):
+        tpu.Topology(name)
+
+
+def test_topologies():
+    assert (FOUR.chips, FOUR.shape, FOUR.chip.flops) == (4, (2, 2, 1), 275e12)
+    assert tpu.Topology("v5e:4x8").chips == 32
+    with pytest.raises(ValueError, match="at most the 4 chips"):
+        tpu.compile_module("", FOUR, replicas=5)
+
+
+def test_without_the_compiler_one_is_told_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(compiler.importlib.metadata, "version", _not_installed)
+    with pytest.raises(ImportError, match="pip install 'siglip-tf\\[compiler\\]'"):
+        tpu.compile_module("module {}", FOUR)
+
+
+def _not_installed(name):
+    raise compiler.importlib.metadata.PackageNotFoundError(name)
+
+
+def test_the_largest_batch_is_found_in_few_compiles():
+    calls = []
+
+    def compile_at(batch):
+        calls.append(batch)
+        used = int((3 + batch * 0.0021) * GIB)
+        fits = used <= FOUR.chip.usable
+        blank = tpu.Report(FOUR, batch, fits, used, None, None, 0.0, None, 0, "")
+        return dataclasses.replace(blank)
+
+    reports = tpu.largest_batch(compile_at, chips=4, start=1024, step=64)
+    best = max(r.global_batch for r in reports if r.fits)
+    assert best == int(27.75 / 0.0021) // 256 * 256
+    assert len(calls) <= 5 and [r.global_batch for r in reports] == sorted(calls)
+    with pytest.raises(ValueError, match="multiple of 256"):
+        tpu.largest_batch(compile_at, 4, 1000)
