@@ -131,7 +131,8 @@ def paper_rows():
     for loss in LOSSES:
         for batch in (512, 4096, 16_384, 32_768, 262_144, 1_048_576):
             chips = "v4:2x2x1" if batch <= 32_768 else "v4:2x2x4"
-            found.append(PaperRow(f"SigLiT {loss} {batch:,}", "siglit", chips, batch, 18e9, {"loss": loss}))
+            label = f"SigLiT {loss} {batch:,}"
+            found.append(PaperRow(label, "siglit", chips, batch, 18e9, {"loss": loss}, "million"))
         for batch, chips in slices.items():
             found.append(PaperRow(f"SigLIP {loss} {batch:,}", "siglip", chips, batch, 9e9, {"loss": loss}))
     return found

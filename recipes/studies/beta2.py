@@ -128,7 +128,9 @@ def _draw(results, path):
 
 def paper_rows():
     """The paper names no size for Figure 5; its text speaks of Base models and growing batches."""
-    return [PaperRow(f"beta2 = {beta:g}", "siglip", "v4:2x4x4", 32_768, 3e9, {}) for beta in BETAS]
+    return [
+        PaperRow(f"beta2 = {beta:g}", "siglip", "v4:2x4x4", 32_768, 3e9, {"optimizer.beta_2": beta}) for beta in BETAS
+    ]
 
 
 _CAPTION = "Loss, gradient norm and update norm over training, every seed a line."

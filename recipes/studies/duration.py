@@ -77,7 +77,7 @@ def _draw(results, path):
 def paper_rows():
     """8k and 262k over durations up to 18B."""
     return [
-        PaperRow(f"SigLiT {batch:,}, {examples / 1e9:g}B examples", "siglit", chips, batch, examples)
+        PaperRow(f"SigLiT {batch:,}, {examples / 1e9:g}B examples", "siglit", chips, batch, examples, {}, "million")
         for batch, chips in ((8192, "v4:2x2x1"), (32_768, "v4:2x2x1"), (262_144, "v4:2x2x4"))
         for examples in (0.45e9, 0.9e9, 3e9, 9e9, 18e9)
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,6 +59,7 @@ class Panel:
 def draw(panels: Sequence[Panel], path: Path, columns: int = 3) -> None:
     """Writes a PNG of the panels, row by row; aside, then renamed."""
     from matplotlib.figure import Figure
+    from PIL import Image
 
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
@@ -68,8 +70,11 @@ def draw(panels: Sequence[Panel], path: Path, columns: int = 3) -> None:
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     path.parent.mkdir(parents=True, exist_ok=True)
+    whole = io.BytesIO()
+    figure.savefig(whole, format="png", facecolor="white")
     aside = path.with_name(f".{path.name}.partial")
-    figure.savefig(aside, format="png", facecolor="white", metadata={"Software": None})
+    # A palette takes a third of the bytes, and these figures have few colours.
+    Image.open(whole).convert("RGB").quantize(96, dither=Image.Dither.NONE).save(aside, "PNG", optimize=True)
     aside.replace(path)
 
 

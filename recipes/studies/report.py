@@ -69,7 +69,8 @@ def introduction(seeds: int, command: str) -> list[str]:
     return [
         "The questions of *Sigmoid Loss for Language Image Pre-Training* asked again of small models on the embedded "
         "data: drawn scenes with captions in six languages, two towers of width 64, minutes on two CPU cores. Accuracy "
-        "is zero-shot, of 100 classes (a colour and a shape), on 1,000 new pictures; ± is the standard error over seeds.",
+        "is zero-shot, of 100 classes (a colour and a shape), on 1,000 new pictures; ± is the standard error over "
+        "seeds.",
         RULE + " Small models, easy pictures and few steps are not the paper's: an ordering that is not seen here says "
         "nothing against it, and one that is seen was not built in.",
         f"{seeds} seeds a row. {versions()}. Command: `{command}`.",

@@ -58,7 +58,8 @@ class PaperRow:
         chips: a slice, such as "v4:2x2x4".
         batch: global batch.
         examples: seen in the whole run.
-        overrides: of the recipe's subject, beside the examples.
+        overrides: settings of the recipe, or arguments of `SigLIP`, that are other ones.
+        setup: of the recipe; its default one otherwise.
     """
 
     label: str
@@ -67,6 +68,7 @@ class PaperRow:
     batch: int
     examples: float
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    setup: str | None = None
 
 
 class Results:

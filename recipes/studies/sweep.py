@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+WORKER = "recipes.studies.worker"
 _LEARNING = 3  # finished cells before a time left is shown
 
 
@@ -81,7 +82,9 @@ def with_requirements(cells: Iterable[Cell]) -> list[Cell]:
     return list(ordered.values())
 
 
-def run(cells: Sequence[Cell], root: Path, workers: int, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+def run(
+    cells: Sequence[Cell], root: Path, workers: int, say: Callable[[str], None], module: str = WORKER
+) -> dict[str, dict[str, Any]]:
     """Computes what is missing.
 
     Args:
@@ -89,6 +92,7 @@ def run(cells: Sequence[Cell], root: Path, workers: int, say: Callable[[str], No
         root: folder of all cells.
         workers: processes, each of one thread.
         say: called with a line for every cell that is done.
+        module: that the processes run, see `worker.py`.
 
     Returns:
         Results by the key of the cell.
@@ -99,14 +103,14 @@ def run(cells: Sequence[Cell], root: Path, workers: int, say: Callable[[str], No
     everything = with_requirements(cells)
     missing = [cell for cell in everything if cell.result(root) is None]
     if missing:
-        _Pool(everything, missing, root, min(workers, len(missing)), say).run()
+        _Pool(everything, missing, root, min(workers, len(missing)), say, module).run()
     return {cell.key: cell.result(root) for cell in everything}
 
 
 class _Pool:
     """Worker processes that are handed one cell after another, as soon as what the cell needs is there."""
 
-    def __init__(self, everything, missing, root, workers, say):
+    def __init__(self, everything, missing, root, workers, say, module):
         from recipes.studies.cells import KINDS
 
         self._waiting = list(missing)
@@ -115,7 +119,7 @@ class _Pool:
         self._cost = {cell.key: KINDS[cell.kind].cost(cell.settings) for cell in missing}
         self._root, self._say, self._total = root, say, len(everything)
         self._messages: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
-        self._workers = [_Worker(root, self._messages) for _ in range(workers)]
+        self._workers = [_Worker(root, self._messages, module) for _ in range(workers)]
         self._spent: list[tuple[float, float]] = []  # (estimated, measured) seconds of finished cells
 
     def run(self) -> None:
@@ -175,18 +179,19 @@ class _Pool:
 class _Worker:
     """A process of `worker.py`: cells go in as lines of JSON, results come out as lines of JSON."""
 
-    def __init__(self, root: Path, messages: queue.Queue):
+    def __init__(self, root: Path, messages: queue.Queue, module: str):
         threads = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
         self.cell: Cell | None = None
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "recipes.studies.worker", str(root)],
+            [sys.executable, "-m", module, str(root.resolve())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, **threads, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"},
             cwd=Path(__file__).parents[2],
         )
-        threading.Thread(target=self._listen, args=(messages,), daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, args=(messages,), daemon=True)
+        self._listener.start()
 
     def start(self, cell: Cell) -> None:
         self.cell = cell
@@ -201,6 +206,9 @@ class _Worker:
         """Ends the process; the cell that it computes is computed anew the next time."""
         self._process.kill()
         self._process.wait()
+        self._listener.join()
+        self._process.stdin.close()
+        self._process.stdout.close()
 
     def _listen(self, messages: queue.Queue) -> None:
         for line in self._process.stdout:

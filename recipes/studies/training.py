@@ -69,7 +69,7 @@ def train(settings: Mapping[str, Any], folder: Path, root: Path) -> dict[str, An
     run = _run_of(group(settings), root)
     run.begin(settings["seed"])
     steps = max(1, round(settings["examples"] / settings["batch"]))
-    order = _order(run.size, settings["batch"], steps, settings["seed"])
+    order = epochs(run.size, settings["batch"], steps, settings["seed"])
     every = max(1, steps // settings.get("points", _POINTS))
     stops = sorted({max(1, round(steps * part)) for part in settings.get("evaluate_at", (1.0,))} | {steps})
     curves, evaluations, done = [], [], 0
@@ -110,6 +110,11 @@ def _run_of(group_of_cells: str, root: Path) -> _Run:
     return _Run(json.loads(group_of_cells), root)
 
 
+def forget() -> None:
+    """Drops the model that this process keeps for cells of one group."""
+    _run_of.cache_clear()
+
+
 def name_of_nan(curve: Mapping[str, float | None]) -> str | None:
     """The first curve whose last value is not finite."""
     return next((name for name, value in curve.items() if value is None), None)
@@ -120,7 +125,7 @@ def _mean_of(values) -> float | None:
     return mean if math.isfinite(mean) else None
 
 
-def _order(size: int, batch: int, steps: int, seed: int) -> np.ndarray:
+def epochs(size: int, batch: int, steps: int, seed: int) -> np.ndarray:
     """int32 (steps, batch): every picture once an epoch, in a new order each time."""
     generator = np.random.default_rng(seed)
     epochs = -(-steps * batch // size)

@@ -104,8 +104,8 @@ def paper_rows():
     """B/16, 16k on 16 chips, 2.4B examples."""
     return [
         PaperRow(SCRATCH, "siglip", "v4:2x2x4", 16_384, 2.4e9),
-        PaperRow(DECAYED, "unlocked", "v4:2x2x4", 16_384, 2.4e9),
-        PaperRow(KEPT, "unlocked", "v4:2x2x4", 16_384, 2.4e9),
+        PaperRow(DECAYED, "unlocked", "v4:2x2x4", 16_384, 2.4e9, setup="decay"),
+        PaperRow(KEPT, "unlocked", "v4:2x2x4", 16_384, 2.4e9, setup="no_decay"),
     ]
 
 

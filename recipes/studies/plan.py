@@ -1,0 +1,223 @@
+"""`--dry-run`: the cells of this machine and their minutes; the paper's runs and what the TPU compiler says of them.
+
+A run of the paper is a recipe's settings with what the study changes. What was compiled is kept beside the compiler's
+own cache, by everything that decides the program. What was not is estimated, and marked "~": time from the arithmetic
+of a run whose time is known, memory from its state and activations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from recipes.studies.study import PaperRow, Study
+from recipes.studies.sweep import cores, with_requirements
+
+# SigLIP B/16 of 16 tokens, batch 4096 on four v4 chips, every block computed twice: the reference's measurement by the
+# same compiler, which estimates start from.
+ANCHOR_SECONDS = 1.84
+_ANCHOR_GIB = 12.6
+_ANCHOR = PaperRow("anchor", "siglip", "v4:2x2x1", 4096, 9e9, {"model.remat": "block"})
+_GIB = 2**30
+# Settings that change neither memory nor time of a step.
+_WITHOUT_WEIGHT = ("duration", "model.init_bias", "model.init_temperature", "optimizer.learning_rate", "seed")
+_WITHOUT_WEIGHT += ("optimizer.weight_decay", "optimizer.beta_1", "optimizer.beta_2", "optimizer.image_decay")
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """What is known of one run.
+
+    Attributes:
+        row: the run.
+        fits: whether a chip holds it.
+        gib: that a chip needs.
+        seconds: of a step, or None where it does not fit.
+        compiled: by the compiler; else estimated.
+        usable: GiB that a chip has.
+        chips: how many.
+    """
+
+    row: PaperRow
+    fits: bool
+    gib: float
+    seconds: float | None
+    compiled: bool
+    usable: float
+    chips: int
+
+    def text(self) -> str:
+        """One line of the plan."""
+        mark = "" if self.compiled else "~"
+        fits = f"{mark}{'fits' if self.fits else 'NOT'} {self.gib:.1f} of {self.usable:.2f} GiB"
+        time = ""
+        if self.seconds is not None:
+            days = self.row.examples / self.row.batch * self.seconds / 86_400
+            time = f"{mark}{self.seconds:.2f} s a step, {mark}{days:.1f} days"
+        source = "compiled" if self.compiled else "estimated"
+        return (
+            f"  {self.row.label:<44} {self.chips:>3} chips  batch {self.row.batch:>9,}  {fits:<27} {time:<32} {source}"
+        )
+
+
+def small(studies: Sequence[Study], seeds: int, root: Path, out: TextIO) -> None:
+    """Prints each study's cells, how many are computed, and the minutes that the others take."""
+    from recipes.studies.cells import KINDS
+
+    counted: set[str] = set()
+    whole = 0.0
+    for study in studies:
+        cells = [cell for cell in with_requirements(study.cells(seeds)) if cell.key not in counted]
+        counted |= {cell.key for cell in cells}
+        missing = [cell for cell in cells if cell.result(root) is None]
+        seconds = sum(KINDS[cell.kind].cost(cell.settings) for cell in missing) / cores()
+        whole += seconds
+        out.write(
+            f"{study.name:<14} {len(cells):>4} cells, {len(cells) - len(missing)} computed; about "
+            f"{math.ceil(seconds / 60)} min for the rest on {cores()} quiet cores\n"
+        )
+    out.write(f"in all about {math.ceil(whole / 60)} min; what several studies need is counted once\n")
+
+
+def paper(studies: Sequence[Study], compile_now: bool, out: TextIO) -> None:
+    """Prints a line for every run of the paper, and compiles what was never compiled if asked to."""
+    estimated = False
+    for study in studies:
+        rows = study.paper_rows()
+        out.write(f"{study.title} ({study.paper})\n")
+        for row in rows:
+            line = look_up(row, compile_now)
+            estimated |= not line.compiled
+            out.write(line.text() + "\n")
+            out.flush()
+    if estimated:
+        out.write(
+            "~ not compiled yet: estimated from the arithmetic of B/16 at 4096 on four chips (1.84 s, 12.6 GiB by the "
+            "compiler). --compile asks the compiler, minutes for each program.\n"
+        )
+    out.write("Launch any of them by its recipe: python -m recipes.NAME --help\n")
+
+
+def look_up(row: PaperRow, compile_now: bool = False) -> Line:
+    """The compiler's figures of a run, or an estimate."""
+    from siglip_tf import tpu
+
+    topology = tpu.Topology(row.chips)
+    c = _settings(row)
+    kept = _kept(row, c)
+    if compile_now and not kept.exists():
+        print(f"Compiling {row.label} for {row.chips}; minutes.", file=sys.stderr, flush=True)
+        report = tpu.report(functools.partial(_subject, row), topology, row.batch).to_dict()
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        aside = kept.with_suffix(".partial")
+        aside.write_text(json.dumps(report))
+        aside.replace(kept)
+    usable = topology.chip.usable / _GIB
+    if kept.exists():
+        found = json.loads(kept.read_text())
+        return Line(row, found["fits"], found["used_gib"], found["seconds"], True, usable, topology.chips)
+    gib, seconds = estimate(row)
+    return Line(row, gib <= usable, gib, seconds if gib <= usable else None, False, usable, topology.chips)
+
+
+def _settings(row: PaperRow) -> Any:
+    """The recipe's settings with what the run changes."""
+    from recipes.settings import flat, set_value
+
+    recipe = importlib.import_module(f"recipes.{row.recipe}").RECIPE
+    c = recipe.settings(row.setup)
+    values = {"batch": row.batch, "topology": row.chips, "duration": f"{int(row.examples)} examples", **row.overrides}
+    for key, value in values.items():
+        if key != "negatives":
+            set_value(c, key if key in flat(c) else f"model.{key}", value)
+    if c.model.microbatch_size and c.model.microbatch_size >= row.batch // _chips(row):
+        c.model.microbatch_size = None
+    return c
+
+
+def _subject(row: PaperRow) -> Any:
+    """The run for the compiler; called inside the strategy's scope."""
+    import siglip_tf
+    from recipes.building import batch_spec, build_optimizer, total_steps
+    from siglip_tf import tpu
+
+    c = _settings(row)
+    model = siglip_tf.SigLIP(**c.model.to_dict(), negatives=row.overrides.get("negatives"))
+    model.compile(build_optimizer(c, total_steps(c)))
+    return tpu.Subject(model, batch_spec(model), row.examples)
+
+
+def _kept(row: PaperRow, c: Any) -> Path:
+    """Where the compiler's figures of a program are kept; its source code is part of what decides it."""
+    import siglip_tf
+    from recipes.settings import flat
+    from siglip_tf.tpu.compiler import cache_folder
+
+    values = {k: v for k, v in flat(c).items() if k not in _WITHOUT_WEIGHT and not k.startswith("schedule.")}
+    has_bias = c.model.init_bias is not None
+    digest = hashlib.sha256(json.dumps([values, has_bias, row.overrides.get("negatives")], default=str).encode())
+    package = Path(siglip_tf.__file__).parent
+    for part in ("primitives", "distribution", "losses", "models", "optimizers", "tpu"):
+        for file in sorted((package / part).glob("*.py")):
+            digest.update(file.read_bytes())
+    return cache_folder().parent / "studies" / f"{digest.hexdigest()[:32]}.json"
+
+
+def _chips(row: PaperRow) -> int:
+    from siglip_tf import tpu
+
+    return tpu.Topology(row.chips).chips
+
+
+def estimate(row: PaperRow) -> tuple[float, float]:
+    """GiB a chip and seconds a step, from the anchor's by arithmetic."""
+    work, anchor = _work(row), _work(_ANCHOR)
+    seconds = ANCHOR_SECONDS * (work["flops"] / anchor["flops"])
+    per_activation = (_ANCHOR_GIB * _GIB - anchor["state"] - anchor["embeddings"]) / anchor["activations"]
+    bytes_needed = work["state"] + work["embeddings"] + work["activations"] * per_activation
+    return bytes_needed / _GIB, seconds
+
+
+def _work(row: PaperRow) -> Mapping[str, float]:
+    """Multiplications of one chip in a step; bytes of state and embeddings, and units of activations, on a chip."""
+    from siglip_tf.models.variants import image_tower_size, tower_size
+
+    c = _settings(row)
+    model = c.model
+    b = row.batch // _chips(row)
+    flops = state = activations = 0.0
+    size = tower_size(model.text, depth=model.text_depth)
+    towers = [(size, model.text_length)]
+    if model.image is not None:
+        image, patch = image_tower_size(model.image)
+        towers.append((image, (model.image_size // patch) ** 2))
+    again = {"none": 3, "attention": 3.5, "selective": 3.5, "block": 4}[model.remat]
+    for tower, tokens in towers:
+        block = 4 * tower.width**2 + 2 * tower.width * tower.mlp_dim
+        flops += again * tower.depth * (tokens * block + 2 * tokens**2 * tower.width)
+        state += tower.depth * block
+        # What one block keeps while it is computed again, and what each block keeps of its input.
+        kept = {"none": 12, "attention": 4, "selective": 6, "block": 1}[model.remat]
+        activations += tokens * tower.width * (tower.depth * kept + 12)
+    width = size.width if model.token_bottleneck is None else model.token_bottleneck
+    state += model.vocab_size * width
+    d = model.embed_dim or towers[-1][0].width
+    frozen = model.image is None
+    passes = 2 + (not frozen) + (2 if model.loss == "softmax" else 0) + (8 if "negatives" in row.overrides else 0)
+    flops = b * flops + passes * b * row.batch * d
+    bytes_a_weight = {"adafactor": 10, "adamw": 16, "lion": 12}[c.optimizer.name]
+    inputs = 0 if frozen else 4 * 3 * model.image_size**2
+    return {
+        "flops": flops,
+        "state": state * bytes_a_weight,
+        "embeddings": b * (d * 4 * 8 + inputs),
+        "activations": activations * min(b, model.microbatch_size or b),
+    }
