@@ -4,6 +4,8 @@ import math
 
 import tensorflow as tf
 
+from siglip_tf.primitives.one_kernel import one_kernel
+
 _LINEAR = 2 * math.sqrt(2 / math.pi)
 _CUBIC = _LINEAR * 0.044715
 
@@ -18,11 +20,19 @@ def gelu_tanh(x: tf.Tensor) -> tf.Tensor:
     Returns:
         The same shape and dtype.
     """
-    linear, cubic = tf.cast(_LINEAR, x.dtype), tf.cast(_CUBIC, x.dtype)
 
     def gradient(upstream):
-        squared = x * x
-        gate = tf.sigmoid(x * (linear + cubic * squared))
-        return upstream * (gate + x * gate * (1 - gate) * (linear + 3 * cubic * squared))
+        return one_kernel(_gelu_gradient, x, upstream)
 
-    return x * tf.sigmoid(x * (linear + cubic * x * x)), gradient
+    return one_kernel(_gelu, x), gradient
+
+
+def _gelu(x):
+    return x * tf.sigmoid(x * (tf.cast(_LINEAR, x.dtype) + tf.cast(_CUBIC, x.dtype) * x * x))
+
+
+def _gelu_gradient(x, upstream):
+    linear, cubic = tf.cast(_LINEAR, x.dtype), tf.cast(_CUBIC, x.dtype)
+    squared = x * x
+    gate = tf.sigmoid(x * (linear + cubic * squared))
+    return upstream * (gate + x * gate * (1 - gate) * (linear + 3 * cubic * squared))

@@ -34,6 +34,11 @@ def compiling_with_xla(active: bool):
         _compiler.xla = before
 
 
+def is_compiling_with_xla() -> bool:
+    """What `compiling_with_xla` says of the graph that is traced now."""
+    return _compiler.xla
+
+
 def rematerialize(call: Callable[..., Any], variables: list[keras.Variable], *inputs: tf.Tensor) -> Any:
     """`call(*inputs)`, of which only the inputs and the variables are kept for the backward pass.
 
