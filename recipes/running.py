@@ -197,7 +197,6 @@ def run(recipe: Recipe, arguments: argparse.Namespace, c: ConfigDict) -> None:
         keep_last=c.keep_last,
         keep_every=c.keep_every,
         initial_weights=None if weights is None else _Start(weights, c.start or c.tower or "a checkpoint"),
-        asynchronous=strategy.num_replicas_in_sync > 1,
         say=say,
     )
     until = steps if arguments.until is None else min(arguments.until, steps)
