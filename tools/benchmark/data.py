@@ -4,15 +4,17 @@ python -m tools.benchmark data [--cores 2] [--rounds 9] [--size 224]
 python -m tools.benchmark data --only preprocessing
 
 Every second image is 375 x 500 pixels, the others 768 x 1024, like photographs, made here. All candidates are timed in
-turn in one process, round after round; a ratio is the median of the rounds' ratios, so that what else the machine does
-hits both sides of it. "CPU" counts processor time instead of the clock's, which other programs disturb less. Rivals
-that are not installed are named and left out: `pip install torch webdataset`.
+turn in one process, round after round, each once the one before has filled its buffers; a ratio is the median of the
+rounds' ratios, so that what else the machine does hits both sides of it. "CPU" counts processor time instead of the
+clock's, which other programs disturb less. Rivals that are not installed are named and left out:
+`pip install torch webdataset`.
 """
 
 import argparse
 import importlib.util
 import io
 import json
+import multiprocessing
 import os
 import statistics
 import sys
@@ -30,6 +32,8 @@ SHAPES = ((375, 500), (768, 1024))
 SECTIONS = ("preprocessing", "loaders", "embeddings")
 _BATCH = 64
 _WARM_UP = 2
+# Batches that a loader keeps ready, at most.
+_AHEAD = 6
 
 
 def photograph(height: int, width: int, seed: int) -> bytes:
@@ -56,7 +60,7 @@ class Candidate:
         name: what the table calls it.
         batches: an endless iterator.
         batch: items a batch.
-        warm_up: batches passed over before each measurement, which may have been made during another one's turn.
+        warm_up: batches passed over before each measurement: at least as many as wait ready.
     """
 
     def __init__(self, name: str, batches: Iterator, batch: int, warm_up: int = _WARM_UP):
@@ -79,10 +83,30 @@ class Candidate:
         self.cpu.append((time.process_time() - cpu) / items)
 
 
+def _settle() -> None:
+    """Waits until this process and its children have filled the buffers of the last candidate, 10 s at most."""
+
+    def used() -> float:
+        total = time.process_time()
+        for child in multiprocessing.active_children():
+            fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return total
+
+    before = used()
+    for _ in range(50):
+        time.sleep(0.2)
+        now = used()
+        if now - before < 0.03:
+            return
+        before = now
+
+
 def run(candidates: list[Candidate], rounds: int, batches: int, unit: str) -> None:
     """Measures all in turn, and prints a table with ratios to the first."""
     for number in range(rounds + 1):
         for candidate in candidates:
+            _settle()
             candidate.measure(batches)
             if number == 0:  # tracing, caches, worker processes
                 candidate.rates.clear()
@@ -112,6 +136,8 @@ def _from_memory(images: list[bytes], process: Callable, cores: int) -> Iterator
     options = tf.data.Options()
     options.threading.private_threadpool_size = cores
     options.autotune.enabled = False
+    # Batches made ahead would be made in another candidate's turn: no prefetching, no fusion of map and batch.
+    options.experimental_optimization.apply_default_optimizations = False
     dataset = tf.data.Dataset.from_tensor_slices(images).repeat()
     return iter(dataset.map(one, num_parallel_calls=cores).batch(_BATCH).with_options(options))
 
@@ -200,10 +226,10 @@ def loaders(images: list[bytes], folder: Path, size: int, cores: int) -> list[Ca
         data = TrainingData(TarSource(str(shard), verbose=False), owned, _BATCH, parallel_calls=cores)
         limits = tf.data.Options()
         limits.threading.private_threadpool_size = cores
-        candidates.append(Candidate(name, iter(data.dataset().with_options(limits)), _BATCH, warm_up=4))
+        candidates.append(Candidate(name, iter(data.dataset().with_options(limits)), _BATCH, _AHEAD))
     if has_torch:
         batches = _torch_loader(str(shard), size, cores)
-        candidates.append(Candidate("torch, webdataset, Pillow bicubic", batches, _BATCH, warm_up=2 * cores + 1))
+        candidates.append(Candidate("torch, webdataset, Pillow bicubic", batches, _BATCH, max(_AHEAD, 3 * cores)))
     else:
         print("torch or webdataset is not installed: no rival loader.")
     return candidates
