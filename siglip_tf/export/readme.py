@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 _TEXT = """\
 # {name}
@@ -20,7 +21,8 @@ or, where `tensorflow_model_server` is installed:
 
     tensorflow_model_server --port=8500 --rest_api_port=8501 --model_name={name} --model_base_path="$PWD"
 
-The graph holds tensorflow-text's SentencePiece ops, which the stock server has linked in. Newer versions in this folder
+The server must be of TensorFlow 2.20 or newer; the graph was written by {tensorflow}. It holds tensorflow-text's
+SentencePiece ops, which the stock server has linked in. Newer versions in this folder
 are loaded by themselves; `assets.extra/` holds the warm-up requests that the server plays first
 (`--enable_model_warmup`, on by default). `--rest_api_timeout_in_ms=30000` suits many images in one request.
 `--enable_batching` merges requests along the first axis: right for `embed_image`, `embed_text`, `embed_image_pixels`
@@ -32,7 +34,7 @@ Any number of images and texts a request, none included.
 
 | signature | inputs | outputs |
 |---|---|---|
-| `embed_image` | `images` (n,) bytes of JPEG, PNG, GIF, BMP | `embedding` (n, {embed_dim}), l2-normalised |
+| `embed_image` | `images` (n,) bytes of JPEG, PNG, GIF, BMP, WebP | `embedding` (n, {embed_dim}), l2-normalised |
 | `embed_image_pixels` | `pixels` (n, height, width, 3) uint8 | `embedding` (n, {embed_dim}) |
 | `embed_text` | `texts` (m,) strings | `embedding` (m, {embed_dim}) |
 | `score` | `images` (n,), `texts` (m,) | `logits`, `probabilities` (n, m) |
@@ -44,13 +46,13 @@ canonicalised (lower case, no punctuation).
 
 ## Ask
 
-    IMAGE=$(base64 -w0 cat.jpg)
+    IMAGE=$(base64 -w0 cat.jpg)  # goes through a pipe below: a command line holds 128 KiB at most
 
-    curl -s localhost:8501/v1/models/{name}:predict -d '{{"signature_name": "classify",
-      "inputs": {{"images": [{{"b64": "'$IMAGE'"}}], "labels": ["a cat", "a dog", "a boat"]}}}}'
+    echo '{{"signature_name": "classify", "inputs": {{"images": [{{"b64": "'$IMAGE'"}}],
+      "labels": ["a cat", "a dog", "a boat"]}}}}' | curl -s localhost:8501/v1/models/{name}:predict -d @-
 
-    curl -s localhost:8501/v1/models/{name}:predict -d '{{"signature_name": "score",
-      "inputs": {{"images": [{{"b64": "'$IMAGE'"}}], "texts": ["a cat asleep on a sofa"]}}}}'
+    echo '{{"signature_name": "score", "inputs": {{"images": [{{"b64": "'$IMAGE'"}}],
+      "texts": ["a cat asleep on a sofa"]}}}}' | curl -s localhost:8501/v1/models/{name}:predict -d @-
 
     curl -s localhost:8501/v1/models/{name}:predict -d '{{"signature_name": "embed_text",
       "inputs": {{"texts": ["a cat"]}}}}'
@@ -106,6 +108,7 @@ def readme(
     return _TEXT.format(
         name=model_name,
         version=export.version,
+        tensorflow=tf.__version__,
         image_size=" x ".join(str(side) for side in model.image_size),
         text_length=model.text_length,
         embed_dim=model.embed_dim,

@@ -59,7 +59,7 @@ class ServingGraph:
 
     @tf.function(input_signature=[_BYTES])
     def embed_image(self, images):
-        """JPEG, PNG, GIF or BMP bytes (n,) -> embedding (n, d) float32, l2-normalised."""
+        """JPEG, PNG, GIF, BMP or WebP bytes (n,) -> embedding (n, d) float32, l2-normalised."""
         return {"embedding": self._images(images)}
 
     @tf.function(input_signature=[_PIXELS])

@@ -1,11 +1,13 @@
 """Inputs that a stranger might send, without end and from a seed."""
 
+import io
 import struct
 import zlib
 from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from tests.example_model import pictures
 
@@ -32,7 +34,7 @@ _STRANGE_TEXTS = (
 
 
 def encoded(side: int = 24) -> list[bytes]:
-    """The same picture as JPEG (colour, grey, progressive), PNG (8 and 16 bits, grey, alpha), BMP and GIF."""
+    """JPEG (colour, grey, progressive), PNG (8 and 16 bits, grey, alpha), BMP, GIF and WebP (lossy, lossless)."""
     image = tf.io.decode_image(pictures(1, size=(side, side))[0])
     grey = tf.image.rgb_to_grayscale(image)
     alpha = tf.concat([image, grey], axis=2)
@@ -46,7 +48,8 @@ def encoded(side: int = 24) -> list[bytes]:
         tf.io.encode_png(alpha),
         tf.io.encode_png(deep),
     ]
-    return [e.numpy() for e in encodings] + [_bmp(image.numpy()), _gif()]
+    webp = [_webp(image.numpy(), lossless) for lossless in (False, True)]
+    return [e.numpy() for e in encodings] + [_bmp(image.numpy()), _gif(), *webp]
 
 
 def _bmp(image: np.ndarray) -> bytes:
@@ -64,6 +67,12 @@ def _gif() -> bytes:
     """Two by one pixels, one frame."""
     screen = b"GIF89a\x02\x00\x01\x00\x80\x00\x00" + b"\x00\x00\x00\xff\xff\xff"
     return screen + b",\x00\x00\x00\x00\x02\x00\x01\x00\x00" + b"\x02\x02D\n\x00;"
+
+
+def _webp(image: np.ndarray, lossless: bool) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "WEBP", lossless=lossless)
+    return file.getvalue()
 
 
 def _png(width: int, height: int, data: bytes = b"") -> bytes:
@@ -91,6 +100,8 @@ def huge() -> list[bytes]:
     upside_down[18:26] = struct.pack("<ii", 100_000, -100_000)
     most_negative = bytearray(encoded()[7])
     most_negative[18:26] = struct.pack("<ii", -(2**31), -(2**31))
+    webp = bytearray(encoded()[9])
+    webp[26:30] = struct.pack("<HH", 16_383, 16_383)
     zeros = zlib.compress(bytes(20_000_000))
     return [
         bytes(jpeg),
@@ -104,6 +115,7 @@ def huge() -> list[bytes]:
         _png(65_535, 1, bytes(65_535 * 3 + 1)),
         _png(0, 0),
         _png(1, 100_000_000),
+        bytes(webp),
     ]
 
 
