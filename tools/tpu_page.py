@@ -18,7 +18,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 table { border-collapse: collapse; width: 100%; } th, td { padding: .3rem .7rem; text-align: right; }
 th { border-bottom: 1px solid #9ca3af; font-weight: 600; } td:last-child, th:last-child { text-align: left; }
-pre { background: #f3f4f6; padding: 1rem; overflow-x: auto; font-size: 12px; line-height: 1.45; }
+pre { background: #f3f4f6; padding: 1rem; white-space: pre-wrap; font-size: 12px; line-height: 1.45; }
 svg text { font: 12px system-ui, sans-serif; fill: #374151; } .bar { height: 1.1rem; display: inline-block; }
 """
 
@@ -98,7 +98,7 @@ def _plot(groups):
         )
     parts.append(
         f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{down(usable):.1f}" y2="{down(usable):.1f}" stroke="#dc2626" '
-        f'stroke-dasharray="6 4"/><text x="{_WIDTH - _RIGHT}" y="{down(usable) - 6:.1f}" text-anchor="end">'
+        f'stroke-dasharray="6 4"/><text x="{_LEFT + 6}" y="{down(usable) - 6:.1f}">'
         f"{usable:g} GiB of a chip</text>"
     )
     for n, (name, reports) in enumerate(groups.items()):
@@ -110,7 +110,8 @@ def _plot(groups):
             fill = colour if fits else "white"
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{fill}" stroke="{colour}" stroke-width="2"/>')
         parts.append(
-            f'<text x="{_LEFT + 12}" y="{_TOP + 14 + 16 * n}" style="fill:{colour}">{html.escape(name)}</text>'
+            f'<text x="{_WIDTH - _RIGHT - 8}" y="{_HEIGHT - _BOTTOM - 12 - 16 * n}" text-anchor="end" '
+            f'style="fill:{colour}">{html.escape(name)}</text>'
         )
     parts.append(
         f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 8}" text-anchor="middle">global batch (hollow: does not fit)</text>'

@@ -13,6 +13,7 @@ import re
 
 from siglip_tf.tpu import hlo
 from siglip_tf.tpu.compiler import Compiled, kernel_name
+from siglip_tf.tpu.flops import matmul_flops
 
 KINDS = ("matmul", "attention", "norm", "copy", "collective", "optimizer", "other")
 _COLLECTIVES = ("all-reduce", "collective-permute", "all-gather", "all-to-all", "reduce-scatter")
@@ -72,6 +73,7 @@ class Cost:
     ops: dearest first.
     hops: every collective permute.
     unknown_loops: loops whose trip count the module does not give; they count once.
+    flops: floating point operations of the matmuls outside kernels, what is computed twice counted twice.
     """
 
     seconds: float
@@ -80,6 +82,7 @@ class Cost:
     ops: tuple[Op, ...]
     hops: tuple[Hop, ...]
     unknown_loops: int
+    flops: float
 
 
 def analyse(compiled: Compiled) -> Cost:
@@ -113,6 +116,7 @@ def analyse(compiled: Compiled) -> Cost:
         ops=tuple(ops),
         hops=tuple(_hops(module, compiled)),
         unknown_loops=_unknown_loops(module),
+        flops=matmul_flops(module),
     )
 
 

@@ -52,7 +52,6 @@ class Report:
         used: bytes that it needs at its peak on one chip; from the refusal where it does not fit.
         memory: "argument", "output", "alias", "temp", "peak" -> bytes on one chip; None where it does not fit.
         cost: of a step; None where it does not fit.
-        flops: floating point operations of one chip in a step, what is computed twice counted twice.
         examples: of the whole run, or None.
         parameters: trainable weights of the model.
         compiler: versions.
@@ -64,7 +63,6 @@ class Report:
     used: int
     memory: dict[str, int] | None
     cost: Cost | None
-    flops: float
     examples: float | None
     parameters: int
     compiler: str
@@ -81,8 +79,8 @@ class Report:
 
     @property
     def peak_share(self) -> float | None:
-        """Of the chip's peak floating point rate."""
-        return self.flops / self.seconds / self.topology.chip.flops if self.cost else None
+        """Of the chip's peak floating point rate; matmuls outside kernels alone."""
+        return self.cost.flops / self.seconds / self.topology.chip.flops if self.cost else None
 
     @property
     def images_per_second_per_chip(self) -> float | None:
@@ -109,7 +107,7 @@ class Report:
             "seconds": self.seconds,
             "collective_seconds_at_least": self.cost.collective_seconds if self.cost else None,
             "left_out": LEFT_OUT,
-            "flops_per_chip": self.flops,
+            "flops_per_chip": self.cost.flops if self.cost else None,
             "share_of_peak": self.peak_share,
             "images_per_second_per_chip": self.images_per_second_per_chip,
             "days": self.days,
@@ -165,7 +163,6 @@ def summarise(compiled: Compiled, global_batch: int, examples: float | None = No
         used=compiled.memory["peak"] if compiled.fits else refused_bytes(compiled.refusal),
         memory=compiled.memory,
         cost=analyse(compiled) if compiled.fits else None,
-        flops=compiled.cost.get("flops", 0.0),
         examples=examples,
         parameters=parameters,
         compiler=compiler_version(),

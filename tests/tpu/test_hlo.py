@@ -3,6 +3,7 @@
 import pytest
 
 from siglip_tf.tpu import hlo
+from siglip_tf.tpu.flops import matmul_flops
 
 TEXT = """HloModule step, is_scheduled=true
 
@@ -53,6 +54,29 @@ def test_a_loop_is_counted_by_its_own_arithmetic():
     assert module.trips(loop, "main") == 4  # 0, 2, 4, 6
     cycles = {i.name: (i.cycles, times) for i, _, times in module.executed() if i.cycles}
     assert cycles == {"fusion.7": (500, 4)}
+
+
+@pytest.mark.parametrize(
+    ("line", "flops"),
+    [
+        ("f32[8,4]{1,0} convolution(%q.1, %k), dim_labels=bf_io->bf", 2 * 8 * 4 * 4),
+        ("f32[8,4]{1,0} dot(%q.1, %k), lhs_contracting_dims={1}, rhs_contracting_dims={0}", 2 * 8 * 4 * 4),
+        # 2 x 2 places of a window over an image of 6 x 6, as a patch embedding
+        ("f32[8,3,3,5]{3,2,1,0} convolution(%w, %p), window={size=2x2 stride=2x2}, dim_labels=b01f_01io->b01f",
+         2 * 8 * 9 * 5 * 7 * 4),
+        # a batch of 6 as a dilated axis: six products of (8, 4) and (4, 4)
+        ("f32[6,8,4]{2,1,0} convolution(%c, %b), window={size=6 stride=5 lhs_dilate=6}, dim_labels=0bf_0io->0bf",
+         2 * 6 * 8 * 4 * 4),
+        # twelve heads as an axis of the kernel over a row of one: padding meets nothing
+        ("f32[8,12,4]{2,1,0} convolution(%one, %heads), window={size=12 pad=11_11 rhs_reversal=1}, "
+         "dim_labels=b0f_0io->b0f", 2 * 8 * 12 * 4 * 4),
+    ],
+)  # fmt: skip
+def test_flops_of_a_loop_count_as_often_as_it_runs(line, flops):
+    given = {"k": "4,4", "w": "8,6,6,7", "p": "2,2,7,5", "b": "6,4,4", "c": "6,8,4", "one": "8,1,4", "heads": "12,4,4"}
+    parameters = "".join(f"  %{name} = f32[{shape}] parameter({n})\n" for n, (name, shape) in enumerate(given.items()))
+    root = "  ROOT %conv = f32[8,4]{1,0} convolution(%q.1, %q.1), dim_labels=bf_io->bf"
+    assert matmul_flops(hlo.parse(TEXT.replace(root, f"{parameters}  ROOT %conv = {line}"))) == 4 * flops
 
 
 def test_a_loop_whose_limit_is_data_is_unknown():

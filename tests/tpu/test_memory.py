@@ -52,12 +52,13 @@ def test_memory_on_cpu_replicas_is_flat(loss):
 
 @programs.needs_compiler
 def test_memory_on_chips_is_flat_and_hops_run_under_matmuls(compile_cache):
-    temporaries = []
+    temporaries, peaks = [], []
     for name, chips in (("v4:2x2x1", 2), ("v4:2x4x4", 32)):
         program = programs.loss_program(chips, 256, 128, tile_size=None)
         compiled = tpu.compile_module(tpu.lower(program), tpu.Topology(name), chips)
         temporaries.append(compiled.memory["temp"])
+        peaks.append(compiled.memory["peak"])
         hops = tpu.analyse(compiled).hops
         assert all(hop.asynchronous for hop in hops)
         assert any(hop.matmuls_under for hop in hops)
-    assert max(temporaries) <= 1.05 * min(temporaries)
+    assert max(temporaries) <= 1.05 * min(temporaries) and max(peaks) <= 1.05 * min(peaks)
