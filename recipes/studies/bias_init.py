@@ -6,7 +6,6 @@ python -m recipes.studies.bias_init
 from __future__ import annotations
 
 import functools
-import math
 import sys
 
 from recipes.studies import small
@@ -140,7 +139,8 @@ def _loss_at_tenth(results, label):
     for seed, result in results.of(label).items():
         steps, losses = result["curves"]["step"], result["curves"]["loss"]
         until = [loss for step, loss in zip(steps, losses, strict=True) if step <= result["steps"] / TENTHS]
-        found[seed] = until[-1] if until[-1] is not None else math.inf
+        if until[-1] is not None:
+            found[seed] = until[-1]
     return found
 
 

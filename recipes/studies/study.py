@@ -94,8 +94,9 @@ class Results:
         return self._found[label]
 
     def values(self, label: str, *path: str) -> dict[int, float]:
-        """One figure of a row by seed, such as `values(label, "final", "zero_shot")`."""
-        return {seed: _at(result, path) for seed, result in self._found[label].items()}
+        """One figure of a row by seed, such as `values(label, "final", "zero_shot")`; not of runs that lost it."""
+        found = {seed: _at(result, path) for seed, result in self._found[label].items()}
+        return {seed: value for seed, value in found.items() if value is not None}
 
     def estimate(self, label: str, *path: str) -> Estimate | None:
         """Mean and error of a figure; None before the first cell of the row."""
@@ -144,6 +145,12 @@ class Study:
         """All cells, those of a row together."""
         return [cell_of(seed) for cell_of in self.rows().values() for seed in range(self.seeds(seeds))]
 
+    def cost(self, seeds: int) -> float:
+        """Estimated seconds of all cells on one core."""
+        from recipes.studies.cells import KINDS
+
+        return sum(KINDS[cell.kind].cost(cell.settings) for cell in self.cells(seeds))
+
     def seeds(self, asked: int) -> int:
         """How many seeds the study takes."""
         return 1 if self.one_seed else asked
@@ -190,7 +197,9 @@ def main(studies: Sequence[Study], name: str, argv: Sequence[str] | None = None)
             plan.small(studies, arguments.seeds, arguments.root, sys.stdout)
             return 0
         workers = arguments.workers or cores()
-        cells = [cell for study in studies for cell in study.cells(arguments.seeds)]
+        # The cheap ones first, so that a sweep that is stopped early has as many whole studies as can be.
+        ordered = sorted(studies, key=lambda study: study.cost(arguments.seeds))
+        cells = [cell for study in ordered for cell in study.cells(arguments.seeds)]
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         run(cells, arguments.root, workers, lambda text: print(text, flush=True))
         report.write(studies, arguments.seeds, arguments.root, name)

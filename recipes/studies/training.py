@@ -46,9 +46,9 @@ def cost(settings: Mapping[str, Any]) -> float:
     depth = settings["model"].get("text_depth", 1)
     width = settings["model"]["text_width"] / 64
     frozen = (settings.get("tower") or {}).get("frozen", False)
-    towers = (depth if frozen else depth + settings["model"]["image_depth"]) * width * 60e-6
+    towers = (depth if frozen else depth + settings["model"]["image_depth"]) * width * 150e-6
     pairs = settings["batch"] * (30e-9 if settings["model"].get("negatives") is None else 400e-9)
-    return 6 + settings["examples"] * (towers + pairs) + steps * (2e-3 if frozen else 4e-3)
+    return 7 + settings["examples"] * (towers + pairs) + steps * (2e-3 if frozen else 4e-3)
 
 
 def train(settings: Mapping[str, Any], folder: Path, root: Path) -> dict[str, Any]:
@@ -81,10 +81,11 @@ def train(settings: Mapping[str, Any], folder: Path, root: Path) -> dict[str, An
                 initial_loss = float(values["loss"][0])
             done += count
             curves.append({"step": done, **{name: _mean_of(values[name]) for name in _CURVES if name in values}})
-            if name_of_nan(curves[-1]):
+            if diverged(curves[-1]):
                 break
-        evaluations.append({"step": done, "examples": done * settings["batch"], **run.evaluate(done == steps)})
-        if name_of_nan(curves[-1]):
+        found = chance(settings) if diverged(curves[-1]) else run.evaluate(done == steps)
+        evaluations.append({"step": done, "examples": done * settings["batch"], **found})
+        if diverged(curves[-1]):
             break
     if settings.get("keep"):
         run.keep(folder)
@@ -92,8 +93,7 @@ def train(settings: Mapping[str, Any], folder: Path, root: Path) -> dict[str, An
         "steps": steps,
         "parameters": run.model.count_params(),
         "initial_loss": initial_loss,
-        "diverged_at": done if name_of_nan(curves[-1]) else None,
-        "largest_gradient_norm": max(curve["gradient_norm"] for curve in curves),
+        "diverged_at": done if diverged(curves[-1]) else None,
         "curves": {name: [curve[name] for curve in curves] for name in curves[0]},
         "evaluations": evaluations,
         "final": {**evaluations[-1], **{name: curves[-1][name] for name in _CURVES if name in curves[-1]}},
@@ -115,9 +115,15 @@ def forget() -> None:
     _run_of.cache_clear()
 
 
-def name_of_nan(curve: Mapping[str, float | None]) -> str | None:
-    """The first curve whose last value is not finite."""
-    return next((name for name, value in curve.items() if value is None), None)
+def diverged(curve: Mapping[str, float | None]) -> bool:
+    """Whether a value of the last steps is not finite."""
+    return None in curve.values()
+
+
+def chance(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of guessing, which a run that diverged is given."""
+    figures = {"zero_shot": 0.01, "zero_shot_held_out": 0.01, "recall_at_1": 0.001, "recall_at_5": 0.005}
+    return {**figures, "few_shot": 0.01, "by_language": {name: dict(figures) for name in settings["text"]["languages"]}}
 
 
 def _mean_of(values) -> float | None:

@@ -1,0 +1,85 @@
+import io
+
+import pytest
+
+from recipes.studies import all as everything
+from recipes.studies import bias_init, memory, plan
+from recipes.studies.study import PaperRow, main
+from tests.recipes.studies.invented import fill
+
+
+def test_a_dry_run_counts_cells(tmp_path):
+    out = io.StringIO()
+    plan.small([bias_init.STUDY], 2, tmp_path, out)
+    cells = out.getvalue()
+    # Ten pictures' shards, the tokens, the initial loss and five rows twice.
+    assert cells.startswith("bias_init        22 cells, 0 computed")
+    fill([bias_init.STUDY], 2, tmp_path)
+    out = io.StringIO()
+    plan.small([bias_init.STUDY], 2, tmp_path, out)
+    assert "22 cells, 11 computed" in out.getvalue()
+
+
+def test_the_anchor_is_estimated_as_itself():
+    row = PaperRow("anchor", "siglip", "v4:2x2x1", 4096, 9e9, {"model.remat": "block"})
+    gib, seconds = plan.estimate(row)
+    assert gib == pytest.approx(12.6) and seconds == pytest.approx(plan.ANCHOR_SECONDS)
+
+
+def test_estimates_grow_with_what_they_should(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def estimate(**changes):
+        values = {"chips": "v4:2x2x1", "batch": 4096, "overrides": {}} | changes
+        return plan.estimate(PaperRow("x", "siglip", examples=9e9, **values))
+
+    gib, seconds = estimate()
+    assert estimate(batch=8192)[1] == pytest.approx(2 * seconds, rel=1e-2)
+    assert estimate(batch=8192)[0] > 1.7 * gib
+    assert estimate(chips="v4:2x2x4", batch=16_384)[0] == pytest.approx(gib)
+    assert estimate(overrides={"loss": "softmax"})[1] > seconds
+    assert estimate(overrides={"image": "L/16"})[1] > 2 * seconds
+    line = plan.look_up(memory.STUDY.paper_rows()[0])
+    assert not line.compiled and "~" in line.text() and "days" in line.text()
+
+
+def test_every_run_of_the_paper_has_its_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert everything.main(everything.STUDIES, "all", ["--scale", "paper", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    rows = [row for study in everything.STUDIES for row in study.paper_rows()]
+    lines = [line for line in shown.splitlines() if line.startswith("  ")]
+    assert len(lines) == len(rows)
+    assert all("chips" in line and "batch" in line and ("fits" in line or "NOT" in line) for line in lines)
+
+
+def test_what_was_compiled_is_shown_as_such(tmp_path, monkeypatch):
+    from siglip_tf import tpu
+
+    class Report:
+        def to_dict(self):
+            return {"fits": True, "used_gib": 20.0, "seconds": 2.0}
+
+    asked = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(tpu, "report", lambda recipe, topology, batch: asked.append(batch) or Report())
+    rows = bias_init.STUDY.paper_rows()
+    first = plan.look_up(rows[1], compile_now=True)
+    # Another initial value is the same program; no bias at all is another one.
+    lines = [plan.look_up(row, compile_now=True) for row in rows]
+    assert asked == [8192, 8192] and all(line.compiled for line in [first, *lines])
+    assert "~" not in first.text() and "2.5 days" in first.text()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--scale", "paper"], "--dry-run"),
+        (["--seeds", "0"], "--seeds"),
+        (["--workers", "0"], "--workers"),
+        (["--compile"], "--compile belongs"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(arguments, message, capsys):
+    assert main([bias_init.STUDY], "bias_init", arguments) == 2
+    assert message in capsys.readouterr().err
