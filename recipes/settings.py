@@ -148,7 +148,7 @@ def override(c: ConfigDict, assignments: Iterable[str]) -> None:
 def _read(text: str, c: ConfigDict, key: str) -> Any:
     """The text as a value: as it stands where the setting is a text, else a Python literal."""
     _require(c, key)
-    if text.lower() in ("none", "null"):
+    if text.lower() in ("none", "null") and _may_be_none(c, key):
         return None
     if _type_of(c, key) is str:
         return text

@@ -20,6 +20,7 @@ def fixture_c():
         ("optimizer.clip=None", "optimizer.clip", None),
         ("model.init_bias=None", "model.init_bias", None),
         ("model.image=L/16", "model.image", "L/16"),
+        ("model.remat=none", "model.remat", "none"),  # a policy, not nothing
         ("model.text_depth=2", "model.text_depth", 2),
         ("model.scan_layers=false", "model.scan_layers", False),
         ("duration=30 epochs", "duration", "30 epochs"),
