@@ -3,8 +3,9 @@
     python -m tools.digits runs/digits
     make quickstart DATA=runs/digits
 
-The folder gets one PNG a digit and `captions.jsonl`, whose lines hold "image", "captions", "label" and "split". Every
-third digit is held out ("test"). scikit-learn comes with `pip install -e .[test]`, or by itself.
+The folder gets one PNG a digit, as `images/SPLIT/LABEL/NUMBER.png`, and `captions.jsonl`, whose lines hold "image",
+"captions", "label" and "split". Every third digit is held out ("test"). scikit-learn comes with
+`pip install -e .[test]`, or by itself.
 """
 
 import argparse
@@ -56,17 +57,18 @@ def write(folder: Path, seed: int = 0) -> int:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    (folder / "images").mkdir(parents=True, exist_ok=True)
     generator = random.Random(seed)
     lines = []
     for number, (pixels, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
-        name = f"images/{number:04d}.png"
+        split, label = "test" if number % 3 == 2 else "train", _WORDS[digit]
+        name = f"images/{split}/{label}/{number:04d}.png"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(png(pixels))
         record = {
             "image": name,
             "captions": captions(int(digit), generator),
-            "label": _WORDS[digit],
-            "split": "test" if number % 3 == 2 else "train",
+            "label": label,
+            "split": split,
         }
         lines.append(json.dumps(record) + "\n")
     aside = folder / ".captions.partial"
