@@ -96,10 +96,10 @@ main { padding: 20px 24px 60px }
 #preview { width: 220px; height: 220px; object-fit: contain; background: var(--ground); border-radius: 8px }
 #label-form { display: flex; gap: 8px; align-items: flex-start } #label-form textarea { flex: 1 }
 #label-results { list-style: none; padding: 0; margin: 12px 0 0; font-size: 14px }
-#label-results li { display: grid; grid-template-columns: minmax(90px, 1fr) 3fr 92px 120px; gap: 10px; padding: 3px 0;
+#label-results li { display: grid; grid-template-columns: minmax(90px, 1fr) 3fr 132px 142px; gap: 10px; padding: 3px 0;
   align-items: center; overflow-wrap: anywhere }
 #label-results meter { width: 100%; height: 12px } #label-results .number { text-align: right;
-  font-variant-numeric: tabular-nums } #label-results .soft { color: var(--soft) }
+  font-variant-numeric: tabular-nums; white-space: nowrap } #label-results .soft { color: var(--soft) }
 details { margin: -8px 2px 16px; max-width: 75ch; color: var(--soft); font-size: 14px }
 dialog { border: 0; border-radius: 12px; background: var(--paper); color: var(--ink); padding: 16px; max-width: 92vw }
 dialog::backdrop { background: #000a } dialog img { max-width: 86vw; max-height: 74vh; min-width: 240px;
@@ -115,9 +115,9 @@ let latest = 0;
 
 function percent(value) {
   const number = 100 * value;
-  if (number >= 10) return number.toFixed(0) + " %";
-  if (number >= 0.01) return number.toPrecision(2) + " %";
-  return number === 0 ? "0 %" : number.toExponential(0) + " %";
+  if (number === 0 || number >= 10) return number.toFixed(1) + " %";
+  if (number < 1e-6) return number.toExponential(0) + " %";
+  return number.toFixed(Math.max(1, 1 - Math.floor(Math.log10(number)))) + " %";
 }
 
 function make(tag, className, text) {

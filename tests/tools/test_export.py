@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tests.example_model import example_model, pictures
 from tools import export
+from tools.benchmark import serving
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +34,12 @@ def test_faults_end_with_a_sentence(checkpoint, tmp_path, capsys):
     (tmp_path / "3").mkdir()
     assert export.main([checkpoint, str(tmp_path), "--version", "3"]) == 1
     assert "3 is there already" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_benchmark(capsys):
+    serving.main(["--model", "mu/16", "--text", "mu", "--batch", "2", "--rounds", "1"])
+    first, _, *rows = capsys.readouterr().out.splitlines()
+    assert first.startswith("export of 1,096,194 parameters, float32: ")
+    assert [row.split()[0] for row in rows] == ["embed_image", "embed_text", "score"]
+    assert all(float(number) > 0 for row in rows for number in row.split()[1:])
