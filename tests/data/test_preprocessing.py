@@ -131,8 +131,9 @@ def test_normalize_is_minus_one_to_one():
 @pytest.mark.parametrize(
     "shape", [(60, 81), (375, 500), (500, 100), (1200, 50), (224, 300), (300, 32), (7, 5), (2, 999)]
 )
-@pytest.mark.parametrize("kind", ["noise", "hard edges"])
-@pytest.mark.parametrize("resample", ["bicubic", "bilinear"])
+@pytest.mark.parametrize(
+    ("resample", "kind"), [("bicubic", "noise"), ("bicubic", "hard edges"), ("bilinear", "hard edges")]
+)
 def test_resizing_equals_pillow_where_clipping_bites(rng, shape, size, kind, resample):
     image = rng.integers(0, 256, (*shape, 3), np.uint8)
     if kind == "hard edges":

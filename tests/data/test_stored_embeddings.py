@@ -92,7 +92,7 @@ def test_shards_are_plain_safetensors(whole):
         assert file.get_tensor("image_embedding").dtype == np.float16
 
 
-@pytest.mark.parametrize("batches", [1, 3, 11])
+@pytest.mark.parametrize("batches", [1, 8])
 def test_a_killed_run_goes_on_at_its_first_missing_shard(tmp_path, preprocessing, whole, batches):
     killed = tmp_path / "killed"
     with pytest.raises(KilledError):
