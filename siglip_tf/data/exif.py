@@ -78,6 +78,15 @@ def exif_orientation(data: tf.Tensor) -> tf.Tensor:
     return tf.cond(has_name, rarely(_orientation, data), lambda: tf.constant(1))
 
 
+def _turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    swapped = tf.cond(orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
+    # 2, 3, 4 mirror an upright image; 6, 7, 8 a transposed one.
+    left_right = tf.reduce_any(orientation == [2, 3, 6, 7])
+    up_down = tf.reduce_any(orientation == [3, 4, 7, 8])
+    swapped = tf.cond(left_right, lambda: tf.reverse(swapped, [1]), lambda: swapped)
+    return tf.cond(up_down, lambda: tf.reverse(swapped, [0]), lambda: swapped)
+
+
 def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """The image turned and mirrored as its orientation asks.
 
@@ -88,14 +97,5 @@ def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     Returns:
         The image, height and width swapped where orientation is 5 or more.
     """
-
-    def turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-        swapped = tf.cond(orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
-        # 2, 3, 4 mirror an upright image; 6, 7, 8 a transposed one.
-        left_right = tf.reduce_any(orientation == [2, 3, 6, 7])
-        up_down = tf.reduce_any(orientation == [3, 4, 7, 8])
-        swapped = tf.cond(left_right, lambda: tf.reverse(swapped, [1]), lambda: swapped)
-        return tf.cond(up_down, lambda: tf.reverse(swapped, [0]), lambda: swapped)
-
-    turned = tf.cond(orientation > 1, rarely(turn, image, orientation), lambda: image)
+    turned = tf.cond(orientation > 1, rarely(_turn, image, orientation), lambda: image)
     return tf.ensure_shape(turned, [None, None, image.shape[2]])

@@ -120,5 +120,5 @@ def decode_image(
     return tf.cond(
         starts_with(data, b"\xff\xd8\xff"),
         lambda: tf.ensure_shape(_decode_jpeg(data, max_pixels, accurate, at_least), _RGB),
-        rarely(functools.partial(_decode_other, max_pixels=max_pixels), data),
+        rarely(_decode_other, data, max_pixels=max_pixels),
     )

@@ -5,7 +5,9 @@ A file of a few kilobytes can announce gigabytes of pixels; this is what stops i
 Source: the formats' specifications: JPEG (ITU T.81), PNG (IHDR), GIF89a, BMP (BITMAPINFOHEADER), WebP (RFC 9649).
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Hashable
+from typing import Any
 
 import tensorflow as tf
 
@@ -15,19 +17,32 @@ MAX_PIXELS = 1024**3 // 4 // 3
 FORMATS = ("jpeg", "png", "gif", "bmp", "webp", "unknown")
 
 
-def rarely(function: Callable[..., tf.Tensor], *inputs: tf.Tensor) -> Callable[[], tf.Tensor]:
+@functools.cache
+def _apart(function: Callable[..., tf.Tensor], signature: tuple[tf.TensorSpec, ...], options: tuple) -> Any:
+    """A graph of its own, traced once in a process however many pipelines call it."""
+    return tf.function(
+        functools.partial(function, **dict(options)),
+        input_signature=signature,
+        autograph=False,
+        experimental_attributes={"_noinline": True},
+    )
+
+
+def rarely(function: Callable[..., tf.Tensor], *inputs: tf.Tensor, **options: Hashable) -> Callable[[], tf.Tensor]:
     """A branch for `tf.cond` that costs nothing where it is not taken.
 
     Branches are inlined otherwise, and each op of a branch not taken is still scheduled, as a dead one. Eager code
     calls the branch as it is: a new trace for every image would cost time and memory without end.
+
+    Args:
+        function: a function of a module, so that it is the same one in every call.
+        inputs: its tensors.
+        options: its keyword arguments.
     """
     if tf.executing_eagerly():
-        return lambda: function(*inputs)
-    signature = [tf.TensorSpec(value.shape, value.dtype) for value in inputs]
-    apart = tf.function(
-        function, input_signature=signature, autograph=False, experimental_attributes={"_noinline": True}
-    )
-    return lambda: apart(*inputs)
+        return lambda: function(*inputs, **options)
+    signature = tuple(tf.TensorSpec(value.shape, value.dtype) for value in inputs)
+    return lambda: _apart(function, signature, tuple(sorted(options.items())))(*inputs)
 
 
 def read_bytes(data: tf.Tensor, offset: tf.Tensor | int, count: int) -> tf.Tensor:

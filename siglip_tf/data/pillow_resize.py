@@ -9,8 +9,6 @@ Source: Pillow 13 `libImaging/Resample.c` (bicubic is Keys' with a = -0.5, bilin
 unless the height shrinks by more than twice as many pixels; before Pillow 13 it always did).
 """
 
-import functools
-
 import tensorflow as tf
 
 from siglip_tf.data.image_header import rarely
@@ -65,7 +63,7 @@ def resize_as_pillow(image: tf.Tensor, size: int, resample: str = "bicubic") -> 
     height_first = (shrinks > 0) & (shrinks > 2 * (width - size))
     resized = tf.cond(
         height_first,
-        rarely(functools.partial(_height_first, size=size, kernel=kernel), image),
+        rarely(_height_first, image, size=size, kernel=kernel),
         lambda: _width_first(image, size, kernel),
     )
     return tf.cast(tf.reshape(resized, [size, size, 3]), tf.uint8)
