@@ -21,8 +21,8 @@ SGD = functools.partial(keras.optimizers.SGD, 0.1)
 OPTIMIZERS = {
     "adamw": functools.partial(optimizers.AdamW, 1e-3, epsilon=1e-6, global_clipnorm=0.5),
     "lion": functools.partial(optimizers.Lion, 1e-4, global_clipnorm=0.5),
-    # Its momentum in bfloat16 rounds another way where float32 sums differ in the last bit: 2^-9 of a step.
-    "adafactor": functools.partial(optimizers.ScalingViTAdafactor, 5e-5, global_clipnorm=0.5),
+    # A momentum in bfloat16 is rounded to another neighbour where float32 sums differ in the last bit: 1.1e-6 here.
+    "adafactor": functools.partial(optimizers.ScalingViTAdafactor, 1e-4, momentum_dtype="float32", global_clipnorm=0.5),
 }
 N = 56
 MASKS = {
@@ -51,14 +51,14 @@ def expected(name, x, y):
 @pytest.mark.parametrize(
     ("name", "replicas"),
     [
-        pytest.param(name, d, marks=[pytest.mark.slow] if "keep" in options and d != 4 else [])
+        pytest.param(name, d, marks=[] if "keep" not in options or (name, d) == ("hardest", 4) else pytest.mark.slow)
         for name, options in MASKS.items()
         for d in (2, 4, 8)
     ],
 )
 def test_loss_and_gradients_equal_dense_float64(rng, name, replicas):
     x, y = dense.pairs(rng, N, alike=0.4)
-    program = programs.loss_program(replicas, N // replicas, x.shape[1], **MASKS[name])
+    program = programs.loss_program(replicas, N // replicas, x.shape[1], **MASKS[name], tile_size=5)
     results = tpu.CPUReplicas(program, tpu.lower(program)).run({}, {"x": x, "y": y})
     value, dx, dy, *shares = results
     found = [np.sum(value), np.concatenate(dx), np.concatenate(dy), *(np.sum(share) for share in shares)]
