@@ -122,7 +122,7 @@ def _draw(results, path):
                 x = [step * BATCH for step in run["curves"]["step"]]
                 shown = label_of(beta) if number == 0 else f"_{beta}{number}"
                 lines.append(Line(shown, x, run["curves"][name], 1 - colour, marks=False))
-        panels.append(Panel(title, "pairs seen", "", lines, log_y=True, legend=name == "loss"))
+        panels.append(Panel(title, "pairs seen", "", lines, log_y=True, legend=name == "loss", legend_at="upper right"))
     draw(panels, path)
 
 

@@ -118,7 +118,7 @@ def _initial_tables(results):
 
 
 def _initial_verdicts(results):
-    for result in results.of(INITIAL).values():
+    for result in list(results.of(INITIAL).values())[:1]:
         found = {n: loss for (b, n), loss in zip(_CASES, result["losses"], strict=True) if b == -10}
         right = all(abs(found[n] - value) < 0.01 for n, value in REFERENCE.items())
         evidence = ", ".join(f"{loss:.2f} at {n:,}" for n, loss in found.items())

@@ -71,6 +71,7 @@ def findings(results: Results) -> Findings:
     for ratio in RATIOS:
         hard, easy, random = (label_of(kind, ratio) for kind in ("hardest", "easiest", "random"))
         verdicts += [
+            greater(f"At 1:{ratio:g}, the easiest negatives alone fail beside all", final[FULL], final[easy]),
             greater(f"At 1:{ratio:g}, the easiest negatives alone fail beside random ones", final[random], final[easy]),
             greater(f"At 1:{ratio:g}, random negatives are worse than all", final[FULL], final[random]),
             greater(f"At 1:{ratio:g}, the hardest are better than random ones", final[hard], final[random]),
@@ -110,7 +111,10 @@ def _draw(results, path):
                 colour,
             )
             for colour, kind in enumerate(KINDS)
+            if any(results.of(label_of(kind, r)) for r in RATIOS)
         ]
+        if not results.of(MATCHED_LABEL):
+            return found
         matched = Line("hardest, matched", [MATCHED], [results.estimate(MATCHED_LABEL, "final", name)], 3)
         return [*found, matched]
 

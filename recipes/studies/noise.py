@@ -64,43 +64,30 @@ def findings(results: Results) -> Findings:
             for kind, name in KINDS.items()
         ],
     )
-    verdicts = []
-    for kind, name in KINDS.items():
-        verdicts += [
-            greater(
-                f"{name}: over {_all()} sigmoid loses less accuracy than softmax",
-                _lost(results, "softmax", kind),
-                _lost(results, "sigmoid", kind),
-            ),
-            greater(
-                f"{name}: over {_all()} sigmoid is the better one",
-                _corrupted(results, "sigmoid", kind),
-                _corrupted(results, "softmax", kind),
-            ),
-        ]
-    return Findings([table], [Picture("noise", _CAPTION, functools.partial(_draw, results))], verdicts, ())
+    verdicts = [
+        greater(
+            f"{name} {p:.0%}: sigmoid loses less accuracy than softmax",
+            _lost(results, "softmax", kind, p),
+            _lost(results, "sigmoid", kind, p),
+        )
+        for kind, name in KINDS.items()
+        for p in PROBABILITIES
+    ]
+    return Findings([table], [Picture("noise", _CAPTION, functools.partial(_draw, results))], verdicts)
 
 
-def _all():
-    return " and ".join(f"{p:.0%}" for p in PROBABILITIES)
-
-
-def _corrupted(results, loss, kind):
-    """Mean accuracy over the probabilities, by seed."""
-    values = [results.values(label_of(loss, kind, p), "final", "zero_shot") for p in PROBABILITIES]
-    seeds = set.intersection(*map(set, values))
-    return {seed: sum(v[seed] for v in values) / len(values) for seed in seeds}
-
-
-def _lost(results, loss, kind):
+def _lost(results, loss, kind, probability):
     clean = results.values(label_of(loss, kind, 0.0), "final", "zero_shot")
-    return {seed: clean[seed] - value for seed, value in _corrupted(results, loss, kind).items() if seed in clean}
+    corrupted = results.values(label_of(loss, kind, probability), "final", "zero_shot")
+    return {seed: clean[seed] - value for seed, value in corrupted.items() if seed in clean}
 
 
 def _draw(results, path):
     ps = (0.0, *PROBABILITIES)
     panels = []
-    for number, (kind, name) in enumerate(KINDS.items()):
+    for kind, name in KINDS.items():
+        if not any(results.of(label_of(loss, kind, p)) for loss in LOSSES for p in PROBABILITIES):
+            continue
         lines = [
             Line(
                 loss,
@@ -112,7 +99,7 @@ def _draw(results, path):
         ]
         title = name[0].upper() + name[1:]
         panels.append(
-            Panel(title, "corrupted, %", "zero-shot, %", lines, scale=100, y_range=(0, None), legend=not number)
+            Panel(title, "corrupted, %", "zero-shot, %", lines, scale=100, y_range=(0, 105), legend=not panels)
         )
     draw(panels, path)
 

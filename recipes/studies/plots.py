@@ -41,6 +41,7 @@ class Panel:
         x_names: names of the points x = 0, 1, 2, ... in place of numbers.
         y_range: limits after scaling.
         legend: whether the lines' names are shown.
+        legend_at: where; "best" looks for room.
     """
 
     title: str
@@ -54,6 +55,7 @@ class Panel:
     x_names: Sequence[str] = ()
     y_range: tuple[float | None, float | None] | None = None
     legend: bool = True
+    legend_at: str = "best"
 
 
 def draw(panels: Sequence[Panel], path: Path, columns: int = 3) -> None:
@@ -79,6 +81,8 @@ def draw(panels: Sequence[Panel], path: Path, columns: int = 3) -> None:
 
 
 def _draw_panel(axes, panel: Panel) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
     axes.set_title(panel.title, fontsize=9.5, color=_INK, loc="left", fontweight="bold")
     axes.set_xlabel(panel.x_label, fontsize=8.5, color=_SOFT)
     axes.set_ylabel(panel.y_label, fontsize=8.5, color=_SOFT)
@@ -93,8 +97,13 @@ def _draw_panel(axes, panel: Panel) -> None:
         marks = sorted({x for line in panel.lines for x in line.x})
         axes.set_xticks(marks, [_number(x) for x in marks])
         axes.minorticks_off()
+    elif not panel.x_names:
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if abs(x) >= 1000 else f"{x:g}")
     if panel.log_y:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
     for line in panel.lines:
         kept = [(x, y) for x, y in zip(line.x, line.y, strict=True) if y is not None]
         values = [(y.mean if isinstance(y, Estimate) else y) * panel.scale for _, y in kept]
@@ -118,7 +127,7 @@ def _draw_panel(axes, panel: Panel) -> None:
     if panel.y_range:
         axes.set_ylim(*panel.y_range)
     if panel.legend and len(panel.lines) > 1:
-        axes.legend(fontsize=7.5, frameon=False, labelcolor=_SOFT)
+        axes.legend(fontsize=7.5, frameon=False, labelcolor=_SOFT, loc=panel.legend_at)
 
 
 def _number(value: float) -> str:

@@ -202,7 +202,7 @@ class _Run:
         warmup = max(1, round(options.pop("warmup") * steps))
         groups = [ParameterGroup(r"(log_temperature|^[^/]*/?bias)$", scalars)]
         if tower and not self._frozen:
-            groups.append(ParameterGroup(r"/image/", tower["learning_rate_multiplier"], float(tower["decay"])))
+            groups.append(ParameterGroup(r"(^|/)image/", tower["learning_rate_multiplier"], float(tower["decay"])))
         return AdamW(options.pop("learning_rate"), Cosine(steps, min(warmup, steps)), groups=groups, **options)
 
     def begin(self, seed: int) -> None:
