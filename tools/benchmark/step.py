@@ -205,11 +205,13 @@ def measure(names: list[str], shape: Shape, rounds: int) -> dict[str, list[float
         for name, function in functions.items():
             start = time.perf_counter()
             function()
+            seconds = time.perf_counter() - start
             if round_number:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(seconds)
             _give_memory_back()
-            if sys.stderr.isatty():
-                print(f"\r\033[K  round {round_number}/{rounds}, {name}", end="", file=sys.stderr, flush=True)
+            line = f"  round {round_number}/{rounds}, {name}: {seconds:.2f} s"
+            ends = ("\r\033[K", "") if sys.stderr.isatty() else ("", "\n")
+            print(f"{ends[0]}{line}", end=ends[1], file=sys.stderr, flush=True)
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
     return times
