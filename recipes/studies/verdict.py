@@ -2,7 +2,8 @@
 
 The rule, the same for every claim: runs of one seed are paired (they share initial weights and the order of the data);
 the mean of the paired differences counts as seen where it exceeds two of its standard errors. With three seeds that is
-a mild test, which one claim in twelve would pass by chance: many claims that agree say more than a single one.
+a mild test, which one claim in eleven would pass by chance (t with two degrees of freedom): many claims that agree say
+more than a single one.
 """
 
 from __future__ import annotations

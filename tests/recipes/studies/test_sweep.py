@@ -1,0 +1,70 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from recipes.studies import cells, sweep
+from recipes.studies.sweep import Cell, with_requirements
+from tests.recipes.studies.light import LIGHT, MODULE, light
+
+
+@pytest.fixture(autouse=True)
+def _light_kind(monkeypatch):
+    monkeypatch.setitem(cells.KINDS, "light", LIGHT)
+
+
+def test_the_key_is_the_content(monkeypatch):
+    key = Cell("light", {"number": 1, "sleep": 0}).key
+    assert Cell("light", {"sleep": 0, "number": 1}, "another label").key == key
+    assert Cell("light", {"number": 2, "sleep": 0}).key != key
+    monkeypatch.setitem(cells.KINDS, "light", cells.dataclasses.replace(LIGHT, version=2))
+    assert Cell("light", {"number": 1, "sleep": 0}).key != key
+
+
+def test_needed_cells_come_first_and_once():
+    ordered = with_requirements([light(2, after=1), light(3, after=1), light(2, after=1)])
+    assert [cell.settings["number"] for cell in ordered] == [1, 2, 3]
+
+
+def test_a_sweep_computes_what_is_missing_and_says_what_is_left(tmp_path):
+    said = []
+    wanted = [light(i, after=10) for i in range(5)]
+    results = sweep.run(wanted, tmp_path, 2, said.append, MODULE)
+    assert [results[cell.key]["value"] for cell in wanted] == [0, 2, 4, 6, 8]
+    assert len(said) == 6 and said[0].startswith("[1/6] cell 10") and "value 20" in said[0]
+    assert "min left" in said[3] and "min left" not in said[-1]
+    again = []
+    assert sweep.run(wanted, tmp_path, 2, again.append, MODULE) == results and not again
+
+
+def test_a_failing_cell_ends_the_sweep_with_its_name(tmp_path, capfd):
+    with pytest.raises(RuntimeError, match="'cell 7' ended with exit code 1"):
+        sweep.run([light(7, fails=True)], tmp_path, 1, lambda text: None, MODULE)
+    assert "this cell is meant to fail" in capfd.readouterr().err
+    assert light(7, fails=True).result(tmp_path) is None
+
+
+def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
+    command = [sys.executable, "-m", "tests.recipes.studies.light", str(tmp_path), "6"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    time.sleep(1.0)  # workers end with the cell that they are at
+    wanted = [light(i, 0.3) for i in range(6)]
+    done = [cell for cell in wanted if cell.result(tmp_path) is not None]
+    assert 1 <= len(done) < 6
+    before = {cell.key: (cell.folder(tmp_path) / "result.json").stat().st_mtime_ns for cell in done}
+
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"[{len(done) + 1}/6]" in finished.stdout and "[6/6]" in finished.stdout
+    for cell in wanted:
+        whole = json.loads((cell.folder(tmp_path) / "result.json").read_text())
+        assert whole["result"]["value"] == 2 * cell.settings["number"] and whole["settings"] == cell.settings
+    assert all((cell.folder(tmp_path) / "result.json").stat().st_mtime_ns == before[cell.key] for cell in done)
+    assert all((cell.folder(tmp_path) / "begun").read_text() == "x" for cell in done)
