@@ -91,7 +91,7 @@ def greater(
     if not seeds:
         return Verdict(claim, TOO_FEW, "nothing to compare yet")
     difference = Estimate.of([larger[seed] - smaller[seed] for seed in seeds])
-    shown = f"difference {difference.mean * scale:+.{digits}f} {unit}"
+    shown = f"difference {difference.mean * scale:+.{digits}f} {unit}".rstrip()
     if difference.error is None:
         return Verdict(claim, TOO_FEW, f"{shown} with one seed")
     evidence = f"{shown}, standard error {difference.error * scale:.{digits}f}, {len(seeds)} seeds"
