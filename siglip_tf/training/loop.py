@@ -126,5 +126,10 @@ def _dataset(data, resume: Resume, strategy: tf.distribute.Strategy):
     if callable(data):
         return data(resume.batches)
     if strategy.num_replicas_in_sync > 1:
-        return strategy.distribute_datasets_from_function(data.dataset)
+        return strategy.distribute_datasets_from_function(lambda context: _endless(data.dataset(context)))
     return data.dataset()
+
+
+def _endless(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    # Workers that do not know that their data never ends look out for a last, smaller batch, and lose the static shape.
+    return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
