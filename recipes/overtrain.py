@@ -33,8 +33,8 @@ from recipes.settings import settings
 MODEL = {**siglip.MODEL, "image_size": 256, "text_length": 64}
 # The paper does not say how many chips; with these a chip holds as many pairs as the compiler's report says it can.
 SIZES = {
-    "B": {"model": {"image": "B/16", "text": "B", "remat": "block"}, "topology": "v4:2x4x4"},
-    "L": {"model": {"image": "L/16", "text": "L", "remat": "block"}, "topology": "v4:4x4x8"},
+    "B": {"model": {"image": "B/16", "text": "B"}, "topology": "v4:2x4x4"},
+    "L": {"model": {"image": "L/16", "text": "L"}, "topology": "v4:4x4x8"},
 }
 RUN = {"batch": 32_768, "duration": "40B examples"}  # "we train both models for 40 billion examples seen"
 

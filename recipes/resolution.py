@@ -40,7 +40,7 @@ RUN = {"batch": 32_768, "duration": "5B examples", "topology": "v4:2x4x4"}
 def setup(name: str) -> ConfigDict:
     """The settings for one of `IMAGE_SIZES`, of the Base model until `start` names another."""
     return settings(
-        model={**overtrain.MODEL, **siglip.ON_TPU, "remat": "block", "image_size": IMAGE_SIZES[name]},
+        model={**overtrain.MODEL, **siglip.ON_TPU, "image_size": IMAGE_SIZES[name]},
         optimizer=OPTIMIZER,
         schedule=siglip.SCHEDULE,
         **RUN,

@@ -69,8 +69,7 @@ def setup(name: str) -> ConfigDict:
     """The settings of one of `RUNS`."""
     run = dict(RUNS[name])
     schedule = {"name": "cosine", "warmup": run.pop("warmup")}
-    remat = "attention" if name == "b8" else "block"
-    model = {**MODEL, **siglip.ON_TPU, "remat": remat, **TOWERS[name]}
+    model = {**MODEL, **siglip.ON_TPU, **TOWERS[name]}
     return settings(model=model, schedule=schedule, topology="v4:2x2x1", **run)
 
 
