@@ -200,6 +200,8 @@ class Resume(keras.callbacks.Callback):
             "metrics": _json_safe(plain(logs)),
             "history": [_json_safe(step) for step in history or ()],
         }
+        if store is self.store:
+            self._saved_step = self.step  # of every worker, as all of them take part in the next save or none
         if not this_worker(strategy).is_chief:
             # Variables that are summed on reading need every worker; what this one writes is not kept.
             with tempfile.TemporaryDirectory() as aside:
@@ -213,8 +215,6 @@ class Resume(keras.callbacks.Callback):
         else:
             self._state.write(path, content)
             store.commit(step)
-        if store is self.store:
-            self._saved_step = step
         return store.path(step)
 
     def finish_writing(self) -> None:
