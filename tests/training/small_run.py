@@ -20,14 +20,14 @@ STEPS = 40
 BATCH = 8
 
 
-def make_model(width: int = 16) -> keras.Model:
+def make_model(width: int = 16, dropout: float = 0.3) -> keras.Model:
     """A plain Keras model with dropout."""
     keras.utils.set_random_seed(3)
     model = keras.Sequential(
         [
             keras.Input((6,)),
             keras.layers.Dense(width, activation="tanh"),
-            keras.layers.Dropout(0.3, seed=5),
+            keras.layers.Dropout(dropout, seed=5),
             keras.layers.Dense(width),
             keras.layers.Dense(2),
         ]
