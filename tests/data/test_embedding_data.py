@@ -11,6 +11,7 @@ from siglip_tf.data.pipeline import TrainingData
 from siglip_tf.data.position import merge_states
 from siglip_tf.data.stored_embeddings import StoredEmbeddings
 from tests.data.memory_source import MemorySource, tiny_preprocessing
+from tests.replicas import two_replicas
 
 SIZE, DIM = 47, 3
 
@@ -102,7 +103,7 @@ def test_texts_can_be_corrupted(stored):
 
 
 def test_a_mirrored_strategy_gets_each_replica_its_part(stored):
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = two_replicas()
     distributed = strategy.distribute_datasets_from_function(EmbeddingData(stored, 8, seed=2).dataset)
     parts = strategy.experimental_local_results(next(iter(distributed))["text"])
     expected = [text for _, text in pairs(EmbeddingData(stored, 8, seed=2).dataset(), 1)]

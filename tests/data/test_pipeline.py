@@ -12,6 +12,7 @@ from siglip_tf.data.mixture import Mixture
 from siglip_tf.data.pipeline import TrainingData, training_dataset
 from siglip_tf.data.position import PositionTracker, merge_states
 from tests.data.memory_source import MemorySource, encode, tiny_preprocessing
+from tests.replicas import two_replicas
 
 BOMB = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\1\0\0\0\1\0\0\x08\2\0\0\0"
 BROKEN = {
@@ -150,7 +151,7 @@ def test_replica_batches_are_the_parts_of_the_workers_batch(preprocessing):
 
 
 def test_under_a_strategy(preprocessing):
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = two_replicas()
     whole = _ids(_data(_source("broken"), preprocessing).dataset(), 6)
     data = _data(_source("broken"), preprocessing)
     spread = iter(strategy.distribute_datasets_from_function(data.dataset))

@@ -14,14 +14,9 @@ from siglip_tf.losses.tiling import Total
 from tests.distribution import settings
 from tests.losses import dense
 from tests.models import small
+from tests.replicas import mirrored
 
 T, B = np.float32(np.log(10)), np.float32(-10)
-
-
-def mirrored(replicas):
-    # The default reduction keeps one group of devices a process, and these tests need several.
-    devices = [f"CPU:{i}" for i in range(replicas)]
-    return tf.distribute.MirroredStrategy(devices, cross_device_ops=tf.distribute.ReductionToOneDevice())
 
 
 def per_replica(strategy, *arrays):

@@ -15,6 +15,7 @@ from siglip_tf.data import Preprocessing
 from siglip_tf.evaluation import retrieval
 from siglip_tf.evaluation.embed import Embedder
 from tests.example_model import example_model, pictures
+from tests.replicas import mirrored
 
 IMAGES = pictures(11)
 TEXTS = [f"a {colour} {shape}" for colour in ("red", "blue", "green", "big") for shape in ("circle", "square", "star")]
@@ -51,7 +52,7 @@ def test_batches_change_nothing(model, examples, expected, batch_size):
 
 @pytest.mark.parametrize(("replicas", "batch_size"), [(2, 4), (4, 5)])
 def test_replicas_change_nothing(examples, expected, replicas, batch_size):
-    strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
+    strategy = mirrored(replicas)
     with strategy.scope():
         model = example_model()
     embedder = Embedder(model, batch_size)

@@ -19,6 +19,7 @@ from siglip_tf.evaluation.task_names import parse_task
 from siglip_tf.evaluation.tasks import Evaluation, FewShotTask, RetrievalTask, ZeroShotTask
 from tests.evaluation.layouts import write_coco, write_folder, write_xm3600
 from tests.example_model import example_model
+from tests.replicas import two_replicas
 
 CLASSES = {"red circle": 9, "blue square": 7, "green_star": 8, "x": 3, "y": 2, "z": 4, "<b>&": 1}
 
@@ -164,7 +165,7 @@ def test_thumbnails_keep_the_aspect():
 
 @pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_callback_logs_for_those_behind_it(replicas, folder, tmp_path):
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]) if replicas == 2 else tf.distribute.get_strategy()
+    strategy = two_replicas() if replicas == 2 else tf.distribute.get_strategy()
     with strategy.scope():
         model = example_model()
     task = ZeroShotTask(readers.labelled_folder(str(folder / "test")))

@@ -19,6 +19,7 @@ from siglip_tf.optimizers import (
     freeze,
     gradient_tape,
 )
+from tests.replicas import two_replicas
 
 SHAPES = {
     "tower/dense/kernel": (40, 6, 33),
@@ -246,7 +247,7 @@ def test_two_replicas_equal_one_device_with_clipping_after_the_sum(make, rng):
     for g in grads:
         optimizer.apply([tf.constant(g[k]) for k in SHAPES])
 
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = two_replicas()
     with strategy.scope():
         shared = variables(np.random.default_rng(1))
         sharded = make(schedule=Cosine(12, 2))
@@ -272,7 +273,7 @@ def test_two_replicas_equal_one_device_with_clipping_after_the_sum(make, rng):
 
 
 def test_gradients_summed_by_the_caller_are_not_summed_again(rng):
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = two_replicas()
     with strategy.scope():
         weight = keras.Variable(np.zeros(3, "float32"), name="kernel")
         optimizer = Lion(learning_rate=1.0, global_clipnorm=None, weight_decay=0.0, beta_1=0.0)
@@ -328,7 +329,7 @@ def test_the_backward_pass_of_a_frozen_part_is_not_even_traced():
     assert any("/head" in name for name in names)
     assert not any("/hidden" in name or "/token_embedding" in name for name in names)
 
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = two_replicas()
     with strategy.scope():
         weight = keras.Variable(3.0)
 

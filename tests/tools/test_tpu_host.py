@@ -3,13 +3,12 @@
 import json
 import re
 
-import tensorflow as tf
-
+from tests.replicas import two_replicas
 from tools import tpu_host
 
 
 def test_two_columns_side_by_side(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(tpu_host, "connect", lambda name: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+    monkeypatch.setattr(tpu_host, "connect", lambda name: two_replicas())
     monkeypatch.setattr(tpu_host, "peak_bytes", lambda strategy: 3 << 30)  # TensorFlow counts no CPU's memory
     estimate = tmp_path / "estimate.json"
     estimate.write_text(json.dumps({"sigmoid": [{"seconds": 0.25, "used_gib": 2.5}]}))

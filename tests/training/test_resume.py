@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from siglip_tf.optimizers import Lion
 from siglip_tf.training import Resume, train
+from tests.replicas import two_replicas
 from tests.training.small_run import BATCH, STEPS, Die, batches, make_model, make_siglip, pairs, training_data, weights
 
 
@@ -190,7 +191,7 @@ def test_data_that_knows_its_position(tmp_path):
 
 @pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_training_data_goes_on_behind_its_broken_records(tmp_path, replicas):
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]) if replicas == 2 else tf.distribute.get_strategy()
+    strategy = two_replicas() if replicas == 2 else tf.distribute.get_strategy()
 
     def part(name, stop):
         with strategy.scope():
@@ -292,7 +293,7 @@ def test_models_and_strategies(tmp_path, kind, replicas):
     # Replicas draw from Keras' own dropout in whatever order they run in, so that no two runs are the same.
     plain = functools.partial(make_model, dropout=0.0 if replicas > 1 else 0.3)
     make, data = {"siglip": (make_siglip, pairs), "sequential": (plain, batches)}[kind]
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]) if replicas == 2 else tf.distribute.get_strategy()
+    strategy = two_replicas() if replicas == 2 else tf.distribute.get_strategy()
 
     def parts(name, stops):
         for stop in stops:
