@@ -26,15 +26,13 @@ from pathlib import Path
 # TensorFlow reads it while it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import tensorflow as tf
-
 import siglip_tf
+from siglip_tf.distribution import find_strategy
 from siglip_tf.evaluation.embed import Embedder
 from siglip_tf.evaluation.report import html_report
 from siglip_tf.evaluation.results import TaskResult, table
 from siglip_tf.evaluation.task_names import GRAMMAR, parse_task
 from siglip_tf.evaluation.tasks import Evaluation
-from tools.precompute_embeddings import local_strategy
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,7 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    strategy = _strategy(options.devices)  # first: several workers must meet before anything else runs
+    # First: several workers must meet before anything else runs.
+    strategy = find_strategy(options.devices, cpus=True)
     is_chief = strategy.extended.should_save_summary
     tasks = [parse_task(text) for text in options.tasks]
     with strategy.scope():
@@ -75,19 +74,6 @@ def _run(options: argparse.Namespace) -> None:
     print("\n" + table(results))
     if options.output is not None:
         _write(options, model, results)
-
-
-def _strategy(devices: int | None) -> tf.distribute.Strategy:
-    if "TF_CONFIG" in os.environ:
-        return tf.distribute.MultiWorkerMirroredStrategy()
-    if devices is None:
-        return local_strategy()
-    there = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    if not 1 <= devices <= len(there):
-        raise ValueError(f"Expected --devices from 1 to {len(there)}, which are here. Received: {devices}.")
-    if devices == 1:
-        return tf.distribute.OneDeviceStrategy(there[0].name)
-    return tf.distribute.MirroredStrategy([device.name for device in there[:devices]])
 
 
 def _write(options: argparse.Namespace, model: siglip_tf.SigLIP, results: list[TaskResult]) -> None:

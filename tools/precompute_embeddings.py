@@ -30,6 +30,7 @@ from siglip_tf.data.embedding_writer import Progress
 from siglip_tf.data.sources.base import Source
 from siglip_tf.data.sources.opening import USAGE, open_source
 from siglip_tf.data.stored_embeddings import DTYPES
+from siglip_tf.distribution import local_strategy
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,16 +56,6 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--bad-record-limit", type=float, default=0.01, help="part that may be broken (%(default)s)")
     arguments.add_argument("--report", metavar="FILE", help="JSONL file that names every broken record")
     return arguments
-
-
-def local_strategy() -> tf.distribute.Strategy:
-    """All accelerators of this machine, or its CPU devices."""
-    if tf.config.list_physical_devices("TPU"):
-        return tf.distribute.TPUStrategy(tf.distribute.cluster_resolver.TPUClusterResolver.connect("local"))
-    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    if len(devices) == 1:
-        return tf.distribute.OneDeviceStrategy(devices[0].name)
-    return tf.distribute.MirroredStrategy([device.name for device in devices])
 
 
 def encoder(
@@ -149,7 +140,7 @@ def _source(options: argparse.Namespace) -> Source:
 
 def _run(options: argparse.Namespace) -> None:
     source = _source(options)
-    strategy = local_strategy()
+    strategy = local_strategy(cpus=True)
     replicas = strategy.num_replicas_in_sync
     with strategy.scope():
         model = _model(options)

@@ -62,7 +62,7 @@ def _command(folder, out, *more) -> list[str]:
 @pytest.fixture(scope="module")
 def stored(folder):
     """Made in one go, on the eight devices that the tests have."""
-    assert precompute_embeddings.local_strategy().num_replicas_in_sync == 8
+    assert precompute_embeddings.local_strategy(cpus=True).num_replicas_in_sync == 8
     assert precompute_embeddings.main(_command(folder, folder / "whole", "--report", str(folder / "bad.jsonl"))) == 0
     return StoredEmbeddings(folder / "whole")
 
@@ -110,7 +110,7 @@ def test_another_tower_preprocessing_or_dtype_is_refused(model, stored, folder, 
 
 def test_an_image_tower_alone(folder, tmp_path, capsys, monkeypatch):
     """AugReg's npz names no tokenizer; its texts are for the text tower that will be trained."""
-    monkeypatch.setattr(precompute_embeddings, "local_strategy", lambda: tf.distribute.OneDeviceStrategy("CPU:0"))
+    monkeypatch.setattr(precompute_embeddings, "local_strategy", lambda **unused: tf.distribute.get_strategy())
     arguments = [AUGREG, str(folder / "0.tar"), str(tmp_path / "e"), "--bad-record-limit", "0.2"]
     assert precompute_embeddings.main(arguments) == 2
     assert "name a --tokenizer and its --text-length" in capsys.readouterr().err
