@@ -23,6 +23,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from recipes import running, siglip
+from recipes.recipe import PAIRS, Recipe
 from recipes.settings import settings
 
 DATA = "tfds:coco_captions"
@@ -43,8 +44,8 @@ MODEL = {
 RUN = {"batch": 1_024, "duration": "60 epochs", "topology": "v4:2x2x1", "checkpoint_every": 500}
 
 
-def setup() -> ConfigDict:
-    """The settings."""
+def setup(name: str) -> ConfigDict:
+    """The settings; there is one setup, "coco"."""
     return settings(
         model=MODEL,
         optimizer=siglip.OPTIMIZER,
@@ -75,13 +76,14 @@ def prepare(c: ConfigDict, folder: str, is_embedded: bool) -> Any:
     return preparing.pairs(c, folder, is_embedded, own_vocabulary=True)
 
 
-RECIPE = running.Recipe(
+RECIPE = Recipe(
     name="captions_from_tfds",
     about=__doc__,
-    setups={"coco": setup},
+    setup=setup,
+    setups=("coco",),
     embedded=embedded,
     prepare=prepare,
-    options={**running.PAIRS, "split": "of the data set (train)"},
+    options={**PAIRS, "split": "of the data set (train)"},
     size=size,
 )
 tpu_subject = RECIPE.subject

@@ -20,13 +20,12 @@ A vocabulary of one's own captions: python -m tools.train_tokenizer --help
 
 from __future__ import annotations
 
-import functools
 import sys
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from recipes import running, siglip
+from recipes.recipe import Recipe
 from recipes.settings import settings
 
 # "a small multilingual vocabulary with 32k tokens, and a large multilingual vocabulary with 250k tokens"; "enabling the
@@ -61,20 +60,12 @@ def embedded(c: ConfigDict) -> None:
         c.model.token_bottleneck = 16
 
 
-def prepare(c: ConfigDict, folder: str, is_embedded: bool) -> Any:
-    """Pairs of `data`; every weight starts at random."""
-    from recipes import preparing
-
-    return preparing.pairs(c, folder, is_embedded)
-
-
-RECIPE = running.Recipe(
+RECIPE = Recipe(
     name="msiglip",
     about=__doc__,
-    setups={name: functools.partial(setup, name) for name in VOCABULARIES},
+    setup=setup,
+    setups=VOCABULARIES,
     embedded=embedded,
-    prepare=prepare,
-    options=running.PAIRS,
 )
 tpu_subject = RECIPE.subject
 

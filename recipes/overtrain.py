@@ -19,13 +19,12 @@ SETUP is one of
 
 from __future__ import annotations
 
-import functools
 import sys
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from recipes import running, siglip
+from recipes.recipe import Recipe
 from recipes.settings import settings
 
 # "increase the number of image patches from (224/16)^2 = 196 to (256/16)^2 = 256 and the number of text tokens from 16
@@ -51,20 +50,12 @@ def setup(name: str) -> ConfigDict:
     )
 
 
-def prepare(c: ConfigDict, folder: str, is_embedded: bool) -> Any:
-    """Pairs of `data`; every weight starts at random."""
-    from recipes import preparing
-
-    return preparing.pairs(c, folder, is_embedded)
-
-
-RECIPE = running.Recipe(
+RECIPE = Recipe(
     name="overtrain",
     about=__doc__,
-    setups={name: functools.partial(setup, name) for name in SIZES},
+    setup=setup,
+    setups=SIZES,
     embedded=siglip.embedded,
-    prepare=prepare,
-    options=running.PAIRS,
 )
 tpu_subject = RECIPE.subject
 

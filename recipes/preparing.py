@@ -52,7 +52,7 @@ def pairs(
         c: the settings; the embedded data's vocabulary sets `model.vocab_size`.
         folder: the run's.
         embedded: whether to draw scenes in place of `data`.
-        start: a checkpoint whose tokenizer and image preprocessing are used where it has them.
+        start: a checkpoint that the model begins with; its tokenizer and image preprocessing are used if it has them.
         own_vocabulary: whether a tokenizer is trained on the captions where none is named.
 
     Raises:
@@ -72,7 +72,7 @@ def pairs(
         bad_record_limit=c.bad_record_limit,
         report=f"{folder}/bad_records_{{worker}}.jsonl",
     )
-    return Prepared(data, preprocessing, source.size)
+    return Prepared(data, preprocessing, source.size, None if start is None else start.weights)
 
 
 def _vocabulary(c: ConfigDict, folder: str, captions: Source | None, start: Checkpoint | None) -> bytes:

@@ -21,13 +21,13 @@ are taken over, its position embeddings resampled.
 
 from __future__ import annotations
 
-import functools
 import sys
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from recipes import overtrain, running, siglip
+from recipes.recipe import PAIRS, Recipe, from_start
 from recipes.settings import settings
 
 IMAGE_SIZES = {"224": 224, "384": 384}  # "on the target resolutions (i.e. 224 or 384)"
@@ -62,31 +62,14 @@ def adopt(c: ConfigDict) -> Any:
     return preparing.whole_start(c, c.model.image_size)
 
 
-def prepare(c: ConfigDict, folder: str, is_embedded: bool) -> Any:
-    """Pairs of `data`; every weight starts from `start`.
-
-    Raises:
-        ValueError: no checkpoint is named.
-    """
-    from recipes import preparing
-
-    if is_embedded and not c.start:
-        c.start = siglip.tiny_checkpoint(c, f"{folder}/first")
-    start = adopt(c)
-    if start is None:
-        raise ValueError("No model to go on with: name its checkpoint by --start.")
-    prepared = preparing.pairs(c, folder, is_embedded, start)
-    prepared.weights = start.weights
-    return prepared
-
-
-RECIPE = running.Recipe(
+RECIPE = Recipe(
     name="resolution",
     about=__doc__,
-    setups={name: functools.partial(setup, name) for name in IMAGE_SIZES},
+    setup=setup,
+    setups=IMAGE_SIZES,
     embedded=embedded,
-    prepare=prepare,
-    options={"start": "a checkpoint of both towers, in any format", **running.PAIRS},
+    prepare=from_start(adopt, siglip.tiny_checkpoint, "No model to go on with: name its checkpoint by --start."),
+    options={"start": "a checkpoint of both towers, in any format", **PAIRS},
     adopt=adopt,
 )
 tpu_subject = RECIPE.subject

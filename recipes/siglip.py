@@ -20,13 +20,12 @@ Any setting can be another one: --set batch=8192 --set model.loss=softmax --set 
 
 from __future__ import annotations
 
-import functools
 import sys
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from recipes import running
+from recipes.recipe import Recipe
 from recipes.settings import settings
 
 # Section 4.2: "B/16 ViT for image embeddings and B-sized transformer for text embeddings", 224 x 224 pixels, 16 tokens
@@ -113,20 +112,12 @@ def tiny_checkpoint(c: ConfigDict, folder: str, steps: int = 200) -> str:
     return f"{folder}/checkpoint"
 
 
-def prepare(c: ConfigDict, folder: str, is_embedded: bool) -> Any:
-    """Pairs of `data`; every weight starts at random."""
-    from recipes import preparing
-
-    return preparing.pairs(c, folder, is_embedded)
-
-
-RECIPE = running.Recipe(
+RECIPE = Recipe(
     name="siglip",
     about=__doc__,
-    setups={name: functools.partial(setup, name) for name in BATCHES},
+    setup=setup,
+    setups=BATCHES,
     embedded=embedded,
-    prepare=prepare,
-    options=running.PAIRS,
 )
 tpu_subject = RECIPE.subject
 

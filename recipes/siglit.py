@@ -26,13 +26,13 @@ With --tower the trained text tower is joined with the frozen image tower into o
 from __future__ import annotations
 
 import dataclasses
-import functools
 import sys
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from recipes import running, siglip
+from recipes.recipe import Recipe
 from recipes.settings import set_value, settings
 
 # Section 4.4 trains as section 4.1 does: 16 tokens, the C4 vocabulary, and no image tower in the loop.
@@ -180,10 +180,11 @@ def _embed_scenes(c: ConfigDict, folder: str) -> None:
     print(f"{stored.size:,} embeddings of {stored.embed_dim} in {c.data}", flush=True)
 
 
-RECIPE = running.Recipe(
+RECIPE = Recipe(
     name="siglit",
     about=__doc__,
-    setups={name: functools.partial(setup, name) for name in RUNS},
+    setup=setup,
+    setups=RUNS,
     embedded=embedded,
     prepare=prepare,
     options={

@@ -21,13 +21,13 @@ The from-scratch baseline of figure 4: python -m recipes.siglip 16k --set durati
 
 from __future__ import annotations
 
-import functools
 import sys
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from recipes import running, siglip
+from recipes.recipe import PAIRS, Recipe, from_start
 from recipes.settings import settings
 
 # "the public and unlocked ViT-Augreg-B/16 model": its class token is what it is pooled by.
@@ -67,31 +67,18 @@ def adopt(c: ConfigDict) -> Any:
     return preparing.image_start(c)
 
 
-def prepare(c: ConfigDict, folder: str, is_embedded: bool) -> Any:
-    """Pairs of `data`; the image tower starts from `start`, all else at random.
-
-    Raises:
-        ValueError: no checkpoint is named.
-    """
-    from recipes import preparing
-
-    if is_embedded and not c.start:
-        c.start = siglip.tiny_checkpoint(c, f"{folder}/image_tower")
-    start = adopt(c)
-    if start is None:
-        raise ValueError("No image tower to begin with: name its checkpoint by --start, such as AugReg's B_16.npz.")
-    prepared = preparing.pairs(c, folder, is_embedded, start)
-    prepared.weights = start.weights
-    return prepared
-
-
-RECIPE = running.Recipe(
+RECIPE = Recipe(
     name="unlocked",
     about=__doc__,
-    setups={name: functools.partial(setup, name) for name in IMAGE_TOWER},
+    setup=setup,
+    setups=IMAGE_TOWER,
     embedded=embedded,
-    prepare=prepare,
-    options={"start": "the checkpoint of the image tower: AugReg npz, or any that holds one", **running.PAIRS},
+    prepare=from_start(
+        adopt,
+        siglip.tiny_checkpoint,
+        "No image tower to begin with: name its checkpoint by --start, such as AugReg's B_16.npz.",
+    ),
+    options={"start": "the checkpoint of the image tower: AugReg npz, or any that holds one", **PAIRS},
     adopt=adopt,
 )
 tpu_subject = RECIPE.subject
