@@ -60,13 +60,7 @@ def embedded(c: ConfigDict) -> None:
         c.model.token_bottleneck = 16
 
 
-RECIPE = Recipe(
-    name="msiglip",
-    about=__doc__,
-    setup=setup,
-    setups=VOCABULARIES,
-    embedded=embedded,
-)
+RECIPE = Recipe("msiglip", __doc__, setup, VOCABULARIES, embedded)
 tpu_subject = RECIPE.subject
 
 

@@ -50,13 +50,7 @@ def setup(name: str) -> ConfigDict:
     )
 
 
-RECIPE = Recipe(
-    name="overtrain",
-    about=__doc__,
-    setup=setup,
-    setups=SIZES,
-    embedded=siglip.embedded,
-)
+RECIPE = Recipe("overtrain", __doc__, setup, SIZES, siglip.embedded)
 tpu_subject = RECIPE.subject
 
 

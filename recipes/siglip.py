@@ -112,13 +112,7 @@ def tiny_checkpoint(c: ConfigDict, folder: str, steps: int = 200) -> str:
     return f"{folder}/checkpoint"
 
 
-RECIPE = Recipe(
-    name="siglip",
-    about=__doc__,
-    setup=setup,
-    setups=BATCHES,
-    embedded=embedded,
-)
+RECIPE = Recipe("siglip", __doc__, setup, BATCHES, embedded)
 tpu_subject = RECIPE.subject
 
 
