@@ -20,11 +20,12 @@ import numpy as np
 
 from siglip_tf import checkpoints
 from siglip_tf.checkpoints import Checkpoint
+from tools.command import command_parser, exit_status
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("convert", __doc__)
     parser.add_argument("source", metavar="SRC", help="checkpoint to read")
     parser.add_argument("destination", metavar="DST", nargs="?", help="folder to write (a file for big_vision)")
     parser.add_argument("--to", choices=checkpoints.FORMATS, help="format to write")
@@ -34,12 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if (options.destination is None) != (options.to is None):
         parser.error("DST and --to go together")
-    try:
-        _run(options)
-    except (ValueError, OSError) as error:
-        print(f"{error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_status(lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:

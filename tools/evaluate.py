@@ -33,29 +33,20 @@ from siglip_tf.evaluation.report import html_report
 from siglip_tf.evaluation.results import TaskResult, table
 from siglip_tf.evaluation.task_names import GRAMMAR, parse_task
 from siglip_tf.evaluation.tasks import Evaluation
+from tools.checkpoint_argument import add_checkpoint, load_model
+from tools.command import command_parser, exit_status
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.evaluate",
-        description=__doc__ + "\n" + GRAMMAR,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder or file of the checkpoint")
+    parser = command_parser("evaluate", __doc__ + "\n" + GRAMMAR)
+    add_checkpoint(parser)
     parser.add_argument("--tasks", nargs="+", metavar="TASK", required=True, help="what to measure, see above")
     parser.add_argument("--output", metavar="DIR", type=Path, help="folder for results.json and report.html")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images or texts a step (default 64)")
     parser.add_argument("--devices", type=int, metavar="N", help="how many local devices (default: all accelerators)")
-    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="another resolution than the checkpoint's")
-    parser.add_argument("--tokenizer", metavar="FILE", help="SentencePiece model for formats that carry none (npz)")
     options = parser.parse_args(arguments)
-    try:
-        _run(options)
-    except (ValueError, OSError) as error:
-        print(f"{error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_status(lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -64,9 +55,7 @@ def _run(options: argparse.Namespace) -> None:
     is_chief = strategy.extended.should_save_summary
     tasks = [parse_task(text) for text in options.tasks]
     with strategy.scope():
-        model = siglip_tf.SigLIP.from_checkpoint(
-            options.checkpoint, image_size=options.image_size, tokenizer=options.tokenizer, verbose=is_chief
-        )
+        model = load_model(options, verbose=is_chief)
     evaluation = Evaluation(Embedder(model, options.batch_size), _Progress() if is_chief else None)
     results = evaluation.run(tasks)
     if not is_chief:

@@ -29,6 +29,8 @@ from siglip_tf.export import Export, export_saved_model
 from siglip_tf.export.saved_model import MAX_PIXELS
 from siglip_tf.export.warmup import example_requests
 from siglip_tf.export.weights import PRECISIONS
+from tools.checkpoint_argument import add_checkpoint, load_model
+from tools.command import command_parser, exit_status
 
 # What the README's Python example does, and nothing of this package.
 _ASK_ALONE = """
@@ -47,10 +49,8 @@ np.savez(answers, logits=score, **embeddings)
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder or file of the checkpoint")
+    parser = command_parser("export", __doc__)
+    add_checkpoint(parser)
     parser.add_argument("directory", metavar="DIR", help="base folder of the served model, gs:// too")
     parser.add_argument("--version", type=int, metavar="N", help="by default one more than the largest there")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of stored matrices")
@@ -60,25 +60,16 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS, metavar="N", help="largest image decoded")
     parser.add_argument("--model-name", metavar="NAME", help="as the server will call it (default: the folder's name)")
-    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="another resolution than the checkpoint's")
-    parser.add_argument("--tokenizer", metavar="FILE", help="SentencePiece model for formats that carry none (npz)")
     parser.add_argument("--no-check", action="store_true", help="do not ask the export in a fresh process")
     options = parser.parse_args(arguments)
-    try:
-        _run(options)
-    except (ValueError, OSError) as error:
-        print(f"{error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_status(lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:
     started = time.monotonic()
     labels = read_names(options.labels) if options.labels else None
     templates = read_templates(options.templates)
-    model = siglip_tf.SigLIP.from_checkpoint(
-        options.checkpoint, image_size=options.image_size, tokenizer=options.tokenizer
-    )
+    model = load_model(options)
     print(f"Writing a version into {options.directory} ...", flush=True)
     export = export_saved_model(
         model,

@@ -28,16 +28,13 @@ from siglip_tf.data import ImagePreprocessing, Preprocessing, Tokenizer
 from siglip_tf.data.inspection import Inspection, inspect
 from siglip_tf.data.preprocessing import METHODS
 from siglip_tf.data.sources.opening import USAGE, open_source
+from tools.command import command_parser, exit_status
 from tools.inspect_page import contact_sheet, page
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m tools.inspect_data",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    arguments = command_parser("inspect_data", __doc__)
     arguments.add_argument("source", metavar="SOURCE", help=USAGE)
     arguments.add_argument("--split", help="of TFDS, folders and scenes")
     arguments.add_argument("--limit", type=int, default=10_000, help="records to look at, at random (%(default)s)")
@@ -162,12 +159,7 @@ def _run(options: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(argv)
-    try:
-        _run(options)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: _run(options), fault=2, prefix="error: ")
 
 
 if __name__ == "__main__":

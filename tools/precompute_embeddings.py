@@ -31,23 +31,19 @@ from siglip_tf.data.sources.base import Source
 from siglip_tf.data.sources.opening import USAGE, open_source
 from siglip_tf.data.stored_embeddings import DTYPES
 from siglip_tf.distribution import local_strategy
+from tools.checkpoint_argument import add_checkpoint, load_model
+from tools.command import command_parser, exit_status
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m tools.precompute_embeddings",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    arguments.add_argument("checkpoint", metavar="CHECKPOINT", help="anything that SigLIP.from_checkpoint reads")
+    arguments = command_parser("precompute_embeddings", __doc__)
+    add_checkpoint(arguments)
     arguments.add_argument("source", metavar="SOURCE", help=USAGE)
     arguments.add_argument("folder", metavar="FOLDER", help="where the embeddings are stored")
     arguments.add_argument("--split", help="of TFDS, folders and scenes")
     arguments.add_argument("--records", type=int, help="how many scenes, which have no end of their own")
-    arguments.add_argument("--tokenizer", metavar="FILE", help="SentencePiece model of the texts, for npz checkpoints")
     arguments.add_argument("--text-length", type=int, metavar="N", help="tokens a text (the checkpoint's)")
-    arguments.add_argument("--image-size", type=int, metavar="PIXELS", help="another resolution (the checkpoint's)")
     arguments.add_argument("--dtype", choices=sorted(DTYPES), default="float16", help="of the embeddings (%(default)s)")
     arguments.add_argument("--batch-size", type=int, default=64, help="images a step and device (%(default)s)")
     arguments.add_argument("--shard-records", type=int, default=16_384, help="records a shard (%(default)s)")
@@ -108,9 +104,7 @@ def _model(options: argparse.Namespace) -> siglip_tf.SigLIP:
     towers = checkpoints.read(options.checkpoint, options.tokenizer).towers
     # A text tower that the checkpoint lacks is not run: the smallest will do.
     lacking = {} if "text" in towers else {"text": "mu", "text_length": options.text_length or 1, "vocab_size": 8}
-    return siglip_tf.SigLIP.from_checkpoint(
-        options.checkpoint, image_size=options.image_size, tokenizer=options.tokenizer, **lacking
-    )
+    return load_model(options, **lacking)
 
 
 def _preprocessing(model: siglip_tf.SigLIP, options: argparse.Namespace) -> Preprocessing:
@@ -176,12 +170,7 @@ def _run(options: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(argv)
-    try:
-        _run(options)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: _run(options), fault=2, prefix="error: ")
 
 
 if __name__ == "__main__":

@@ -18,14 +18,13 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+from tools.command import command_parser, exit_status
 from tools.search_index import Index, Towers
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("search", __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     index = commands.add_parser("index", help="embed the pictures of a folder")
     index.add_argument("folder", metavar="FOLDER", type=Path)
@@ -44,12 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--model", metavar="CHECKPOINT", help="checkpoint (default: the one the index remembers)")
         command.add_argument("--tokenizer", metavar="FILE", help="SentencePiece model for formats that carry none")
     options = parser.parse_args(arguments)
-    try:
-        {"index": _index, "query": _query, "serve": _serve}[options.command](options)
-    except (ValueError, OSError) as error:
-        print(f"{error}", file=sys.stderr)
-        return 1
-    return 0
+    run = {"index": _index, "query": _query, "serve": _serve}[options.command]
+    return exit_status(lambda: run(options))
 
 
 def _index(options: argparse.Namespace) -> None:

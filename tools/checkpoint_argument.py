@@ -1,0 +1,24 @@
+"""The checkpoint on a tool's command line, and the model that it names."""
+
+import argparse
+from typing import Any
+
+import siglip_tf
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Adds CHECKPOINT as the next positional argument, and the options that change what is read of it."""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="anything that SigLIP.from_checkpoint reads")
+    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="another resolution than the checkpoint's")
+    parser.add_argument("--tokenizer", metavar="FILE", help="SentencePiece model for formats that carry none (npz)")
+
+
+def load_model(options: argparse.Namespace, **more: Any) -> siglip_tf.SigLIP:
+    """The model that the options of `add_checkpoint` name; `more` goes to `SigLIP.from_checkpoint`.
+
+    Raises:
+        ValueError: no such checkpoint, or one that cannot be read.
+    """
+    return siglip_tf.SigLIP.from_checkpoint(
+        options.checkpoint, image_size=options.image_size, tokenizer=options.tokenizer, **more
+    )
