@@ -35,6 +35,7 @@ from siglip_tf.evaluation.task_names import GRAMMAR, parse_task
 from siglip_tf.evaluation.tasks import Evaluation
 from tools.checkpoint_argument import add_checkpoint, load_model
 from tools.command import command_parser, exit_status
+from tools.progress_line import ProgressLine
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -87,7 +88,8 @@ class _Progress:
     """One line that says how far a set is and how long it will take."""
 
     def __init__(self):
-        self._start, self._shown = 0.0, 0.0
+        self._start = 0.0
+        self._line = ProgressLine(log_seconds=0.5)
 
     def __call__(self, name: str, done: int, total: int) -> None:
         now = time.monotonic()
@@ -95,14 +97,9 @@ class _Progress:
             self._start = now
             return
         last = done >= total
-        if not last and now - self._shown < 0.5:
-            return
-        self._shown = now
         elapsed = max(now - self._start, 1e-9)
-        left = "" if last or done == 0 else f", {elapsed / done * (total - done):.0f} s left"
-        line = f"{name}: {done:,} of {total:,} images, {done / elapsed:.1f} images/s{left}"
-        end = "\n" if last or not sys.stderr.isatty() else "\r"
-        print(f"\x1b[K{line}" if sys.stderr.isatty() else line, end=end, file=sys.stderr, flush=True)
+        left = "" if last else f", {elapsed / done * (total - done):.0f} s left"
+        self._line.say(f"{name}: {done:,} of {total:,} images, {done / elapsed:.1f} images/s{left}", last=last)
 
 
 if __name__ == "__main__":

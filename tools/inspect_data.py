@@ -14,7 +14,6 @@ beside it. For example:
 import argparse
 import os
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,16 +26,16 @@ from siglip_tf import checkpoints
 from siglip_tf.data import ImagePreprocessing, Preprocessing, Tokenizer
 from siglip_tf.data.inspection import Inspection, inspect
 from siglip_tf.data.preprocessing import METHODS
-from siglip_tf.data.sources.opening import USAGE, open_source
 from tools.command import command_parser, exit_status
 from tools.inspect_page import contact_sheet, page
+from tools.progress_line import ProgressLine, clock
+from tools.source_argument import add_source, named_source
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     arguments = command_parser("inspect_data", __doc__)
-    arguments.add_argument("source", metavar="SOURCE", help=USAGE)
-    arguments.add_argument("--split", help="of TFDS, folders and scenes")
+    add_source(arguments)
     arguments.add_argument("--limit", type=int, default=10_000, help="records to look at, at random (%(default)s)")
     arguments.add_argument("--seed", type=int, default=0, help="of the draw (%(default)s)")
     arguments.add_argument("--samples", type=int, default=24, help="pictures on the sheet (%(default)s)")
@@ -46,7 +45,6 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--tokenizer", metavar="FILE", help="SentencePiece model, to count tokens")
     arguments.add_argument("--text-length", type=int, metavar="N", help="tokens a text: the checkpoint's, or 64")
     arguments.add_argument("--out", metavar="FILE", default="data.html", help="the page (%(default)s)")
-    arguments.add_argument("--report", metavar="FILE", help="JSONL file that names every broken record")
     return arguments
 
 
@@ -115,26 +113,13 @@ def _spread(values: np.ndarray) -> str:
     return f"{least:,.0f} to {most:,.0f}, median {middle:,.0f}, nine in ten {low:,.0f} to {high:,.0f}"
 
 
-class _Line:
-    """Progress on one line of a terminal; nothing in a log."""
-
-    def __init__(self):
-        self._said = 0.0
-
-    def __call__(self, done: int, total: int, seconds_left: float) -> None:
-        if sys.stderr.isatty() and (done == total or time.monotonic() - self._said > 0.5):
-            self._said = time.monotonic()
-            minutes, seconds = divmod(int(seconds_left), 60)
-            text = f"\r\033[K{done:,} of {total:,} records, {minutes}:{seconds:02d} left"
-            print(text, end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-
 def _run(options: argparse.Namespace) -> None:
     out = Path(options.out)
     if out.suffix != ".html":
         raise ValueError(f"--out names the page and must end in .html. Received: {options.out!r}")
     owned = preprocessing(options)
-    source = open_source(options.source, split=options.split)
+    source = named_source(options)
+    line = ProgressLine(log_seconds=None)
     found = inspect(
         source,
         owned,
@@ -142,7 +127,9 @@ def _run(options: argparse.Namespace) -> None:
         seed=options.seed,
         samples=options.samples,
         report=options.report,
-        progress=_Line(),
+        progress=lambda done, total, seconds_left: line.say(
+            f"{done:,} of {total:,} records, {clock(seconds_left)} left", last=done == total
+        ),
     )
     print(summary(found))
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,6 @@ Train on them with `siglip_tf.data.EmbeddingData(StoredEmbeddings(FOLDER), globa
 import argparse
 import os
 import sys
-import time
 from collections.abc import Callable
 
 # TensorFlow reads it while it is imported.
@@ -28,20 +27,20 @@ from siglip_tf import checkpoints
 from siglip_tf.data import EmbeddingWriter, Preprocessing, Tokenizer, tower_fingerprint
 from siglip_tf.data.embedding_writer import Progress
 from siglip_tf.data.sources.base import Source
-from siglip_tf.data.sources.opening import USAGE, open_source
 from siglip_tf.data.stored_embeddings import DTYPES
 from siglip_tf.distribution import local_strategy
 from tools.checkpoint_argument import add_checkpoint, load_model
 from tools.command import command_parser, exit_status
+from tools.progress_line import ProgressLine, clock
+from tools.source_argument import add_source, named_source
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     arguments = command_parser("precompute_embeddings", __doc__)
     add_checkpoint(arguments)
-    arguments.add_argument("source", metavar="SOURCE", help=USAGE)
+    add_source(arguments)
     arguments.add_argument("folder", metavar="FOLDER", help="where the embeddings are stored")
-    arguments.add_argument("--split", help="of TFDS, folders and scenes")
     arguments.add_argument("--records", type=int, help="how many scenes, which have no end of their own")
     arguments.add_argument("--text-length", type=int, metavar="N", help="tokens a text (the checkpoint's)")
     arguments.add_argument("--dtype", choices=sorted(DTYPES), default="float16", help="of the embeddings (%(default)s)")
@@ -50,7 +49,6 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--worker", type=int, default=0, help="which of several machines this is (%(default)s)")
     arguments.add_argument("--workers", type=int, default=1, help="how many machines share the work (%(default)s)")
     arguments.add_argument("--bad-record-limit", type=float, default=0.01, help="part that may be broken (%(default)s)")
-    arguments.add_argument("--report", metavar="FILE", help="JSONL file that names every broken record")
     return arguments
 
 
@@ -79,25 +77,11 @@ def encoder(
     return encode
 
 
-class _Line:
-    """Progress on one line of a terminal, or now and then on lines of a log."""
-
-    def __init__(self):
-        self._said = 0.0
-        self._terminal = sys.stderr.isatty()
-
-    def __call__(self, progress: Progress) -> None:
-        last = progress.done == progress.total
-        if not last and time.monotonic() - self._said < (0.5 if self._terminal else 30.0):
-            return
-        self._said = time.monotonic()
-        minutes, seconds = divmod(int(progress.seconds_left), 60)
-        text = (
-            f"{progress.done:,} of {progress.total:,} images, {progress.images_per_second:,.0f} a second, "
-            f"{minutes}:{seconds:02d} left"
-        )
-        end = "\n" if last or not self._terminal else ""
-        print(f"\r\033[K{text}" if self._terminal else text, end=end, file=sys.stderr, flush=True)
+def _said(progress: Progress) -> str:
+    return (
+        f"{progress.done:,} of {progress.total:,} images, {progress.images_per_second:,.0f} a second, "
+        f"{clock(progress.seconds_left)} left"
+    )
 
 
 def _model(options: argparse.Namespace) -> siglip_tf.SigLIP:
@@ -129,7 +113,7 @@ def _source(options: argparse.Namespace) -> Source:
     endless = options.source == "scenes"
     if endless != (options.records is not None):
         raise ValueError("--records says how many scenes to draw: give it with the source 'scenes', and with no other.")
-    return open_source(options.source, split=options.split, **({"size": options.records} if endless else {}))
+    return named_source(options, **({"size": options.records} if endless else {}))
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -156,7 +140,8 @@ def _run(options: argparse.Namespace) -> None:
         report=options.report,
     )
     print(f"{source.name}: {source.size:,} records; {len(writer.missing())} shards to do on {replicas} device(s)")
-    stored = writer.run(_Line())
+    line = ProgressLine(log_seconds=30)
+    stored = writer.run(lambda progress: line.say(_said(progress), last=progress.done == progress.total))
     if stored is None:
         print(f"This worker's shards are done; {options.folder} is complete once the other workers' are.")
         return

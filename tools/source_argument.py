@@ -1,0 +1,23 @@
+"""The data source on a tool's command line, and the report of its broken records."""
+
+import argparse
+from typing import Any
+
+from siglip_tf.data.sources.base import Source
+from siglip_tf.data.sources.opening import USAGE, open_source
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Adds SOURCE as the next positional argument, and the options that go with it."""
+    parser.add_argument("source", metavar="SOURCE", help=USAGE)
+    parser.add_argument("--split", help="of TFDS, folders and scenes")
+    parser.add_argument("--report", metavar="FILE", help="JSONL file that names every broken record")
+
+
+def named_source(options: argparse.Namespace, **more: Any) -> Source:
+    """The source that the options of `add_source` name; `more` goes to `open_source`.
+
+    Raises:
+        ValueError: a source that cannot be opened.
+    """
+    return open_source(options.source, split=options.split, **more)
