@@ -1,91 +1,26 @@
 """What every recipe's command does: read the settings, find the strategy, plan or train, go on after any interruption.
 
-A recipe module holds the experiment (values of the paper, where data and first weights come from); this file holds what
-is the same for all of them.
+A recipe module holds the experiment (see `recipes.recipe`); this file holds what is the same for all of them.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from recipes import settings as settings_module
+from recipes.recipe import Recipe
 
 # What may differ when a run is gone on with.
 _MAY_CHANGE = ("checkpoint_every", "keep_last", "keep_every", "log_every", "on_fault", "spike", "bad_record_limit")
 _MAY_CHANGE += ("data", "tokenizer", "start", "tower", "topology", "deterministic")
 _EMBEDDED_PICTURES = 256
-
-# Command line options of a recipe that trains on pictures and captions.
-PAIRS = {
-    "data": "pictures and captions: tar, TFRecord or Parquet shards, a folder, a table, or tfds:NAME",
-    "tokenizer": "a SentencePiece model file",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """A recipe as the command line runs it.
-
-    Attributes:
-        name: of its module.
-        about: the module's docstring.
-        setups: name -> function that returns its settings; the first is the default.
-        embedded: changes settings into those of a tiny run on the embedded data.
-        prepare: settings, the run's folder and whether the data is the embedded -> data and first weights; may adapt
-            the settings to a checkpoint.
-        options: settings that have a command line option of their own -> help.
-        adopt: settings take the architecture of the checkpoint that they name, if they do; the plan calls it.
-        size: examples of the data that the settings name; by default those of its source.
-    """
-
-    name: str
-    about: str
-    setups: Mapping[str, Callable[[], ConfigDict]]
-    embedded: Callable[[ConfigDict], None]
-    prepare: Callable[[ConfigDict, str, bool], Any]
-    options: Mapping[str, str]
-    adopt: Callable[[ConfigDict], Any] | None = None
-    size: Callable[[ConfigDict], int] | None = None
-
-    @property
-    def command(self) -> str:
-        return f"python -m recipes.{self.name}"
-
-    def settings(self, setup: str | None = None) -> ConfigDict:
-        """The settings of a setup, the default one where none is named.
-
-        Raises:
-            ValueError: there is no such setup.
-        """
-        setup = setup or next(iter(self.setups))
-        if setup not in self.setups:
-            raise ValueError(f"{self.name} has the setups {', '.join(self.setups)}. Received: {setup!r}")
-        return self.setups[setup]()
-
-    def subject(self, setup: str | None = None, **overrides: Any) -> Any:
-        """The recipe as `siglip_tf.tpu.Subject`, called inside the strategy's scope.
-
-        Args:
-            setup: one of `setups`.
-            **overrides: arguments of `SigLIP`, other settings by their dotted key, or `examples` of the run.
-        """
-        from recipes.plan import subject
-
-        c = self.settings(setup)
-        for key, value in overrides.items():
-            if key == "examples":
-                settings_module.set_value(c, "duration", f"{int(value)} examples")
-            else:
-                settings_module.set_value(c, key if key in settings_module.flat(c) else f"model.{key}", value)
-        return subject(c)
 
 
 def parser(recipe: Recipe) -> argparse.ArgumentParser:
