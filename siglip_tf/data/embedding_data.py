@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from siglip_tf.data.order import RecordOrder
 from siglip_tf.data.permutation import mix
-from siglip_tf.data.position import VERSION
+from siglip_tf.data.position import check_state, state_of
+from siglip_tf.data.shares import check_batch_and_seed, own_batches, share_of
 from siglip_tf.data.stored_embeddings import StoredEmbeddings
 
 _ENDLESS = 1 << 62
@@ -46,10 +47,7 @@ class EmbeddingData:
         corruption: Callable[[dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]] | None = None,
         prefetch: int = 2,
     ):
-        if global_batch < 1:
-            raise ValueError(f"global_batch must be at least 1. Received: {global_batch}")
-        if not 0 <= seed < 1 << 40:
-            raise ValueError(f"seed must lie in [0, 2^40). Received: {seed}")
+        check_batch_and_seed(global_batch, seed)
         self.stored = stored
         self.global_batch = global_batch
         self.seed = seed
@@ -68,12 +66,7 @@ class EmbeddingData:
         Raises:
             ValueError: a state of other embeddings, another seed or other streams.
         """
-        mine = {"version": VERSION, "seed": self.seed, "fingerprint": self.stored.fingerprint}
-        if self.streams is not None:
-            mine["streams"] = self.streams
-        for key, value in mine.items():
-            if state.get(key) != value:
-                raise ValueError(f"The position belongs to other data: its {key} is {state.get(key)!r}, not {value!r}.")
+        check_state(state, self.seed, self.stored.fingerprint, self.streams)
         self.streams = state["streams"]
         self._first_step = state["step"]
         self._first_slot = next(iter(state["passed"].values()))
@@ -87,15 +80,8 @@ class EmbeddingData:
         if self.streams is None or step < self._first_step:
             raise ValueError(f"The position is known from `dataset` and step {self._first_step} on. Received: {step}")
         slot = self._slot(step)
-        return {
-            "version": VERSION,
-            "seed": self.seed,
-            "fingerprint": self.stored.fingerprint,
-            "streams": self.streams,
-            "step": step,
-            "passed": {str(stream): slot for stream in range(self.streams)},
-            "skipped": {},
-        }
+        position = {"step": step, "passed": {str(stream): slot for stream in range(self.streams)}, "skipped": {}}
+        return state_of(self.seed, self.stored.fingerprint, self.streams, position)
 
     def _slot(self, step: Any) -> Any:
         return self._first_slot + (step - self._first_step) * (self.global_batch // self.streams)
@@ -113,38 +99,23 @@ class EmbeddingData:
         Raises:
             ValueError: batch, streams, workers and replicas that do not divide each other.
         """
-        worker, workers, replicas = 0, 1, 1
-        if context is not None:
-            worker, workers = context.input_pipeline_id, context.num_input_pipelines
-            replicas = context.num_replicas_in_sync
-        self.streams = self.streams or workers
-        if self.streams % workers or self.global_batch % self.streams or self.global_batch % replicas:
-            raise ValueError(
-                f"global_batch {self.global_batch} must be a multiple of the {self.streams} streams and of the "
-                f"{replicas} replicas, and the streams one of the {workers} workers."
-            )
+        share = share_of(context, self.global_batch, self.streams)
+        self.streams = share.all_streams
         # Order and captions are `TrainingData`'s for one source, so that the pairs are the same.
         order = RecordOrder(self.stored.size, self.seed << 10, self.streams)
-        streams = range(worker * self.streams // workers, (worker + 1) * self.streams // workers)
-        local = max(replicas // workers, 1)
-        size = self.global_batch // max(replicas, workers)
 
         def gather(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return self._gather(order, streams, *divmod(int(number), local), size)
+            return self._gather(order, share.streams, *divmod(int(number), share.batches), share.size)
 
         @tf.autograph.experimental.do_not_convert
         def batch(number: tf.Tensor) -> dict[str, tf.Tensor]:
-            pairs = self._pairs(*tf.numpy_function(gather, [number], (self._wire_dtype, tf.int32)), size)
+            pairs = self._pairs(*tf.numpy_function(gather, [number], (self._wire_dtype, tf.int32)), share.size)
             if self._corruption is None:
                 return pairs
-            return self._corruption(pairs, tf.stack([number, tf.constant(worker + self.seed, tf.int64)]))
+            return self._corruption(pairs, tf.stack([number, tf.constant(share.worker + self.seed, tf.int64)]))
 
-        options = tf.data.Options()
-        # Each worker's part is already its own.
-        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-        numbers = tf.data.Dataset.range(self._first_step * local, _ENDLESS)
-        batches = numbers.map(batch, num_parallel_calls=2, deterministic=True)
-        return batches.prefetch(self._prefetch).with_options(options)
+        numbers = tf.data.Dataset.range(self._first_step * share.batches, _ENDLESS)
+        return own_batches(numbers.map(batch, num_parallel_calls=2, deterministic=True), self._prefetch)
 
     @property
     def _wire_dtype(self) -> tf.DType:

@@ -9,9 +9,10 @@ import tensorflow as tf
 from siglip_tf.data.augmentation import Augmentation
 from siglip_tf.data.bad_records import BadRecordReport, Cause, Explainer
 from siglip_tf.data.mixture import Mixture
-from siglip_tf.data.position import VERSION, PositionTracker
+from siglip_tf.data.position import PositionTracker, check_state, state_of
 from siglip_tf.data.preprocessing import Preprocessing
 from siglip_tf.data.reading import EXTRA_FIELDS, Reading
+from siglip_tf.data.shares import Share, check_batch_and_seed, own_batches, share_of
 from siglip_tf.data.sources.base import Source
 
 _as_written = tf.autograph.experimental.do_not_convert
@@ -71,10 +72,7 @@ class TrainingData:
     ):
         if preprocessing is None or preprocessing.image is None or preprocessing.text is None:
             raise ValueError("Training data needs a preprocessing of images and of text.")
-        if global_batch < 1:
-            raise ValueError(f"global_batch must be at least 1. Received: {global_batch}")
-        if not 0 <= seed < 1 << 40:
-            raise ValueError(f"seed must lie in [0, 2^40). Received: {seed}")
+        check_batch_and_seed(global_batch, seed)
         if bad_record_limit < 0:
             raise ValueError(f"bad_record_limit must not be negative. Received: {bad_record_limit}")
         if unknown := set(extra_fields) - EXTRA_FIELDS.keys():
@@ -106,17 +104,7 @@ class TrainingData:
         Raises:
             ValueError: a state of another run (seed or data differ), or of another format.
         """
-        if state.get("version") != VERSION:
-            raise ValueError(f"Expected a data position of version {VERSION}. Received: {state.get('version')!r}")
-        mine = {"seed": self.seed, "fingerprint": self.mixture.fingerprint}
-        for key, value in mine.items():
-            if state[key] != value:
-                raise ValueError(
-                    f"The position belongs to other data: its {key} is {state[key]!r}, this one's {value!r}. "
-                    "Use the data and seed of the run, or begin a new position by not restoring."
-                )
-        if self.streams not in (None, state["streams"]):
-            raise ValueError(f"The position has {state['streams']} streams: it cannot go on with {self.streams}.")
+        check_state(state, self.seed, self.mixture.fingerprint, self.streams)
         self.streams = state["streams"]
         self._restored = state
 
@@ -134,19 +122,14 @@ class TrainingData:
         Raises:
             ValueError: batch, streams, workers and replicas that do not divide each other.
         """
-        worker, workers, replicas = 0, 1, 1
-        if context is not None:
-            worker, workers = context.input_pipeline_id, context.num_input_pipelines
-            replicas = context.num_replicas_in_sync
-        self.streams = self.streams or workers
-        self._check_division(workers, replicas)
+        share = share_of(context, self.global_batch, self.streams)
+        self.streams = share.all_streams
         reading = Reading(
             self.mixture, self.seed, self.streams, self._extra_fields, self._window_bytes, self._parallel_calls
         )
-        mine = range(worker * self.streams // workers, (worker + 1) * self.streams // workers)
-        self._start(reading, mine, worker)
+        self._start(reading, share)
         passed = self._tracker.position(self._first_step, 0)["passed"]
-        parts = [self._decoded(reading, stream, passed[str(stream)]) for stream in mine]
+        parts = [self._decoded(reading, stream, passed[str(stream)]) for stream in share.streams]
         pairs = parts[0]
         if len(parts) > 1:
             block = self.global_batch // self.streams
@@ -156,18 +139,15 @@ class TrainingData:
                 .flat_map(lambda part: tf.data.Dataset.from_tensors(part).repeat(block))
             )
             pairs = tf.data.Dataset.choose_from_datasets(parts, turns)
-        batches = pairs.batch(self.global_batch // replicas, drop_remainder=True).map(_as_written(self._account))
-        first = self._first_step * (replicas // workers) if replicas > 1 else self._first_step
+        batches = pairs.batch(share.size, drop_remainder=True).map(_as_written(self._account))
+        first = self._first_step * share.batches
         numbered = tf.data.Dataset.zip(tf.data.Dataset.range(first, 1 << 62), batches)
+        worker = share.worker
         batches = numbered.map(
             _as_written(lambda number, batch: self._finish(batch, tf.stack([tf.constant(worker, tf.int64), number]))),
             num_parallel_calls=self._parallel_calls,
         )
-        options = tf.data.Options()
-        options.deterministic = self._deterministic
-        # Each worker's part is already its own.
-        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-        return batches.prefetch(self._prefetch).with_options(options)
+        return own_batches(batches, self._prefetch, self._deterministic)
 
     def state(self, step: int) -> dict[str, Any]:
         """The position once the training loop has consumed `step` global batches, JSON-able, a few hundred bytes.
@@ -179,13 +159,8 @@ class TrainingData:
         """
         if self._tracker is None:
             raise ValueError("The position is known once `dataset` was called.")
-        return {
-            "version": VERSION,
-            "seed": self.seed,
-            "fingerprint": self.mixture.fingerprint,
-            "streams": self.streams,
-            **self._tracker.position(step, self.global_batch // self.streams),
-        }
+        position = self._tracker.position(step, self.global_batch // self.streams)
+        return state_of(self.seed, self.mixture.fingerprint, self.streams, position)
 
     def accounting(self, step: int) -> dict[str, Any]:
         """`{"read", "used", "skipped", "by_cause"}` of this worker's records up to a step; read = used + skipped."""
@@ -197,19 +172,9 @@ class TrainingData:
     def _first_step(self) -> int:
         return 0 if self._restored is None else self._restored["step"]
 
-    def _check_division(self, workers: int, replicas: int) -> None:
-        if self.streams % workers:
-            raise ValueError(
-                f"{self.streams} streams cannot be shared by {workers} workers: streams must be a multiple of workers."
-            )
-        if self.global_batch % self.streams or self.global_batch % replicas:
-            raise ValueError(
-                f"global_batch must be a multiple of the {self.streams} streams and of the {replicas} replicas. "
-                f"Received: {self.global_batch}"
-            )
-
-    def _start(self, reading: Reading, streams: range, worker: int) -> None:
-        path = None if self._report_path is None else self._report_path.replace("{worker}", str(worker))
+    def _start(self, reading: Reading, share: Share) -> None:
+        streams = share.streams
+        path = None if self._report_path is None else self._report_path.replace("{worker}", str(share.worker))
         self.report = BadRecordReport(path)
 
         def explain(stream: int, slots: list[int]) -> list[Cause | None]:

@@ -180,6 +180,36 @@ class PositionTracker:
         return {"step": step, "passed": passed, "skipped": dict(sorted(skipped.items()))}
 
 
+def state_of(seed: int, fingerprint: str, streams: int, position: dict[str, Any]) -> dict[str, Any]:
+    """A position together with what it is a position in, JSON-able.
+
+    Args:
+        seed: of the training data.
+        fingerprint: of its records.
+        streams: of all workers together.
+        position: as `PositionTracker.position` tells it.
+    """
+    return {"version": VERSION, "seed": seed, "fingerprint": fingerprint, "streams": streams, **position}
+
+
+def check_state(state: dict[str, Any], seed: int, fingerprint: str, streams: int | None) -> None:
+    """Refuses a position in other data; `streams` may still be open (None).
+
+    Raises:
+        ValueError: a state of another run (seed, data or streams differ), or of another format.
+    """
+    if state.get("version") != VERSION:
+        raise ValueError(f"Expected a data position of version {VERSION}. Received: {state.get('version')!r}")
+    for key, value in {"seed": seed, "fingerprint": fingerprint}.items():
+        if state[key] != value:
+            raise ValueError(
+                f"The position belongs to other data: its {key} is {state[key]!r}, this one's {value!r}. "
+                "Use the data and seed of the run, or begin a new position by not restoring."
+            )
+    if streams not in (None, state["streams"]):
+        raise ValueError(f"The position has {state['streams']} streams: it cannot go on with {streams}.")
+
+
 def merge_states(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """The whole position from those that each worker knows of its own streams.
 
