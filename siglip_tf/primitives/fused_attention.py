@@ -15,6 +15,9 @@ def attention_of_rows(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, tokens: int, num
 
     Returns:
         (batch * tokens, heads * head size). Softmax is float32 whatever the dtype.
+
+    Raises:
+        ImportError: the kernel is to be used and jax is not installed.
     """
     if fused and isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy):
         return _fused(q, k, v, tokens, num_heads)
@@ -30,7 +33,8 @@ def _fused(q, k, v, tokens, num_heads):
         from siglip_tf.primitives import attention_kernel
     except ImportError as error:
         raise ImportError(
-            "Fused attention needs jax while the step is traced: pip install 'siglip-tf[compiler]'."
+            "Fused attention needs jax while a TPU's step is traced: pip install 'siglip-tf[tpu]' on a TPU host, "
+            "'siglip-tf[compiler]' where there is none; or choose attention=\"einsum\"."
         ) from error
     shape = attention_kernel.Shape(q.shape[0], tokens, num_heads, q.shape[1] // num_heads, q.dtype.name)
 

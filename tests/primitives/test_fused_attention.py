@@ -1,13 +1,14 @@
 """Fused attention: its kernel by plain XLA ops against float64, and where it stands in a TPU's program."""
 
 import functools
+import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from siglip_tf import tpu
+from siglip_tf import primitives, tpu
 from siglip_tf.primitives.fused_attention import attention_of_rows
 from tests.tpu import programs
 
@@ -76,6 +77,15 @@ def test_off_tpu_it_is_einsum(rng):
     np.testing.assert_allclose(out, expected, atol=1e-6)
     for got, right in zip(tape.gradient(out, inputs, up), gradient(up), strict=True):
         np.testing.assert_allclose(got, right, atol=1e-5)
+
+
+def test_without_jax_a_tpu_step_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax", None)
+    monkeypatch.delitem(sys.modules, "siglip_tf.primitives.attention_kernel", raising=False)
+    monkeypatch.delattr(primitives, "attention_kernel", raising=False)
+    rows = tf.zeros((6, 8))
+    with tpu.made_up_tpu_strategy(1).scope(), pytest.raises(ImportError, match=r"jax .* 'siglip-tf\[tpu\]'"):
+        attention_of_rows(rows, rows, rows, tokens=3, num_heads=2, fused=True)
 
 
 @programs.needs_compiler
