@@ -7,12 +7,14 @@ it. Rows that were compiled before come from the cache; all of them anew take ho
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 import tensorflow as tf
 
-import siglip_tf
+from recipes import siglip, siglit, unlocked
+from recipes.recipe import Recipe
 from siglip_tf import tpu
 from siglip_tf.losses import sigmoid_loss_and_gradients
 from siglip_tf.tpu.topology import GIB
@@ -20,50 +22,45 @@ from siglip_tf.tpu.topology import GIB
 FOUR = "v4:2x2x1"
 
 
-def siglip(examples: float | None = None, **options: Any) -> tpu.Subject:
-    """SigLIP as in section 4.2: ViT-B/16, text B of 16 tokens, ScalingViT-Adafactor, bfloat16 towers."""
-    fast = {"attention": "fused", "scan_layers": True, "remat": "block", "dtype": "mixed_bfloat16"}
-    model = siglip_tf.SigLIP(**{"image": "B/16", "text": "B", "text_length": 16, **fast, **options})
-    model.compile(siglip_tf.optimizers.ScalingViTAdafactor(1e-3, weight_decay=1e-4, global_clipnorm=1.0))
-    return tpu.Subject(model, _batch(model), examples)
-
-
-def siglit(examples: float | None = None, **options: Any) -> tpu.Subject:
-    """SigLiT as in section 4.4: stored image embeddings, a Large text tower, Lion."""
-    fast = {"attention": "fused", "scan_layers": True, "remat": "block", "dtype": "mixed_bfloat16"}
-    model = siglip_tf.SigLIP(**{"image": None, "text": "L", "text_length": 16, **fast, **options})
-    model.compile(siglip_tf.optimizers.Lion(1e-4, weight_decay=1e-7, global_clipnorm=1.0))
-    return tpu.Subject(model, _batch(model), examples)
-
-
-def _batch(model):
-    batch = {"text": tf.TensorSpec((model.text_length,), tf.int32)}
-    if model.image is None:
-        return {"image_embedding": tf.TensorSpec((model.embed_dim,)), **batch}
-    return {"image": tf.TensorSpec((*model.image_size, 3)), **batch}
-
-
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One program.
+    """One program: a recipe at the paper's settings.
 
     Attributes:
         name: unique.
-        recipe: of it.
-        topology: the slice.
-        batch: global batch.
-        options: of the recipe.
+        recipe: of the paper.
+        setup: of the recipe; gives the slice, the batch and the examples of the run.
+        options: other settings than the setup's, see `Recipe.subject`.
+        batch: another global batch than the setup's.
         paper: what the paper says of it.
         claims: (what is claimed, reports by row name -> whether it holds).
     """
 
     name: str
-    recipe: tpu.Recipe
-    topology: str
-    batch: int
-    options: dict[str, Any]
+    recipe: Recipe
+    setup: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    batch: int | None = None
     paper: str = ""
     claims: Sequence[tuple[str, Callable[[dict[str, tpu.Report]], bool]]] = ()
+
+    @property
+    def topology(self) -> str:
+        return self.recipe.settings(self.setup).topology
+
+    @property
+    def global_batch(self) -> int:
+        return self.batch or self.recipe.settings(self.setup).batch
+
+
+def subject(recipe: Recipe, setup: str, **options: Any) -> tpu.Subject:
+    """A setup of a recipe without the scalars of its schedule and of each tower's norms; see `Recipe.subject`.
+
+    They cost next to nothing, and without them runs that differ in their length alone are one program, compiled once.
+    """
+    made = recipe.subject(setup, tower_norms=False, **options)
+    made.model.optimizer.schedule = None
+    return made
 
 
 _FITS = "fits"
@@ -76,49 +73,45 @@ def _fits(name):
 def rows() -> list[Row]:
     """All rows, those that others are compared with first."""
     fast, lean = {"remat": "attention"}, {"remat": "block"}
-    b16 = {"examples": 9e9}
     return [
         Row(
             "B/16 4096, fast",
-            siglip,
-            FOUR,
-            4096,
+            siglip.RECIPE,
+            "4k",
             fast,
-            "prototype 1.84 s, big_vision 2.26 s by the same compiler",
-            [
+            paper="prototype 1.84 s, big_vision 2.26 s by the same compiler",
+            claims=[
                 ("at most 1.5 s", lambda r: r["B/16 4096, fast"].seconds <= 1.5),
                 ("at most 1.1 s", lambda r: r["B/16 4096, fast"].seconds <= 1.1),
             ],
         ),
         Row(
             "B/16 4096, lean",
-            siglip,
-            FOUR,
-            4096,
+            siglip.RECIPE,
+            "4k",
             lean,
-            "prototype 1.84 s and 12.6 GiB",
-            [
+            paper="prototype 1.84 s and 12.6 GiB",
+            claims=[
                 ("at most 12 GiB", lambda r: r["B/16 4096, lean"].used <= 12 * GIB),
                 ("at most 1.85 s", lambda r: r["B/16 4096, lean"].seconds <= 1.85),
             ],
         ),
         Row(
             "B/16 8192, lean",
-            siglip,
-            FOUR,
-            8192,
+            siglip.RECIPE,
+            "4k",
             lean,
-            "big_vision 4.54 s",
-            [("at most twice 4096", lambda r: r["B/16 8192, lean"].seconds <= 2 * r["B/16 4096, lean"].seconds)],
+            batch=8192,
+            paper="big_vision 4.54 s",
+            claims=[("at most twice 4096", lambda r: r["B/16 8192, lean"].seconds <= 2 * r["B/16 4096, lean"].seconds)],
         ),
         Row(
             "B/16 32768, microbatches",
-            siglip,
-            FOUR,
-            32_768,
+            siglip.RECIPE,
+            "4k",
             {**lean, "microbatch_size": 1024},
-            "",
-            [
+            batch=32_768,
+            claims=[
                 _fits("B/16 32768, microbatches"),
                 (
                     "at most 1.4x the time per example of 4096",
@@ -128,48 +121,41 @@ def rows() -> list[Row]:
         ),
         Row(
             "SigLiT B/8 + L*, 32k",
-            siglit,
-            FOUR,
-            32_768,
-            {"embed_dim": 768, "text_depth": 12, "examples": 65_000 * 32_768},
-            "Table 1 row 1: 4 chips, 1 day",
-            [_fits("SigLiT B/8 + L*, 32k")],
+            siglit.RECIPE,
+            "b8",
+            paper="Table 1 row 1: 4 chips, 1 day",
+            claims=[_fits("SigLiT B/8 + L*, 32k")],
         ),
         Row(
             "SigLiT g/14 + L, 20k",
-            siglit,
-            FOUR,
-            20_480,
-            {"embed_dim": 1408, "examples": 107_000 * 20_480},
-            "Table 1 row 2: 4 chips, 2 days",
-            [_fits("SigLiT g/14 + L, 20k")],
+            siglit.RECIPE,
+            "g14",
+            paper="Table 1 row 2: 4 chips, 2 days",
+            claims=[_fits("SigLiT g/14 + L, 20k")],
         ),
         Row(
             "SigLiT B/8 + L*, one million",
-            siglit,
-            FOUR,
-            1_048_576,
-            {"embed_dim": 768, "text_depth": 12, "microbatch_size": 8192},
-            "section 4.1: one million",
-            [_fits("SigLiT B/8 + L*, one million")],
+            siglit.RECIPE,
+            "b8",
+            {"microbatch_size": 8192, "examples": 18e9},
+            batch=1_048_576,
+            paper="section 4.1: one million, 18B examples",
+            claims=[_fits("SigLiT B/8 + L*, one million")],
         ),
         Row(
-            "SigLIP B/16, 16k on 16 chips",
-            siglip,
-            "v4:2x2x4",
-            16_384,
-            {**fast, "examples": 2.4e9},
-            "Table 1 row 3: 16 chips, 3 days",
-            [_fits("SigLIP B/16, 16k on 16 chips")],
+            "SigLIP B/16 unlocked, 16k on 16 chips",
+            unlocked.RECIPE,
+            "no_decay",
+            paper="Table 1 row 3: 16 chips, 3 days",
+            claims=[_fits("SigLIP B/16 unlocked, 16k on 16 chips")],
         ),
         Row(
             "SigLIP B/16, 32k on 32 chips",
-            siglip,
-            "v4:2x4x4",
-            32_768,
-            {**fast, **b16},
-            "Table 1 rows 4 and 5: 32 chips, 2 and 5 days",
-            [_fits("SigLIP B/16, 32k on 32 chips")],
+            siglip.RECIPE,
+            "32k",
+            fast,
+            paper="Table 1 rows 4 and 5: 32 chips, 2 and 5 days",
+            claims=[_fits("SigLIP B/16, 32k on 32 chips")],
         ),
     ]
 
@@ -198,14 +184,14 @@ def run_paper(only: str | None, out: TextIO, progress: Callable[[str], Callable[
     return 1 if failed else 0
 
 
-def _report(row, progress, **more):
-    topology = tpu.Topology(row.topology)
+def _report(row, progress):
     show = progress(f"compiling {row.name} for {row.topology}")
-    return tpu.report(row.recipe, topology, row.batch, show, **row.options, **more)
+    program = functools.partial(subject, row.recipe, row.setup)
+    return tpu.report(program, tpu.Topology(row.topology), row.global_batch, show, **row.options)
 
 
 def _shown(row, report):
-    head = f"{row.name}: global batch {row.batch} on {report.topology.chips} chips ({row.topology})\n"
+    head = f"{row.name}: global batch {row.global_batch} on {report.topology.chips} chips ({row.topology})\n"
     if not report.fits:
         return f"{head}    does not fit by {report.short_by / GIB:.2f} GiB; paper: {row.paper or '-'}\n"
     days = "" if report.days is None else f", {report.days:.2f} days"
@@ -224,7 +210,8 @@ def _largest(out, progress):
 
         def compile_at(batch, loss=loss):
             show = progress(f"compiling {loss} at {batch}")
-            return tpu.report(siglip, tpu.Topology(FOUR), batch, show, loss=loss, **plain)
+            program = functools.partial(subject, siglip.RECIPE, "4k")
+            return tpu.report(program, tpu.Topology(FOUR), batch, show, loss=loss, **plain)
 
         reports = tpu.largest_batch(compile_at, 4, start, 128)
         start = max(r.global_batch for r in reports if r.fits)

@@ -7,7 +7,9 @@ import xml.etree.ElementTree
 
 import pytest
 
+from recipes import siglit
 from siglip_tf import tpu
+from siglip_tf.optimizers import Lion
 from siglip_tf.tpu.topology import GIB
 from tools import tpu_paper, tpu_report
 
@@ -25,7 +27,7 @@ COST = tpu.Cost(
 def answer(recipe, topology, global_batch, progress=None, **overrides):
     """Memory and time that grow along a line, steeper for softmax and less steep with microbatches."""
     per_example = 0.008 if overrides.get("loss") == "softmax" else 0.004
-    per_example /= 16 if "microbatch_size" in overrides or recipe is tpu_paper.siglit else 1
+    per_example /= 16 if "microbatch_size" in overrides or siglit.RECIPE in getattr(recipe, "args", ()) else 1
     used = int((3 + per_example * global_batch / topology.chips * 4) * GIB)
     cost = dataclasses.replace(COST, seconds=global_batch * 1e-3 / topology.chips)
     fits = used <= topology.chip.usable
@@ -54,7 +56,7 @@ def run(capsys, *arguments):
 
 
 def test_one_batch_as_a_table(made_up, capsys):
-    code, out, err = run(capsys, "tools.tpu_paper:siglip", "--global-batch", 4096)
+    code, out, err = run(capsys, "siglip", "--global-batch", 4096)
     assert code == 0 and "global batch 4096, for v4:2x2x1" in err
     assert re.search(r"4096 +19\.38 +30\.75 +1\.024 +1000 ", out) is not None
     for part in (
@@ -69,9 +71,7 @@ def test_one_batch_as_a_table(made_up, capsys):
 
 def test_a_search_with_two_losses_as_json_and_as_a_page(made_up, capsys, tmp_path):
     page = tmp_path / "report.html"
-    code, out, _ = run(
-        capsys, "tools.tpu_paper:siglip", "--search-batch", "--compare", "softmax", "--json", "--html", page
-    )
+    code, out, _ = run(capsys, "siglip", "--search-batch", "--compare", "softmax", "--json", "--html", page)
     groups = json.loads(out)
     largest = {name: max(r["global_batch"] for r in reports if r["fits"]) for name, reports in groups.items()}
     assert code == 0 and largest == {"sigmoid": 6912, "softmax": 3328}
@@ -89,9 +89,9 @@ def test_a_search_with_two_losses_as_json_and_as_a_page(made_up, capsys, tmp_pat
     [
         (["nothing_such"], "Expected a recipe with tpu_subject"),
         (["tools.tpu_paper:nothing"], "Expected a recipe with tpu_subject"),
-        (["tools.tpu_paper:siglip", "--topology", "v3:2x2"], "Received: 'v3:2x2'"),
-        (["tools.tpu_paper:siglip", "--set", "remat"], "Expected --set name=value"),
-        (["tools.tpu_paper:siglip", "--search-batch", "--global-batch", 1000], "multiple of 256"),
+        (["siglip", "--topology", "v3:2x2"], "Received: 'v3:2x2'"),
+        (["siglip", "--set", "remat"], "Expected --set name=value"),
+        (["siglip", "--search-batch", "--global-batch", 1000], "multiple of 256"),
     ],
 )
 def test_wrong_arguments_are_named(made_up, capsys, arguments, message):
@@ -100,7 +100,7 @@ def test_wrong_arguments_are_named(made_up, capsys, arguments, message):
 
 
 def test_a_batch_that_chips_do_not_divide_is_refused_before_anything_is_built(capsys):
-    code, _, err = run(capsys, "tools.tpu_paper:siglip", "--global-batch", 4097)
+    code, _, err = run(capsys, "siglip", "--global-batch", 4097)
     assert code == 2 and "4 chips divide" in err
 
 
@@ -109,11 +109,24 @@ def test_every_row_of_the_paper_is_judged(made_up, capsys, monkeypatch):
     code, out, _ = run(capsys, "--paper")
     assert code == 1  # made-up figures do not hold all that is claimed
     for row in tpu_paper.rows():
-        assert f"{row.name}: global batch {row.batch}" in out
+        assert f"{row.name}: global batch {row.global_batch}" in out
     assert "holds: at most 1.5 s" in out and "FAILS: at most 12 GiB" in out
     assert re.search(r"sigmoid: 6\d\d\d; paper: 4096", out) and re.search(r"softmax: 3\d\d\d; paper: 2048", out)
     names = [row.name for row in tpu_paper.rows()]
     assert len(set(names)) == len(names)
+
+
+def test_rows_are_recipes_at_the_papers_chips_and_batches():
+    sizes = {row.name: (tpu.Topology(row.topology).chips, row.global_batch) for row in tpu_paper.rows()}
+    assert sizes["B/16 4096, lean"] == (4, 4096) and sizes["B/16 32768, microbatches"] == (4, 32_768)
+    # Table 1.
+    assert sizes["SigLiT B/8 + L*, 32k"] == (4, 32_768) and sizes["SigLiT g/14 + L, 20k"] == (4, 20_480)
+    assert sizes["SigLIP B/16 unlocked, 16k on 16 chips"] == (16, 16_384)
+    assert sizes["SigLIP B/16, 32k on 32 chips"] == (32, 32_768)
+    with tpu.weightless_scope(tpu.made_up_tpu_strategy(1)):
+        made = tpu_paper.subject(siglit.RECIPE, "b8", text_depth=1, examples=18e9)
+    assert isinstance(made.model.optimizer, Lion) and made.model.optimizer.schedule is None
+    assert made.examples == pytest.approx(18e9, rel=1e-5) and not made.model.tower_norms
 
 
 def test_help_answers(capsys):
