@@ -1,14 +1,13 @@
 """What `--dry-run` prints: the run's size, length and settings, its memory, and what the TPU compiler says of it.
 
 The model is built for real, its optimizer and its schedule too, but without memory, so that a laptop plans a g/14 run.
-Compiling takes minutes and is asked for by `--tpu-report`; what was compiled before is kept beside the compiler's own
-cache, by settings and source code, and shown at once.
+Compiling takes minutes and is asked for by `--tpu-report`; what was compiled before is kept and shown at once, see
+`recipes.compiled`.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,15 +16,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import siglip_tf
+from recipes import compiled
 from recipes.building import build_model, build_optimizer, needs_data_size, parameter_count, total_steps
 from recipes.settings import flat
 from siglip_tf import tpu
-from siglip_tf.tpu.compiler import cache_folder
 from siglip_tf.tpu.topology import GIB
 
-# Packages whose source decides the program that is compiled.
-_COMPILED_FROM = ("primitives", "distribution", "losses", "models", "optimizers", "tpu")
-# Settings that decide it.
+# Settings that decide the program that is compiled.
 _COMPILED_WITH = ("batch", "duration", "topology", "steps_per_execution")
 
 
@@ -126,11 +123,7 @@ def _compiled_rows(
     path = _kept_report(c)
     if compile_now and not path.exists():
         print(f"Compiling for {topology.name}; minutes.", flush=True)
-        made = tpu.report(functools.partial(subject, c), topology, c.batch).to_dict()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".partial")
-        aside.write_text(json.dumps(made))
-        aside.replace(path)
+        compiled.keep(path, functools.partial(subject, c), topology, c.batch)
     if not path.exists():
         ask = f"{command} --dry-run --tpu-report"
         return [("TPU", f"memory and days on {topology.name}: not compiled yet; takes minutes: {ask}")]
@@ -147,9 +140,4 @@ def _compiled_rows(
 
 def _kept_report(c: ConfigDict) -> Path:
     values = {k: v for k, v in flat(c).items() if k in _COMPILED_WITH or k.startswith(("model.", "optimizer."))}
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode())
-    root = Path(siglip_tf.__file__).parent
-    for package in _COMPILED_FROM:
-        for file in sorted((root / package).glob("*.py")):
-            digest.update(file.read_bytes())
-    return cache_folder().parent / "plans" / f"{digest.hexdigest()}.json"
+    return compiled.kept_report("plans", values)

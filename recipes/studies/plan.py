@@ -1,15 +1,14 @@
 """`--dry-run`: the cells of this machine and their minutes; the paper's runs and what the TPU compiler says of them.
 
-A run of the paper is a recipe's settings with what the study changes. What was compiled is kept beside the compiler's
-own cache, by everything that decides the program. What was not is estimated, and marked "~": time from the arithmetic
-of a run whose time is known, memory from its state and activations.
+A run of the paper is a recipe's settings with what the study changes. What was compiled is kept, see
+`recipes.compiled`. What was not is estimated, and marked "~": time from the arithmetic of a run whose time is known,
+memory from its state and activations.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import importlib
 import json
 import math
@@ -108,6 +107,7 @@ def paper(studies: Sequence[Study], compile_now: bool, out: TextIO) -> None:
 
 def look_up(row: PaperRow, compile_now: bool = False) -> Line:
     """The compiler's figures of a run, or an estimate."""
+    from recipes import compiled
     from siglip_tf import tpu
 
     topology = tpu.Topology(row.chips)
@@ -115,11 +115,7 @@ def look_up(row: PaperRow, compile_now: bool = False) -> Line:
     kept = _kept(row, c)
     if compile_now and not kept.exists():
         print(f"Compiling {row.label} for {row.chips}; minutes.", file=sys.stderr, flush=True)
-        report = tpu.report(functools.partial(_subject, row), topology, row.batch).to_dict()
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        aside = kept.with_suffix(".partial")
-        aside.write_text(json.dumps(report))
-        aside.replace(kept)
+        compiled.keep(kept, functools.partial(_subject, row), topology, row.batch)
     usable = topology.chip.usable / _GIB
     if kept.exists():
         found = json.loads(kept.read_text())
@@ -156,19 +152,12 @@ def _subject(row: PaperRow) -> Any:
 
 
 def _kept(row: PaperRow, c: Any) -> Path:
-    """Where the compiler's figures of a program are kept; its source code is part of what decides it."""
-    import siglip_tf
+    """Where the compiler's figures of a program are kept."""
+    from recipes.compiled import kept_report
     from recipes.settings import flat
-    from siglip_tf.tpu.compiler import cache_folder
 
     values = {k: v for k, v in flat(c).items() if k not in _WITHOUT_WEIGHT and not k.startswith("schedule.")}
-    has_bias = c.model.init_bias is not None
-    digest = hashlib.sha256(json.dumps([values, has_bias, row.overrides.get("negatives")], default=str).encode())
-    package = Path(siglip_tf.__file__).parent
-    for part in ("primitives", "distribution", "losses", "models", "optimizers", "tpu"):
-        for file in sorted((package / part).glob("*.py")):
-            digest.update(file.read_bytes())
-    return cache_folder().parent / "studies" / f"{digest.hexdigest()[:32]}.json"
+    return kept_report("studies", [values, c.model.init_bias is not None, row.overrides.get("negatives")])
 
 
 def _chips(row: PaperRow) -> int:

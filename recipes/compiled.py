@@ -1,0 +1,50 @@
+"""What the TPU compiler said of a run's step: kept beside the compiler's own cache, by settings and source code.
+
+Tracing and lowering a step take minutes before that cache can be asked; a plan that was made before is shown at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import siglip_tf
+from siglip_tf import tpu
+from siglip_tf.tpu.compiler import cache_folder
+
+# Packages whose source decides the program that is compiled.
+_PACKAGES = ("primitives", "distribution", "losses", "models", "optimizers", "tpu")
+
+
+def kept_report(folder: str, decides: Any) -> Path:
+    """Where a program's report is kept, whether it is there or not.
+
+    Args:
+        folder: of the kind of plan, such as "plans".
+        decides: everything beside the source code that decides the program, JSON-able.
+    """
+    digest = hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode())
+    digest.update(_source())
+    return cache_folder().parent / folder / f"{digest.hexdigest()}.json"
+
+
+@functools.cache
+def _source() -> bytes:
+    digest = hashlib.sha256()
+    for package in _PACKAGES:
+        for file in sorted((Path(siglip_tf.__file__).parent / package).glob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.digest()
+
+
+def keep(path: Path, program: Callable[[], tpu.Subject], topology: tpu.Topology, batch: int) -> None:
+    """Compiles a program, which takes minutes, and writes `Report.to_dict()` as JSON: aside, then renamed."""
+    report = tpu.report(program, topology, batch).to_dict()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".partial")
+    aside.write_text(json.dumps(report))
+    aside.replace(path)
