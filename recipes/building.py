@@ -23,8 +23,9 @@ from siglip_tf.optimizers import Duration, ParameterGroup
 _TOKENIZER_SCENES = 400
 _TOKENIZER_PIECES = 600
 
-_IMAGE_TOWER = r"(^|/)image/"
-_SCALARS = r"(log_temperature|^[^/]*/?bias)$"
+# Parameter groups: the image tower's variables; temperature and bias.
+IMAGE_TOWER = r"(^|/)image/"
+SCALARS = r"(log_temperature|^[^/]*/?bias)$"
 
 
 def total_steps(c: ConfigDict, examples_per_epoch: int | None = None) -> int:
@@ -54,11 +55,11 @@ def build_optimizer(c: ConfigDict, steps: int) -> optimizers.ReferenceChain:
         raise ValueError(f"Expected optimizer.name among {', '.join(OPTIMIZERS)}. Received: {o.name!r}")
     groups = []
     if o.freeze_image:
-        groups.append(ParameterGroup(_IMAGE_TOWER, freeze=True))
+        groups.append(ParameterGroup(IMAGE_TOWER, freeze=True))
     elif (o.image_learning_rate, o.image_decay) != (1.0, 1.0):
-        groups.append(ParameterGroup(_IMAGE_TOWER, o.image_learning_rate, o.image_decay))
+        groups.append(ParameterGroup(IMAGE_TOWER, o.image_learning_rate, o.image_decay))
     if o.scalars_learning_rate != 1.0:
-        groups.append(ParameterGroup(_SCALARS, o.scalars_learning_rate))
+        groups.append(ParameterGroup(SCALARS, o.scalars_learning_rate))
     common: dict[str, Any] = {
         "weight_decay": o.weight_decay,
         "beta_1": o.beta_1,

@@ -193,6 +193,7 @@ class _Run:
         )
 
     def _optimizer(self, tower):
+        from recipes.building import IMAGE_TOWER, SCALARS
         from siglip_tf.optimizers import AdamW, Cosine, ParameterGroup
 
         settings = self._settings
@@ -200,9 +201,9 @@ class _Run:
         options = dict(settings["optimizer"])
         scalars = options.pop("scalars_learning_rate")
         warmup = max(1, round(options.pop("warmup") * steps))
-        groups = [ParameterGroup(r"(log_temperature|^[^/]*/?bias)$", scalars)]
+        groups = [ParameterGroup(SCALARS, scalars)]
         if tower and not self._frozen:
-            groups.append(ParameterGroup(r"(^|/)image/", tower["learning_rate_multiplier"], float(tower["decay"])))
+            groups.append(ParameterGroup(IMAGE_TOWER, tower["learning_rate_multiplier"], float(tower["decay"])))
         return AdamW(options.pop("learning_rate"), Cosine(steps, min(warmup, steps)), groups=groups, **options)
 
     def begin(self, seed: int) -> None:
