@@ -11,7 +11,7 @@ import sys
 from recipes.studies import small
 from recipes.studies.plots import Line, Panel, draw
 from recipes.studies.study import Findings, PaperRow, Picture, Results, Study, Table, main
-from recipes.studies.verdict import Estimate, Verdict, greater
+from recipes.studies.verdict import REVERSED, SEEN, Estimate, Verdict, greater
 
 LOSSES = ("sigmoid", "softmax")
 SETUPS = {
@@ -101,7 +101,7 @@ def _verdicts(results, setup, batches):
         found.append(
             Verdict(
                 f"{setup}: with the same pairs seen, more batch stops to help before the largest",
-                "seen" if inside or peak == batches[0] else "not seen",
+                SEEN if inside or peak == batches[0] else REVERSED,
                 f"sigmoid is best at {peak:,} of {batches[0]:,} to {batches[-1]:,}",
             )
         )
@@ -142,8 +142,7 @@ _CAPTION = "Zero-shot accuracy over batch size for the same number of pairs seen
 _NOTES = (
     "With a fixed number of pairs a larger batch takes fewer steps. The largest batches here have 12 (SigLiT) and 24 "
     "(SigLIP) steps where the paper's have tens of thousands, so that the fall on the right is that of Figure 3's "
-    "short "
-    "schedules, not that of Figure 2's one million.",
+    "short schedules, not that of Figure 2's one million.",
 )
 
 STUDY = Study(
@@ -152,8 +151,7 @@ STUDY = Study(
     paper="Sections 4.1 and 4.2, Figure 2",
     question=(
         "The paper finds the sigmoid loss well ahead of the softmax loss below a batch of 16k, both alike above, and "
-        "both "
-        "saturated at 32k."
+        "both saturated at 32k."
     ),
     setup=(
         "SigLiT: a text tower on the stored embeddings of a tower pretrained with German captions. SigLIP: both towers "

@@ -55,8 +55,7 @@ def findings(results: Results) -> Findings:
     high, low = BETAS
     table = Table(
         f"AdamW at a learning rate of {LEARNING_RATE:g} without clipping, batch {BATCH}, {EXAMPLES:,} pairs. A spike "
-        "is a "
-        "step's value over the median of its neighbourhood; one figure a seed.",
+        "is a step's value over the median of its neighbourhood; one figure a seed.",
         ("", "final loss", "zero-shot, %", "largest spike of loss", "of gradient norm", "of update norm"),
         [
             (
@@ -136,8 +135,7 @@ def paper_rows():
 _CAPTION = "Loss, gradient norm and update norm over training, every seed a line."
 _NOTES = (
     "The figure's batch size and length are not given in the paper; the rows of the paper's scale take 32k and 3B "
-    "examples, "
-    "about where its curves end.",
+    "examples, about where its curves end.",
 )
 
 STUDY = Study(

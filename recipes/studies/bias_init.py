@@ -6,13 +6,14 @@ python -m recipes.studies.bias_init
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 
 from recipes.studies import small
 from recipes.studies.plots import Line, Panel, draw
 from recipes.studies.study import Findings, PaperRow, Picture, Results, Study, Table, main
 from recipes.studies.sweep import Cell
-from recipes.studies.verdict import REVERSED, SEEN, Estimate, Verdict, greater
+from recipes.studies.verdict import REVERSED, SEEN, Verdict, greater, text_of
 
 BATCH, EXAMPLES = 64, 12_288
 TENTHS = 10
@@ -62,7 +63,7 @@ def findings(results: Results) -> Findings:
                 label,
                 paper,
                 results.text(label, "final", "zero_shot", scale=100),
-                _tenth_text(results, label),
+                text_of(results.first(label, "zero_shot").values(), scale=100),
                 results.text(label, "initial_loss", digits=2),
                 results.text(label, "final", "bias") if ROWS[label][0] is not None else "-",
                 results.text(label, "final", "temperature"),
@@ -70,7 +71,7 @@ def findings(results: Results) -> Findings:
             for label, (_, _, paper) in ROWS.items()
         ],
     )
-    tenths = {label: _tenth(results, label, "zero_shot") for label in ROWS}
+    tenths = {label: results.first(label, "zero_shot") for label in ROWS}
     losses = {label: _loss_at_tenth(results, label) for label in ROWS}
     final = {label: results.values(label, "final", "zero_shot") for label in ROWS}
     verdicts = [
@@ -125,16 +126,8 @@ def _initial_verdicts(results):
         yield Verdict("The initial loss is the reference's at every batch size", SEEN if right else REVERSED, evidence)
 
 
-def _tenth(results, label, name):
-    return {seed: result["evaluations"][0][name] for seed, result in results.of(label).items()}
-
-
-def _tenth_text(results, label):
-    values = list(_tenth(results, label, "zero_shot").values())
-    return Estimate.of(values).text(100) if values else "-"
-
-
 def _loss_at_tenth(results, label):
+    """By seed, of runs that had not diverged by then."""
     found = {}
     for seed, result in results.of(label).items():
         steps, losses = result["curves"]["step"], result["curves"]["loss"]
@@ -150,17 +143,10 @@ def _draw(results, path):
         runs = list(results.of(label).values())
         if not runs:
             continue
-        examples = [step * BATCH for step in runs[0]["curves"]["step"]]
-        loss.append(Line(label, examples, _mean([run["curves"]["loss"] for run in runs]), colour, marks=False))
-        points = [[e["zero_shot"] for e in run["evaluations"]] for run in runs]
-        accuracy.append(
-            Line(
-                label,
-                [e["examples"] for e in runs[0]["evaluations"]],
-                [Estimate.of(values) for values in zip(*points, strict=True)],
-                colour,
-            )
-        )
+        steps = max((run["curves"]["step"] for run in runs), key=len)
+        losses = _mean([run["curves"]["loss"] for run in runs])
+        loss.append(Line(label, [step * BATCH for step in steps], losses, colour, marks=False))
+        accuracy.append(Line(label, *results.over_run(label, "zero_shot"), colour))
     draw(
         [
             Panel("Loss, mean of seeds", "pairs seen", "loss", loss, log_y=True, legend=False),
@@ -171,7 +157,8 @@ def _draw(results, path):
 
 
 def _mean(curves):
-    return [sum(values) / len(values) if None not in values else None for values in zip(*curves, strict=True)]
+    """Point by point; None from where a run has diverged."""
+    return [sum(values) / len(values) if None not in values else None for values in itertools.zip_longest(*curves)]
 
 
 def paper_rows():
@@ -192,8 +179,7 @@ STUDY = Study(
     paper="Section 4.9, Table 4",
     question=(
         "The n² - n negative pairs of a batch dominate the first steps unless the bias starts near the prior. The "
-        "paper "
-        "finds b = -10, t' = log 10 best on three data sets and b = 0, t' = log 1 far behind."
+        "paper finds b = -10, t' = log 10 best on three data sets and b = 0, t' = log 1 far behind."
     ),
     setup=f"SigLIP from scratch, batch {BATCH}, {EXAMPLES:,} pairs, the five rows of Table 4.",
     rows=rows,

@@ -11,7 +11,7 @@ import sys
 from recipes.studies import small
 from recipes.studies.plots import Line, Panel, draw
 from recipes.studies.study import Findings, PaperRow, Picture, Results, Study, Table, main
-from recipes.studies.verdict import Estimate, close, greater
+from recipes.studies.verdict import close, greater
 
 BATCH, EXAMPLES = 64, 32_768
 LENGTH = 24
@@ -40,8 +40,7 @@ def findings(results: Results) -> Findings:
     final = {label: results.values(label, "final", "zero_shot") for label in labels}
     table = Table(
         f"Mean over six languages after {EXAMPLES:,} pairs, batch {BATCH}. The paper: slightly more than 1 % better "
-        "with 250k "
-        "than with 32k pieces, about half a percent lost by the bottleneck (INet-0).",
+        "with 250k than with 32k pieces, about half a percent lost by the bottleneck (INet-0).",
         ("text tower", "parameters", "zero-shot, %", "R@1, %", "R@5, %"),
         [
             (
@@ -75,12 +74,11 @@ def findings(results: Results) -> Findings:
         greater("The large vocabulary is better than the small one", final[WHOLE], final[FEW]),
     ]
     picture = Picture("bottleneck", _CAPTION, functools.partial(_draw, results))
-    return Findings([table, by_language], [picture], verdicts, ())
+    return Findings([table, by_language], [picture], verdicts)
 
 
 def _language(results, label, language, name):
-    values = [run["final"]["by_language"][language][name] for run in results.of(label).values()]
-    return Estimate.of(values).text(100) if values else "-"
+    return results.text(label, "final", "by_language", language, name, scale=100)
 
 
 def _draw(results, path):
@@ -88,12 +86,8 @@ def _draw(results, path):
     for name, title in (("zero_shot", "Zero-shot accuracy"), ("recall_at_1", "Text to image, R@1")):
         lines = []
         for colour, label in enumerate((WHOLE, NARROW, FEW)):
-            runs = results.of(label).values()
-            if runs:
-                ys = [
-                    Estimate.of([run["final"]["by_language"][language][name] for run in runs])
-                    for language in small.LANGUAGES
-                ]
+            if results.of(label):
+                ys = [results.estimate(label, "final", "by_language", language, name) for language in small.LANGUAGES]
                 lines.append(Line(label, [i + 0.12 * (colour - 1) for i in range(len(ys))], ys, colour))
         panels.append(
             Panel(
@@ -126,8 +120,8 @@ STUDY = Study(
     paper="Section 4.3, Table 2",
     question=(
         "A table of 250k tokens by the text tower's width is large. The paper trains a narrow one (K = 96 for a "
-        "width of 768) "
-        "with a projection behind it and sees about half a percent drop; a small vocabulary of 32k costs more than 1 %."
+        "width of 768) with a projection behind it and sees about half a percent drop; a small vocabulary of 32k "
+        "costs more than 1 %."
     ),
     setup=(
         "SigLIP from scratch on captions in six languages (hand-written grammars of English, German, Spanish, French, "

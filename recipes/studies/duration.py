@@ -88,8 +88,7 @@ _CAPTION = (
 )
 _NOTES = (
     "Every duration is a run of its own with a cosine that ends there. The longest gives the largest batch 192 "
-    "steps; the "
-    "paper's 262k has 69 thousand.",
+    "steps; the paper's 262k has 69 thousand.",
 )
 
 STUDY = Study(
@@ -98,8 +97,7 @@ STUDY = Study(
     paper="Section 4.1, Figure 3",
     question=(
         "A large batch needs a long schedule: the paper's 262k is behind 8k in short runs and significantly ahead in "
-        "long "
-        "ones."
+        "long ones."
     ),
     setup="SigLiT on stored embeddings, sigmoid loss, the same learning rate for all.",
     rows=rows,

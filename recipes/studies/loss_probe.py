@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_MIB = 2**20
+MIB = 2**20
 
 
 def initial_losses(settings: Mapping[str, Any], _folder: Path, _root: Path) -> dict[str, Any]:
@@ -21,6 +21,9 @@ def initial_losses(settings: Mapping[str, Any], _folder: Path, _root: Path) -> d
 
     Args:
         settings: "cases": pairs of a bias and a batch size. At cosine 0 the temperature does not matter.
+
+    Returns:
+        "losses": nats a pair, in the order of the cases.
     """
     import tensorflow as tf
 
@@ -44,6 +47,12 @@ def peak_bytes(settings: Mapping[str, Any], _folder: Path, _root: Path) -> dict[
 
     Args:
         settings: "implementation" in `IMPLEMENTATIONS`, "dim", "sizes" ascending.
+
+    Returns:
+        "bytes": in the order of the sizes.
+
+    Raises:
+        RuntimeError: the process failed; its error is shown.
     """
     command = [sys.executable, "-m", "recipes.studies.loss_probe", settings["implementation"], str(settings["dim"])]
     command += [str(n) for n in settings["sizes"]]
@@ -97,7 +106,7 @@ IMPLEMENTATIONS: dict[str, Callable] = {
 
 
 def _measure(implementation: str, dim: int, sizes: Sequence[int]) -> list[int]:
-    """Growth of the resident peak over what is resident before the first step, at each size in turn."""
+    """Bytes by which the resident peak grows over what is resident before a step, at each size in turn."""
     import tensorflow as tf
 
     loss_of = IMPLEMENTATIONS[implementation]
@@ -133,7 +142,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def memory_summary(result: Mapping[str, Any]) -> str:
     """The largest size's, for the progress line."""
-    return f"{result['bytes'][-1] / _MIB:,.0f} MiB"
+    return f"{result['bytes'][-1] / MIB:,.0f} MiB"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import sys
 
-from recipes.studies.loss_probe import IMPLEMENTATIONS
+from recipes.studies.loss_probe import IMPLEMENTATIONS, MIB
 from recipes.studies.plots import Line, Panel, draw
 from recipes.studies.study import Findings, PaperRow, Picture, Results, Study, Table, main
 from recipes.studies.sweep import Cell
@@ -17,7 +17,6 @@ from recipes.studies.verdict import REVERSED, SEEN, TOO_FEW, Verdict
 DIM = 256
 SIZES = (1024, 2048, 4096, 8192)
 BUDGET = 256  # MiB
-_MIB = 2**20
 
 
 def rows():
@@ -35,11 +34,10 @@ def findings(results: Results) -> Findings:
     found = {name: next(iter(results.of(name).values()))["bytes"] for name in IMPLEMENTATIONS if results.of(name)}
     table = Table(
         f"Memory (MiB) of loss and gradients beside their inputs, d = {DIM}, float32, and the largest of these "
-        "batches that "
-        f"stays within {BUDGET} MiB.",
+        f"batches that stays within {BUDGET} MiB.",
         ("implementation", *(f"n = {n:,}" for n in SIZES), f"largest batch in {BUDGET} MiB"),
         [
-            (name, *(f"{x / _MIB:,.0f}" for x in row), f"{_largest(row):,}" if _largest(row) else "none")
+            (name, *(f"{x / MIB:,.0f}" for x in row), f"{_largest(row):,}" if _largest(row) else "none")
             for name, row in found.items()
         ],
     )
@@ -49,7 +47,7 @@ def findings(results: Results) -> Findings:
 
 
 def _largest(row):
-    return max((n for n, x in zip(SIZES, row, strict=True) if x <= BUDGET * _MIB), default=0)
+    return max((n for n, x in zip(SIZES, row, strict=True) if x <= BUDGET * MIB), default=0)
 
 
 def _verdicts(found):
@@ -62,7 +60,7 @@ def _verdicts(found):
         if other not in found or "sigmoid, tiled" not in found:
             yield Verdict(claim, TOO_FEW, "not measured yet")
             continue
-        ours, theirs = found["sigmoid, tiled"][-1] / _MIB, found[other][-1] / _MIB
+        ours, theirs = found["sigmoid, tiled"][-1] / MIB, found[other][-1] / MIB
         yield Verdict(
             claim, SEEN if ours < theirs else REVERSED, f"{ours:,.0f} against {theirs:,.0f} MiB at {SIZES[-1]:,}"
         )
@@ -70,7 +68,7 @@ def _verdicts(found):
 
 def _draw(found, path):
     lines = [
-        Line(name, SIZES, [x / _MIB for x in row], i % 2 if "whole" in name else 2 + i % 2, "softmax" in name)
+        Line(name, SIZES, [x / MIB for x in row], i % 2 if "whole" in name else 2 + i % 2, "softmax" in name)
         for i, (name, row) in enumerate(found.items())
     ]
     draw([Panel("Memory of loss and gradients", "batch size", "MiB", lines, log_x=True, log_y=True)], path)
@@ -88,10 +86,9 @@ def paper_rows():
 _CAPTION = "Growth of the resident peak for loss and gradients, by implementation."
 _NOTES = (
     "A process of its own for each implementation; what is measured is the growth of its resident peak. The softmax "
-    "loss "
-    "of this library is tiled too (two passes round the ring), so that the paper's factor of two against the usual "
-    "softmax "
-    "loss is partly won back; at the paper's scale the TPU compiler says what fits (`--scale paper --dry-run`).",
+    "loss of this library is tiled too (two passes round the ring), so that the paper's factor of two against the "
+    "usual softmax loss is partly won back; at the paper's scale the TPU compiler says what fits (`--scale paper "
+    "--dry-run`).",
 )
 
 STUDY = Study(

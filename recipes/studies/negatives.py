@@ -49,8 +49,7 @@ def findings(results: Results) -> Findings:
     labels = [FULL, *(label_of(kind, ratio) for ratio in RATIOS for kind in KINDS), MATCHED_LABEL]
     table = Table(
         f"Zero-shot accuracy (%), final bias and temperature, mean logits at the end; batch {BATCH}, {EXAMPLES:,} "
-        "pairs "
-        "of image and text (four times as many where pairs are matched).",
+        "pairs of image and text (four times as many where pairs are matched).",
         ("negatives kept", "zero-shot", "final b", "final t", "positive logit", "negative logit"),
         [
             (
@@ -161,8 +160,7 @@ STUDY = Study(
     question=(
         "Masking negatives in the paper: random ones deteriorate, the easiest do not work at all, the hardest almost "
         "keep the quality, and gain where training is longer by as much as was masked. Bias and logits rise as "
-        "negatives "
-        "become fewer."
+        "negatives become fewer."
     ),
     setup=f"SigLiT on stored embeddings, batch {BATCH}; the masks are the library's (`SigLIP(negatives=...)`).",
     rows=rows,

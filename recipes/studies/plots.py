@@ -17,7 +17,15 @@ _DPI = 120
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A line: points whose `y` may be estimates with errors; None leaves a point out."""
+    """A line: points whose `y` may be estimates with errors; None leaves a point out.
+
+    Attributes:
+        name: in the legend; one that begins with "_" is not shown there.
+        x, y: of the points, equally many.
+        colour: index into `COLOURS`.
+        dashed: whether the line is.
+        marks: whether each point is marked.
+    """
 
     name: str
     x: Sequence[float]
@@ -37,7 +45,6 @@ class Panel:
         lines: what is drawn.
         log_x, log_y: logarithmic axes; `log_x` marks the x of the points themselves.
         scale: factor on every y, 100 for shares in percent.
-        reference: a value that a dotted line marks, as y after scaling.
         x_names: names of the points x = 0, 1, 2, ... in place of numbers.
         y_range: limits after scaling.
         legend: whether the lines' names are shown.
@@ -51,7 +58,6 @@ class Panel:
     log_x: bool = False
     log_y: bool = False
     scale: float = 1.0
-    reference: float | None = None
     x_names: Sequence[str] = ()
     y_range: tuple[float | None, float | None] | None = None
     legend: bool = True
@@ -122,8 +128,6 @@ def _draw_panel(axes, panel: Panel) -> None:
         )
     if panel.x_names:
         axes.set_xticks(range(len(panel.x_names)), panel.x_names)
-    if panel.reference is not None:
-        axes.axhline(panel.reference, color=_SOFT, linestyle=":", linewidth=1)
     if panel.y_range:
         axes.set_ylim(*panel.y_range)
     if panel.legend and len(panel.lines) > 1:

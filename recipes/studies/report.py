@@ -98,8 +98,8 @@ def versions() -> str:
     import siglip_tf
 
     return (
-        f"siglip_tf {siglip_tf.__version__}, TensorFlow {tf.__version__}, Keras {keras.__version__}, "
-        f"Python {platform.python_version()}, {platform.machine()}"
+        f"siglip_tf {siglip_tf.__version__}, TensorFlow {tf.__version__}, Keras {keras.__version__}, Python "
+        f"{platform.python_version()}, {platform.machine()}"
     )
 
 

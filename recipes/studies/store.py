@@ -51,7 +51,7 @@ def tokens(data: Mapping[str, Any], text: Mapping[str, Any]) -> Cell:
 
 
 def draw_shard(settings: Mapping[str, Any], folder: Path, _: Path) -> dict[str, Any]:
-    """Computes a shard."""
+    """Draws and decodes a shard: `images.npy` and `captions.json`, see above."""
     import io
 
     from PIL import Image
@@ -79,7 +79,7 @@ def draw_shard(settings: Mapping[str, Any], folder: Path, _: Path) -> dict[str, 
 
 
 def tokenise(settings: Mapping[str, Any], folder: Path, root: Path) -> dict[str, Any]:
-    """Trains a tokenizer on the training captions and writes the ids of all captions and prompts."""
+    """Trains a tokenizer on the training captions and writes the ids of all captions and prompts: see `load_tokens`."""
     from siglip_tf.data import Tokenizer
     from siglip_tf.data.scenes import class_prompts
     from siglip_tf.data.tokenizer_training import train_tokenizer
@@ -107,7 +107,7 @@ def tokenise(settings: Mapping[str, Any], folder: Path, root: Path) -> dict[str,
 
 
 def load_images(data: Mapping[str, Any], split: str, root: Path) -> np.ndarray:
-    """uint8 (n, size, size, 3) of a split."""
+    """Pixels of a split: uint8 (n, size, size, 3)."""
     return np.concatenate([np.load(cell.folder(root) / "images.npy", mmap_mode="r") for cell in shards(data, split)])
 
 
@@ -117,7 +117,11 @@ def load_labels(data: Mapping[str, Any], split: str, root: Path) -> np.ndarray:
 
 
 def load_tokens(data: Mapping[str, Any], text: Mapping[str, Any], names: Sequence[str], root: Path) -> list[np.ndarray]:
-    """Arrays of the tokens' cell: `SPLIT_LANGUAGE` int32 (n, captions, length), `prompts_LANGUAGE` (m, length)."""
+    """Arrays of the tokens' cell by name, all int32.
+
+    `SPLIT_LANGUAGE`, such as "train_de", is (pictures, captions, length); `prompts_LANGUAGE` is
+    (classes * templates, length), the templates of a class together.
+    """
     with np.load(tokens(data, text).folder(root) / "tokens.npz") as file:
         return [file[name] for name in names]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.studies.sweep import Cell, cores, run
-from recipes.studies.verdict import Estimate, Verdict
+from recipes.studies.verdict import Estimate, Verdict, text_of
 
 ROOT = Path("runs") / "studies"
 SEEDS = 3
@@ -105,8 +105,23 @@ class Results:
 
     def text(self, label: str, *path: str, scale: float = 1.0, digits: int = 1) -> str:
         """ "71.2 ± 0.8", or a dash."""
-        estimate = self.estimate(label, *path)
-        return "-" if estimate is None else estimate.text(scale, digits)
+        return text_of(self.values(label, *path).values(), scale, digits)
+
+    def first(self, label: str, name: str) -> dict[int, float]:
+        """A figure of a row's first evaluation by seed."""
+        return {seed: result["evaluations"][0][name] for seed, result in self._found[label].items()}
+
+    def over_run(self, label: str, name: str) -> tuple[list[int], list[Estimate]]:
+        """Pairs seen at each of a row's evaluations, and a figure's mean and error there.
+
+        A run that diverged, and is evaluated no more, keeps its last figure.
+        """
+        runs = [result["evaluations"] for result in self._found[label].values()]
+        if not runs:
+            return [], []
+        whole = max(runs, key=len)
+        estimates = [Estimate.of([run[min(i, len(run) - 1)][name] for run in runs]) for i in range(len(whole))]
+        return [evaluation["examples"] for evaluation in whole], estimates
 
 
 def _at(value, path):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 ERRORS = 2.0  # standard errors of the difference that a claim must exceed
 SEEN, REVERSED, NOISE, TOO_FEW = "seen", "not seen", "inside the noise", "too few seeds"
@@ -27,7 +27,6 @@ class Estimate:
 
     mean: float
     error: float | None
-    count: int
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Estimate:
@@ -39,7 +38,7 @@ class Estimate:
         if not values:
             raise ValueError("Expected at least one value to estimate from. Received: none.")
         error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-        return cls(statistics.fmean(values), error, len(values))
+        return cls(statistics.fmean(values), error)
 
     def text(self, scale: float = 1.0, digits: int = 1) -> str:
         """ "71.2 ± 0.8" """
@@ -47,6 +46,11 @@ class Estimate:
             return "diverged"
         error = "" if self.error is None else f" ± {self.error * scale:.{digits}f}"
         return f"{self.mean * scale:.{digits}f}{error}"
+
+
+def text_of(values: Collection[float], scale: float = 1.0, digits: int = 1) -> str:
+    """ "71.2 ± 0.8", or a dash where there are no values."""
+    return Estimate.of(list(values)).text(scale, digits) if values else "-"
 
 
 @dataclasses.dataclass(frozen=True)

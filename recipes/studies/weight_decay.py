@@ -11,7 +11,7 @@ import sys
 from recipes.studies import small
 from recipes.studies.plots import Line, Panel, draw
 from recipes.studies.study import Findings, PaperRow, Picture, Results, Study, Table, main
-from recipes.studies.verdict import Estimate, greater
+from recipes.studies.verdict import greater, text_of
 
 BATCH, EXAMPLES = 64, 16_384
 EVALUATE_AT = (0.125, 0.25, 0.5, 0.75)
@@ -47,24 +47,16 @@ def findings(results: Results) -> Findings:
     labels = (SCRATCH, DECAYED, KEPT)
     zero = {label: results.values(label, "final", "zero_shot") for label in labels}
     few = {label: results.values(label, "final", "few_shot") for label in labels}
-    first = {
-        label: {seed: run["evaluations"][0]["zero_shot"] for seed, run in results.of(label).items()} for label in labels
-    }
-    few_first = {
-        label: {seed: run["evaluations"][0]["few_shot"] for seed, run in results.of(label).items()} for label in labels
-    }
+    first = {label: results.first(label, "zero_shot") for label in labels}
+    few_first = {label: results.first(label, "few_shot") for label in labels}
     table = Table(
         f"0-shot and 10-shot accuracy (%) after an eighth and at the end of {EXAMPLES:,} pairs, batch {BATCH}. The "
-        "paper's "
-        "best (no decay, 2.4B pairs) has 71.0 on ImageNet.",
+        "paper's best (no decay, 2.4B pairs) has 71.0 on ImageNet.",
         ("image tower", "0-shot, an eighth", "0-shot, end", "10-shot, an eighth", "10-shot, end"),
         [
             (
                 label,
-                *(
-                    Estimate.of(list(values[label].values())).text(100) if values[label] else "-"
-                    for values in (first, zero, few_first, few)
-                ),
+                *(text_of(values[label].values(), scale=100) for values in (first, zero, few_first, few)),
             )
             for label in labels
         ],
@@ -83,19 +75,17 @@ def findings(results: Results) -> Findings:
             few[DECAYED],
         ),
     ]
-    return Findings([table], [Picture("weight_decay", _CAPTION, functools.partial(_draw, results))], verdicts, ())
+    return Findings([table], [Picture("weight_decay", _CAPTION, functools.partial(_draw, results))], verdicts)
 
 
 def _draw(results, path):
     panels = []
     for name, title in (("zero_shot", "0-shot accuracy"), ("few_shot", "10-shot accuracy")):
-        lines = []
-        for colour, label in enumerate((SCRATCH, DECAYED, KEPT)):
-            runs = list(results.of(label).values())
-            if runs:
-                points = zip(*([e[name] for e in run["evaluations"]] for run in runs), strict=True)
-                xs = [e["examples"] for e in runs[0]["evaluations"]]
-                lines.append(Line(label, xs, [Estimate.of(values) for values in points], colour))
+        lines = [
+            Line(label, *results.over_run(label, name), colour)
+            for colour, label in enumerate((SCRATCH, DECAYED, KEPT))
+            if results.of(label)
+        ]
         panels.append(Panel(title, "pairs seen", "%", lines, scale=100, legend=name == "zero_shot"))
     draw(panels, path)
 
@@ -119,14 +109,12 @@ STUDY = Study(
     paper="Section 4.5, Figure 4",
     question=(
         "With a public image tower to start from, the paper's runs ramp up quickly, but only without weight decay on "
-        "the "
-        "pretrained weights do they stay good: with it 0-shot is unstable and 10-shot deteriorates."
+        "the pretrained weights do they stay good: with it 0-shot is unstable and 10-shot deteriorates."
     ),
     setup=(
         "The tower was pretrained on the same pictures with German captions; the text tower and its English are new. "
         f"Learning rate x 0.1 on the tower, as in the paper; weight decay {WEIGHT_DECAY:g}, so that over these few "
-        "steps it "
-        "adds up to something (1.2, against 7 in the paper)."
+        "steps it adds up to something (1.2, against 7 in the paper)."
     ),
     rows=rows,
     findings=findings,

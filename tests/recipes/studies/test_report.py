@@ -5,7 +5,8 @@ import pytest
 from recipes.studies import bias_init, report, verdict
 from recipes.studies.all import STUDIES
 from recipes.studies.study import Results
-from tests.recipes.studies.invented import fill
+from recipes.studies.sweep import write_result
+from tests.recipes.studies.invented import fill, invent
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +52,22 @@ def test_figures_are_means_with_errors_over_seeds(computed):
     values = [r["final"]["zero_shot"] for r in results.of(bias_init.BEST).values()]
     assert results.text(bias_init.BEST, "final", "zero_shot", scale=100).startswith(f"{50 * sum(values):.1f} ±")
     assert results.missing == 0
+
+
+def test_a_run_that_diverged_keeps_its_last_figure(tmp_path):
+    label = bias_init.WORST
+    for seed in range(2):
+        cell = bias_init.rows()[label](seed)
+        result = invent(cell)
+        if seed:
+            result["evaluations"] = result["evaluations"][:2]
+            result["curves"] = {name: curve[:3] for name, curve in result["curves"].items()}
+        write_result(cell, tmp_path, result, 1.0)
+    results = Results({label: bias_init.rows()[label]}, 2, tmp_path)
+    pairs, means = results.over_run(label, "zero_shot")
+    whole, short = (results.of(label)[seed]["evaluations"] for seed in range(2))
+    assert pairs == [evaluation["examples"] for evaluation in whole]
+    assert means[-1].mean == pytest.approx((whole[-1]["zero_shot"] + short[-1]["zero_shot"]) / 2)
+    assert results.first(label, "zero_shot") == {0: whole[0]["zero_shot"], 1: short[0]["zero_shot"]}
+    results = Results(bias_init.rows(), 2, tmp_path)
+    bias_init.findings(results).pictures[0].draw(tmp_path / "curves.png")
