@@ -9,6 +9,7 @@ the sum over replicas and multiplies the decay by the learning rate.
 Source: the reference implementation's `optax.py` (big_vision); paper section 4.1 and 4.5 (decay and multipliers).
 """
 
+import abc
 from collections.abc import Iterable, Mapping, Sequence
 
 import keras
@@ -18,7 +19,7 @@ from siglip_tf.optimizers.groups import KERNELS, ParameterGroup, check_all_match
 from siglip_tf.primitives.stacking import groups_of, stack, sums_of_squares, unstack
 
 
-class ReferenceChain(keras.optimizers.Optimizer):
+class ReferenceChain(keras.optimizers.Optimizer, abc.ABC):
     """Base of this project's optimizers; a subclass gives the direction of the step.
 
     Args:
@@ -101,6 +102,7 @@ class ReferenceChain(keras.optimizers.Optimizer):
         """The state of one variable; none by default."""
         return []
 
+    @abc.abstractmethod
     def direction(
         self,
         gradient: tf.Tensor,
@@ -116,7 +118,6 @@ class ReferenceChain(keras.optimizers.Optimizer):
             shape: of one variable.
             scalars: of `step_scalars`.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define direction(gradient, state, shape, scalars).")
 
     def step_scalars(self, learning_rate: tf.Tensor) -> dict[str, tf.Tensor]:
         """What is the same for every variable of a step: float32 scalars, computed once."""

@@ -5,13 +5,14 @@ Source: section 4.1 (warm-up then cosine); rsqrt with cooldown from "Scaling Vis
 section 3.5.
 """
 
+import abc
 import math
 
 import keras
 import tensorflow as tf
 
 
-class _Schedule(keras.optimizers.schedules.LearningRateSchedule):
+class _Schedule(keras.optimizers.schedules.LearningRateSchedule, abc.ABC):
     """Linear warm-up from 0 and linear cooldown to 0 round a decay that a subclass gives."""
 
     def __init__(self, total_steps: int | None, warmup_steps: int = 0, cooldown_steps: int = 0):
@@ -34,9 +35,9 @@ class _Schedule(keras.optimizers.schedules.LearningRateSchedule):
         self.warmup_steps = warmup_steps
         self.cooldown_steps = cooldown_steps
 
+    @abc.abstractmethod
     def decay(self, step: tf.Tensor) -> tf.Tensor:
         """The factor at a float32 scalar step before warm-up and cooldown are laid over it."""
-        raise NotImplementedError(f"{type(self).__name__} must define decay(step).")
 
     def progress(self, step: tf.Tensor) -> tf.Tensor:
         """How much of the run after warm-up has passed, in 0..1."""

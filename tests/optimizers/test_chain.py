@@ -360,3 +360,8 @@ def test_misspelt_patterns_are_named():
         AdamW(global_clipnorm=0.0)
     with pytest.raises(ValueError, match=r"schedule.*Cosine"):
         Lion(schedule=3)
+
+
+def test_a_chain_needs_a_direction():
+    with pytest.raises(TypeError, match="abstract method '?direction"):
+        ReferenceChain()
