@@ -28,16 +28,19 @@ def loop_over_blocks(blocks: Sequence[Any], x: tf.Tensor) -> tf.Tensor:
     template = blocks[0]
     steps = template.steps(training=True)
     weights = [_weights(block) for block in blocks]
+    # Heads are laid side by side here: an axis of 64 is half a TPU tile, and gradients would be copied to fit it.
+    matrices = {id(weight): shape for weight, shape in template.attention.matrices}
+    shapes = [matrices.get(id(weight), weight.shape) for weight in weights[0]]
     stacked = [
-        tf.stack([tf.cast(tf.convert_to_tensor(v.value), template.compute_dtype) for v in same])
-        for same in zip(*weights, strict=True)
+        tf.stack([tf.reshape(tf.cast(tf.convert_to_tensor(v.value), template.compute_dtype), shape) for v in same])
+        for same, shape in zip(zip(*weights, strict=True), shapes, strict=True)
     ]
     depth, state = len(blocks), current_random_state()
     kept = list(dict.fromkeys(name for step in steps for name in step.reads))
     loop = {"parallel_iterations": 1, "maximum_iterations": depth}
 
     def run(step, tensors, values, number):
-        mapping = list(zip(weights[0], values, strict=True))
+        mapping = [(w, tf.reshape(value, w.shape)) for w, value in zip(weights[0], values, strict=True)]
         with keras.StatelessScope(state_mapping=mapping), random_state(_state_of(state, number)):
             return tf.nest.flatten(step(*tensors))
 

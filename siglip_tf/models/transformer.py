@@ -14,7 +14,7 @@ from siglip_tf.primitives.activations import gelu_tanh
 from siglip_tf.primitives.attention import MultiHeadAttention
 from siglip_tf.primitives.dropout import Dropout, StochasticDepth
 from siglip_tf.primitives.normalization import LayerNorm
-from siglip_tf.primitives.rematerialization import rematerialize
+from siglip_tf.primitives.rematerialization import rematerialize, stored
 
 # Which of a block's four steps (projections, attention, output projection, MLP) are one, by remat policy.
 _JOINED_STEPS = {
@@ -181,7 +181,8 @@ class Block(keras.layers.Layer):
     def _mlp_half(self, x, training):
         hidden = self.mlp.fc1(self.mlp_norm(x))
         hidden = self._by_example(gelu_tanh(hidden), training, self.mlp.drop)
-        return x + self._dropped(self.mlp.fc2(hidden), self.mlp_drop, self.mlp_path, training)
+        # A TPU's compiler makes one kernel of both matmuls, in which the first is slower than it is alone.
+        return x + self._dropped(self.mlp.fc2(stored(hidden)), self.mlp_drop, self.mlp_path, training)
 
     def _dropped(self, branch, drop, path, training):
         return self._by_example(branch, training, drop, path)

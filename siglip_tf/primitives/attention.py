@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from siglip_tf.primitives.bias import add_bias
 from siglip_tf.primitives.fused_attention import attention_of_rows
 from siglip_tf.primitives.initializers import xavier_flattened
 
@@ -79,6 +80,12 @@ class MultiHeadAttention(keras.layers.Layer):
         """What `project_rows` gave -> (rows, width) before the output projection; see `attention_of_rows`."""
         return attention_of_rows(q, k, v, tokens, self.num_heads, fused)
 
+    @property
+    def matrices(self) -> list[tuple[keras.Variable, tuple[int, ...]]]:
+        """Each weight with the shape that it has in a matmul of rows: the heads' axes are one there."""
+        projections = (self.query, self.key, self.value, self.out)
+        return [pair for projection in projections for pair in projection.matrices]
+
     def get_config(self):
         return {**super().get_config(), "num_heads": self.num_heads}
 
@@ -103,12 +110,16 @@ class _Projection(keras.layers.Layer):
         self.bias = self.add_weight(shape=self._outputs, initializer="zeros", name="bias")
         self._flat = flat
 
+    @property
+    def matrices(self):
+        return [(self.kernel, self._flat), (self.bias, self._flat[1:])]
+
     def call(self, x, flat=False):
         """`flat`: x is (rows, product of the inputs), and so is the result."""
         rows = x if flat else tf.reshape(x, (-1, self._flat[0]))
         y = tf.matmul(rows, tf.reshape(self.kernel, self._flat))
         if self._adds_bias:
-            y += tf.reshape(self.bias, (-1,))
+            y = add_bias(y, tf.reshape(self.bias, (-1,)))
         if flat:
             return y
         outer = x.shape[: x.shape.rank - len(self._inputs)]

@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from siglip_tf.primitives.rematerialization import is_compiling_with_xla
+
 
 @keras.saving.register_keras_serializable(package="siglip_tf")
 class LayerNorm(keras.layers.Layer):
@@ -36,7 +38,12 @@ def _layer_norm(x, scale, bias, epsilon):
         x32 = tf.cast(x, tf.float32)
         mean = tf.reduce_mean(x32, -1, keepdims=True)
         centred = x32 - mean
-        inverse = tf.math.rsqrt(tf.reduce_mean(tf.square(centred), -1, keepdims=True) + epsilon)
+        if is_compiling_with_xla():
+            # Both sums in the pass that makes x, as in the reference's framework; elsewhere there is no such pass.
+            variance = tf.maximum(tf.reduce_mean(tf.square(x32), -1, keepdims=True) - tf.square(mean), 0.0)
+        else:
+            variance = tf.reduce_mean(tf.square(centred), -1, keepdims=True)
+        inverse = tf.math.rsqrt(variance + epsilon)
 
         def gradient(upstream):
             upstream = tf.cast(upstream, tf.float32)

@@ -39,6 +39,13 @@ def is_compiling_with_xla() -> bool:
     return _compiler.xla
 
 
+@tf.custom_gradient
+def stored(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+    """The same tensor, which XLA then writes down once: what makes it and what reads it stay two kernels."""
+    y = gen_xla_ops.xla_optimization_barrier([x])[0] if is_compiling_with_xla() else tf.identity(x)
+    return y, lambda upstream: upstream
+
+
 def rematerialize(call: Callable[..., Any], variables: list[keras.Variable], *inputs: tf.Tensor) -> Any:
     """`call(*inputs)`, of which only the inputs and the variables are kept for the backward pass.
 
