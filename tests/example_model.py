@@ -1,13 +1,13 @@
 """A tiny model with preprocessing of its own, random weights, and pictures to show it."""
 
 import functools
-import io
 
 import numpy as np
 import tensorflow as tf
 
 import siglip_tf
 from siglip_tf.data import ImagePreprocessing, Preprocessing, Tokenizer
+from tests.vocabulary import trained
 
 _CORPUS = (
     "a photo of a red circle",
@@ -22,23 +22,8 @@ _CORPUS = (
 
 @functools.cache
 def vocabulary() -> bytes:
-    """A SentencePiece model with pad 0, EOS 1, unknown 2."""
-    import sentencepiece
-
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(_CORPUS * 20),
-        model_writer=model,
-        vocab_size=120,
-        hard_vocab_limit=False,
-        character_coverage=1.0,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        minloglevel=2,
-    )
-    return model.getvalue()
+    """A SentencePiece model of this file's words."""
+    return trained(_CORPUS, 120)
 
 
 def example_model(method: str = "big_vision", **arguments) -> siglip_tf.SigLIP:

@@ -1,7 +1,6 @@
 """KerasHub itself makes and loads the presets here."""
 
 import dataclasses
-import io
 import json
 import shutil
 
@@ -9,10 +8,10 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
-import sentencepiece
 
 from siglip_tf import checkpoints
 from siglip_tf.checkpoints import CheckpointError, architecture
+from tests.vocabulary import trained
 
 
 def make_backbone(a):
@@ -45,19 +44,7 @@ def make_backbone(a):
 
 
 def vocabulary():
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["a photo of a cat", "the quick brown fox jumped over the lazy dog"] * 20),
-        model_writer=model,
-        vocab_size=45,
-        hard_vocab_limit=False,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        minloglevel=2,
-    )
-    return model.getvalue()
+    return trained(["a photo of a cat", "the quick brown fox jumped over the lazy dog"], 45)
 
 
 @pytest.fixture
@@ -147,7 +134,10 @@ def test_wrong_folders_say_what_they_are(tmp_path, preset):
     assert "KerasHub BertBackbone" in spoil(lambda _, config: config.update(class_name="BertBackbone"))
     assert "truncated" in spoil(cut)
     assert "model.weights.json" in spoil(lambda target, _: (target / "model.weights.h5").unlink())
-    vision = lambda config: config["config"]["vision_encoder"]["config"]  # noqa: E731
+
+    def vision(config):
+        return config["config"]["vision_encoder"]["config"]
+
     assert "missing" in spoil(lambda _, config: vision(config).update(num_layers=4))
     assert "unexpected" in spoil(lambda _, config: vision(config).update(num_layers=2))
     assert "image_heads 5" in spoil(lambda _, config: vision(config).update(num_heads=4))

@@ -1,14 +1,13 @@
 """Tokenisers that travel: transformers and KerasHub give the ids that this project gives for one checkpoint."""
 
 import dataclasses
-import io
 
 import numpy as np
 import pytest
-import sentencepiece
 
 from siglip_tf import checkpoints
 from siglip_tf.data import Preprocessing
+from tests.vocabulary import trained
 
 TEXTS = [
     "A photo of a cat.",
@@ -23,19 +22,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def vocabulary() -> bytes:
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([text.lower() for text in TEXTS if text] * 20),
-        model_writer=model,
-        vocab_size=90,
-        hard_vocab_limit=False,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        minloglevel=2,
-    )
-    return model.getvalue()
+    return trained([text.lower() for text in TEXTS if text], 90)
 
 
 def checkpoint_with(tiny, vocabulary, **changes):

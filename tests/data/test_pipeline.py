@@ -135,7 +135,9 @@ def test_interrupted_again_and_again(preprocessing):
 
 @pytest.mark.parametrize("kind", ["runs, broken", "mixture"])
 def test_streams_make_batches_independent_of_the_workers(preprocessing, kind):
-    make = lambda: _data(_source(kind), preprocessing, streams=2)  # noqa: E731
+    def make():
+        return _data(_source(kind), preprocessing, streams=2)
+
     one, data = _workers(make, 1, 12)
     # A run of one worker goes on with two, and back.
     rest, two = _workers(make, 2, 11, data[0].state(1))

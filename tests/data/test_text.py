@@ -17,7 +17,7 @@ TEXTS = [
     "Hello, World! under_score",
     "Ein Foto ÄÖÜ STRASSE",
     "ΟΔΟΣ ΣΊΣΥΦΟΣ",
-    "Кошка НА столе",  # noqa: RUF001
+    "Кошка НА столе",  # noqa: RUF001  (Cyrillic is meant)
     "写真　猫",
     "قطة على الطاولة",
     "İstanbul",

@@ -18,13 +18,6 @@ from tests.example_model import example_model
 from tools import evaluate
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    example_model().save_checkpoint(path)
-    return str(path)
-
-
 def test_table_json_and_page_of_two_devices(checkpoint, tmp_path, capsys):
     write_folder(tmp_path / "birds", {"red": 4, "blue": 3})
     write_xm3600(tmp_path / "xm3600")

@@ -3,16 +3,9 @@
 import pytest
 import tensorflow as tf
 
-from tests.example_model import example_model, pictures
+from tests.example_model import pictures
 from tools import export
 from tools.benchmark import serving
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    example_model().save_checkpoint(path)
-    return str(path)
 
 
 def test_export_and_check(checkpoint, tmp_path, capsys):

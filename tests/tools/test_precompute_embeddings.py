@@ -38,11 +38,6 @@ precompute_embeddings.main(sys.argv[1:])
 
 
 @pytest.fixture(scope="module")
-def model():
-    return example_model()
-
-
-@pytest.fixture(scope="module")
 def folder(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("precompute")
     model.save_checkpoint(folder / "tiny")

@@ -21,18 +21,6 @@ PICTURES = pictures(9)
 
 
 @pytest.fixture(scope="module")
-def model():
-    return example_model()
-
-
-@pytest.fixture(scope="module")
-def checkpoint(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    model.save_checkpoint(path)
-    return str(path)
-
-
-@pytest.fixture(scope="module")
 def towers(model):
     return Towers(model, batch_size=4)
 

@@ -13,7 +13,7 @@ import webdataset
 
 from siglip_tf.data.sources.tar import TarSource
 from tests.data.memory_source import encode
-from tests.data.sources.reading import in_graph, same
+from tests.data.sources.reading import assert_reads_shards, fill_shards, in_graph, same
 
 
 def write_shard(path, samples: list[dict]) -> str:
@@ -43,22 +43,14 @@ def examples(source) -> list[dict]:
 
 @pytest.fixture
 def shards(tmp_path):
-    for shard, count in enumerate((5, 1, 4)):
-        write_shard(tmp_path / f"{shard:05d}.tar", [img2dataset_sample(10 * shard + i) for i in range(count)])
+    fill_shards(tmp_path, "tar", write_shard, img2dataset_sample)
     return tmp_path
 
 
 @pytest.mark.parametrize("random_access", [True, False])
 def test_img2dataset_layout(shards, random_access):
     source = TarSource(str(shards), random_access=random_access)
-    read = in_graph(source)
-    assert source.size == 10 and (source.runs is None) == random_access
-    numbers = [0, 1, 2, 3, 4, 10, 20, 21, 22, 23]
-    assert [example["id"] for example in read] == [f"{n:09d}".encode() for n in numbers]
-    assert [example["image"] for example in read] == [encode(n) for n in numbers]
-    assert [example["captions"].tolist() for example in read] == [[f"picture {n}".encode()] for n in numbers]
-    assert source.locate(6) == (str(shards / "00002.tar"), 0)
-    assert all(same(a, b) for a, b in zip(read, examples(source), strict=True))
+    assert_reads_shards(source, shards, "tar", random_access)
 
 
 @pytest.mark.filterwarnings("ignore:.*FileIO:pytest.PytestUnraisableExceptionWarning")

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from siglip_tf.data.sources.tfrecord import TFRecordSource
 from tests.data.memory_source import encode
-from tests.data.sources.reading import in_graph, run, same
+from tests.data.sources.reading import assert_reads_shards, fill_shards, in_graph, run, same
 
 
 def serialize(**features) -> bytes:
@@ -37,22 +37,14 @@ def write(path, records: list[bytes]) -> str:
 
 @pytest.fixture
 def shards(tmp_path):
-    for shard, count in enumerate((5, 1, 4)):
-        write(tmp_path / f"{shard:05d}.tfrecord", [img2dataset_record(10 * shard + i) for i in range(count)])
+    fill_shards(tmp_path, "tfrecord", write, img2dataset_record)
     return tmp_path
 
 
 @pytest.mark.parametrize("random_access", [True, False])
 def test_img2dataset_layout(shards, random_access):
     source = TFRecordSource(str(shards), random_access=random_access)
-    assert source.size == 10 and (source.runs is None) == random_access
-    numbers = [0, 1, 2, 3, 4, 10, 20, 21, 22, 23]
-    read = in_graph(source)
-    assert [example["id"] for example in read] == [f"{n:09d}".encode() for n in numbers]
-    assert [example["image"] for example in read] == [encode(n) for n in numbers]
-    assert [example["captions"].tolist() for example in read] == [[f"picture {n}".encode()] for n in numbers]
-    assert all(same(a, source.fetch(i)) for i, a in enumerate(read))
-    assert source.locate(6) == (str(shards / "00002.tfrecord"), 0)
+    assert_reads_shards(source, shards, "tfrecord", random_access)
 
 
 def test_remote_shards():
