@@ -5,6 +5,7 @@ and what it finds is ranked again by the exact scores.
 """
 
 import hashlib
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ _EXPANSION = 256
 def available() -> bool:
     """Whether usearch is installed."""
     try:
-        import usearch.index  # noqa: F401
+        importlib.import_module("usearch.index")
     except ImportError:
         return False
     return True

@@ -106,7 +106,8 @@ def read_safetensors(path: Path) -> ArrayDict:
 
     try:
         with safe_open(str(path), framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged or truncated: {error}") from error
 

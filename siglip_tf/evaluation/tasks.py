@@ -39,15 +39,17 @@ class Evaluation:
         """Embeddings of all images of the set."""
         key = id(image_set) if not pooled else -id(image_set)
         if key not in self._images:
-            progress = None
-            if self._progress is not None:
-                total, show = len(image_set), self._progress
-                progress = lambda done: show(image_set.name, done, total)  # noqa: E731
-                progress(0)
-            embeddings = self.embedder.images(image_set.examples, pooled=pooled, progress=progress)
+            self._say(image_set, 0)
+            embeddings = self.embedder.images(
+                image_set.examples, pooled=pooled, progress=lambda done: self._say(image_set, done)
+            )
             # The set is kept too: its id must not be given to another one.
             self._images[key] = image_set, embeddings
         return self._images[key][1]
+
+    def _say(self, image_set: ImageSet, done: int) -> None:
+        if self._progress is not None:
+            self._progress(image_set.name, done, len(image_set))
 
     def logit(self, cosine: float) -> float:
         """t * cosine + b."""

@@ -3,22 +3,24 @@
 import importlib
 from typing import Any
 
-from siglip_tf.data.sources.base import Source, fingerprint_of
-
 # Public name: the module of this package that defines it, imported on first use.
 _MODULES = {
     "FolderSource": "folder",
     "ParquetSource": "parquet",
+    "Source": "base",
     "TFRecordSource": "tfrecord",
     "TarSource": "tar",
+    "fingerprint_of": "base",
     "open_source": "opening",
     "open_tfds": "tfds",
 }
-
-__all__ = ["Source", "fingerprint_of", *sorted(_MODULES)]  # noqa: PLE0604 - names of `_MODULES`
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_MODULES)
