@@ -17,8 +17,8 @@ from siglip_tf.data import Tokenizer
 from siglip_tf.data.sources.base import Source
 
 # Arguments of `SigLIP` that a checkpoint decides, by tower.
-_IMAGE = ("image", "image_size", "patch_size", "image_pool")
-_IMAGE += ("image_width", "image_depth", "image_mlp_dim", "image_heads")
+IMAGE = ("image", "image_size", "patch_size", "image_pool")
+IMAGE += ("image_width", "image_depth", "image_mlp_dim", "image_heads")
 _TEXT = ("text", "text_length", "vocab_size", "text_head", "token_bottleneck")
 _TEXT += ("text_width", "text_depth", "text_mlp_dim", "text_heads")
 
@@ -107,7 +107,7 @@ def whole_start(c: ConfigDict, image_size: int | None = None) -> Checkpoint | No
         checkpoint = checkpoints.with_image_size(checkpoint, image_size)
     if missing := {"image", "text"} - set(checkpoint.towers):
         raise ValueError(f"Expected a checkpoint of both towers. {c.start} lacks the {' and '.join(missing)} tower.")
-    _adopt(c, checkpoint, (*_IMAGE, *_TEXT))
+    _adopt(c, checkpoint, (*IMAGE, *_TEXT))
     return checkpoint
 
 
@@ -124,7 +124,7 @@ def image_start(c: ConfigDict) -> Checkpoint | None:
         raise ValueError(f"Expected a checkpoint with an image tower. {c.start} has none.")
     if c.model.image_size != checkpoint.architecture["image_size"]:
         checkpoint = checkpoints.with_image_size(checkpoint, c.model.image_size)
-    _adopt(c, checkpoint, _IMAGE)
+    _adopt(c, checkpoint, IMAGE)
     weights = {name: array for name, array in checkpoint.weights.items() if name.startswith("image/")}
     return dataclasses.replace(checkpoint, weights=weights, tokenizer=None)
 

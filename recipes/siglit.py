@@ -124,7 +124,7 @@ def _joining(c: ConfigDict, stored: Any) -> tuple[Any, Any]:
     """The frozen tower's preprocessing with the texts', and how to write both towers as one checkpoint."""
     from pathlib import Path
 
-    from recipes import building
+    from recipes import building, preparing
     from siglip_tf import checkpoints
     from siglip_tf.data import tower_fingerprint
 
@@ -140,11 +140,8 @@ def _joining(c: ConfigDict, stored: Any) -> tuple[Any, Any]:
 
     def finish(model: Any, path: str) -> None:
         text = model.to_checkpoint()
-        kept = ("image_size", "patch_size", "image_pool", "image_width", "image_depth", "image_mlp_dim", "image_heads")
-        architecture = {
-            **text.architecture,
-            **{key: tower.architecture[key] for key in ("image", *kept) if key in tower.architecture},
-        }
+        of_image = {key: tower.architecture[key] for key in preparing.IMAGE if key in tower.architecture}
+        architecture = {**text.architecture, **of_image}
         whole = dataclasses.replace(text, architecture=architecture, weights={**image, **text.weights})
         checkpoints.write(path, whole)
 
