@@ -162,24 +162,6 @@ def preprocessing(images: list[bytes], size: int, cores: int) -> list[Candidate]
     return [Candidate(name, _from_memory(images, way, cores), _BATCH) for name, way in ways.items()]
 
 
-def _vocabulary() -> bytes:
-    import sentencepiece
-
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(_captions(200)),
-        model_writer=model,
-        vocab_size=100,
-        hard_vocab_limit=False,
-        eos_id=1,
-        pad_id=0,
-        unk_id=2,
-        bos_id=-1,
-        minloglevel=2,
-    )
-    return model.getvalue()
-
-
 def _captions(count: int) -> list[str]:
     things = ("a dog on the beach", "two cups of coffee", "an old stone bridge", "mountains at sunrise")
     return [f"a photo of {things[i % 4]}, number {i}" for i in range(count)]
@@ -211,12 +193,13 @@ def loaders(images: list[bytes], folder: Path, size: int, cores: int) -> list[Ca
     from siglip_tf.data import ImagePreprocessing, Preprocessing, Tokenizer
     from siglip_tf.data.pipeline import TrainingData
     from siglip_tf.data.sources.tar import TarSource
+    from siglip_tf.data.tokenizer_training import train_tokenizer
 
     shard = folder / "00000.tar"
     _write_tar(shard, images)
     candidates = []
     has_torch = all(importlib.util.find_spec(name) for name in ("torch", "webdataset"))
-    tokenizer = Tokenizer(_vocabulary(), length=16)
+    tokenizer = Tokenizer(train_tokenizer(_captions(200), 100), length=16)
     for name, options in (
         ("siglip_tf, big_vision", {}),
         ("siglip_tf, bicubic exact", {"method": "bicubic_antialias"}),
