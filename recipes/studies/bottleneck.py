@@ -13,7 +13,7 @@ from recipes.studies.plots import Line, Panel, draw
 from recipes.studies.study import Findings, PaperRow, Picture, Results, Study, Table, main
 from recipes.studies.verdict import close, greater
 
-BATCH, EXAMPLES = 64, 32_768
+BATCH, EXAMPLES = 64, 98_304
 LENGTH = 24
 BOTTLENECK = 8  # an eighth of the width, as 96 is of 768
 LARGE, SMALL = 2_000, 400  # pieces at most: as 250k is to 32k, the words of all languages against parts of them
