@@ -39,7 +39,12 @@ class TokenEmbedding(keras.layers.Layer):
 
     def call(self, ids):
         x = _look_up(tf.convert_to_tensor(self.embedding), ids)
-        return tf.matmul(x, self.projection) if self.bottleneck else x
+        if not self.bottleneck:
+            return x
+        # As rows: the gradient of a product of three axes by two has shapes that are known when it runs, and no TPU
+        # takes those.
+        projected = tf.matmul(tf.reshape(x, (-1, self.bottleneck)), self.projection)
+        return tf.reshape(projected, (-1, *ids.shape[1:], self.width))
 
 
 @tf.custom_gradient

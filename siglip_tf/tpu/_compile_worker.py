@@ -36,6 +36,7 @@ def main(request_path):
     from jax._src.interpreters import mlir
     from jax._src.lib import xla_client
     from jax._src.lib.mlir import ir
+    from jax.errors import JaxRuntimeError
     from jax.experimental import topologies
 
     devices = topologies.get_topology_desc(
@@ -57,7 +58,7 @@ def main(request_path):
         module = ir.Module.parse(text)
         try:
             executable = devices[0].client.compile(module, xla_client.DeviceList(devices), options)
-        except Exception as error:  # the compiler's refusals come as one type whatever their cause
+        except JaxRuntimeError as error:  # all of the compiler's refusals are one, whatever their cause
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             result["refusal"] = str(error)

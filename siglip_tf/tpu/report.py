@@ -169,13 +169,20 @@ def summarise(compiled: Compiled, global_batch: int, examples: float | None = No
     )
 
 
+_REFUSALS = (
+    r"[Uu]sed ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm",
+    r"required for HLO temporaries \(([\d.]+)([KMGT])\)",
+)
+
+
 def refused_bytes(message: str) -> int:
-    """Bytes that a program needs, from the compiler's refusal ("Used 40.18G of 30.75G hbm").
+    """Bytes that a program needs, from the compiler's refusal: all of them ("Used 40.18G of 30.75G hbm"), or the
+    temporaries alone where those are too many by themselves.
 
     Raises:
         ValueError: the message names no size.
     """
-    found = re.search(r"[Uu]sed ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", message)
+    found = next(filter(None, (re.search(pattern, message) for pattern in _REFUSALS)), None)
     if not found:
         raise ValueError(f"Expected a refusal that says how much memory is used. Received: {message[:500]}")
     return int(float(found[1]) * 1024 ** (" KMGT".index(found[2])))

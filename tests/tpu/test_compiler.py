@@ -57,6 +57,11 @@ def test_a_refusal_says_by_how_much(program):
         "30.75G hbm. Exceeded hbm capacity by 9.43G."
     )
     assert refused_bytes(message) == int(40.18 * GIB)
+    temporaries = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (55.94G) exceeds "
+        "available HBM (30.75G)."
+    )
+    assert refused_bytes(temporaries) == int(55.94 * GIB)
     refused = compiler.Compiled(FOUR, 4, None, message, {}, "", {}, 1.0)
     with pytest.raises(ValueError, match="fits v4:2x2x1"):
         tpu.analyse(refused)
