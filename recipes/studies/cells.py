@@ -59,5 +59,5 @@ KINDS: dict[str, Kind] = {
         lambda settings: 20.0,
         lambda result: ", ".join(f"{loss:.2f}" for loss in result["losses"]),
     ),
-    "memory": Kind(1, loss_probe.peak_bytes, lambda settings: [], lambda settings: 12.0, loss_probe.memory_summary),
+    "memory": Kind(2, loss_probe.peak_bytes, lambda settings: [], lambda settings: 30.0, loss_probe.memory_summary),
 }

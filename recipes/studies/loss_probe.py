@@ -1,11 +1,10 @@
 """Cells that look at the loss alone: its value at the start, and the memory that its implementations take.
 
-python -m recipes.studies.loss_probe "sigmoid, tiled" 256 1024 2048       bytes at each batch size, as JSON
+python -m recipes.studies.loss_probe "sigmoid, tiled" 256 1024       bytes at a batch of 1,024
 """
 
 from __future__ import annotations
 
-import json
 import math
 import subprocess
 import sys
@@ -43,10 +42,11 @@ def initial_losses(settings: Mapping[str, Any], _folder: Path, _root: Path) -> d
 
 
 def peak_bytes(settings: Mapping[str, Any], _folder: Path, _root: Path) -> dict[str, Any]:
-    """What loss and gradients take beside their inputs, measured in a process of its own.
+    """What loss and gradients take beside their inputs, each size measured in a process of its own: what a larger batch
+    finds in the allocator is not asked of the system again.
 
     Args:
-        settings: "implementation" in `IMPLEMENTATIONS`, "dim", "sizes" ascending.
+        settings: "implementation" in `IMPLEMENTATIONS`, "dim", "sizes".
 
     Returns:
         "bytes": in the order of the sizes.
@@ -54,12 +54,16 @@ def peak_bytes(settings: Mapping[str, Any], _folder: Path, _root: Path) -> dict[
     Raises:
         RuntimeError: the process failed; its error is shown.
     """
-    command = [sys.executable, "-m", "recipes.studies.loss_probe", settings["implementation"], str(settings["dim"])]
-    command += [str(n) for n in settings["sizes"]]
+    implementation, dim = settings["implementation"], settings["dim"]
+    return {"bytes": [_in_a_process(implementation, dim, n) for n in settings["sizes"]]}
+
+
+def _in_a_process(implementation, dim, n):
+    command = [sys.executable, "-m", "recipes.studies.loss_probe", implementation, str(dim), str(n)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     if done.returncode:
-        raise RuntimeError(f"Measuring {settings['implementation']} failed:\n{done.stderr[-2000:]}")
-    return {"bytes": json.loads(done.stdout.splitlines()[-1])}
+        raise RuntimeError(f"Measuring {implementation} failed:\n{done.stderr[-2000:]}")
+    return int(done.stdout.splitlines()[-1])
 
 
 def _algorithm_1(images, texts):
@@ -105,8 +109,8 @@ IMPLEMENTATIONS: dict[str, Callable] = {
 }
 
 
-def _measure(implementation: str, dim: int, sizes: Sequence[int]) -> list[int]:
-    """Bytes by which the resident peak grows over what is resident before a step, at each size in turn."""
+def _measure(implementation: str, dim: int, size: int) -> int:
+    """Bytes by which the resident peak grows over what is resident before a step."""
     import tensorflow as tf
 
     loss_of = IMPLEMENTATIONS[implementation]
@@ -125,7 +129,7 @@ def _measure(implementation: str, dim: int, sizes: Sequence[int]) -> list[int]:
         return _status("VmHWM") - before
 
     run(64)  # libraries that are loaded at first use
-    return [run(n) for n in sizes]
+    return run(size)
 
 
 def _status(name: str) -> int:
@@ -134,9 +138,9 @@ def _status(name: str) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints the bytes as JSON."""
-    implementation, dim, *sizes = arguments
-    print(json.dumps(_measure(implementation, int(dim), [int(n) for n in sizes])))
+    """Prints the bytes."""
+    implementation, dim, size = arguments
+    print(_measure(implementation, int(dim), int(size)))
     return 0
 
 
