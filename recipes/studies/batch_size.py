@@ -86,9 +86,10 @@ def _verdicts(results, setup, batches):
             mean("softmax"),
         )
     ]
+    # Either way: a softmax loss that is ahead at the largest batch is no gap that has closed.
     gaps = [
         {
-            s: values["sigmoid"][b][s] - values["softmax"][b][s]
+            s: abs(values["sigmoid"][b][s] - values["softmax"][b][s])
             for s in values["sigmoid"][b]
             if s in values["softmax"][b]
         }
