@@ -20,10 +20,10 @@ from typing import Any, TextIO
 from recipes.studies.study import PaperRow, Study
 from recipes.studies.sweep import cores, with_requirements
 
-# SigLIP B/16 of 16 tokens, batch 4096 on four v4 chips, every block computed twice: the reference's measurement by the
-# same compiler, which estimates start from.
-ANCHOR_SECONDS = 1.84
-_ANCHOR_GIB = 12.6
+# SigLIP B/16 of 16 tokens, batch 4096 on four v4 chips, every block computed twice: what the compiler says of it
+# (docs/tpu.md), which estimates start from.
+ANCHOR_SECONDS = 1.115
+ANCHOR_GIB = 10.9
 _ANCHOR = PaperRow("anchor", "siglip", "v4:2x2x1", 4096, 9e9, {"model.remat": "block"})
 _GIB = 2**30
 # Settings that change neither memory nor time of a step.
@@ -99,8 +99,8 @@ def paper(studies: Sequence[Study], compile_now: bool, out: TextIO) -> None:
             out.flush()
     if estimated:
         out.write(
-            "~ not compiled yet: estimated from the arithmetic of B/16 at 4096 on four chips (1.84 s, 12.6 GiB by the "
-            "compiler). --compile asks the compiler, minutes for each program.\n"
+            f"~ not compiled yet: estimated from the arithmetic of B/16 at 4096 on four chips ({ANCHOR_SECONDS:g} s, "
+            f"{ANCHOR_GIB:g} GiB by the compiler). --compile asks the compiler, minutes for each program.\n"
         )
     out.write("Launch any of them by its recipe: python -m recipes.NAME --help\n")
 
@@ -170,7 +170,7 @@ def estimate(row: PaperRow) -> tuple[float, float]:
     """GiB a chip and seconds a step, from the anchor's by arithmetic."""
     work, anchor = _work(row), _work(_ANCHOR)
     seconds = ANCHOR_SECONDS * (work["flops"] / anchor["flops"])
-    per_activation = (_ANCHOR_GIB * _GIB - anchor["state"] - anchor["embeddings"]) / anchor["activations"]
+    per_activation = (ANCHOR_GIB * _GIB - anchor["state"] - anchor["embeddings"]) / anchor["activations"]
     bytes_needed = work["state"] + work["embeddings"] + work["activations"] * per_activation
     return bytes_needed / _GIB, seconds
 

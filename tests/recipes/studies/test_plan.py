@@ -23,7 +23,7 @@ def test_a_dry_run_counts_cells(tmp_path):
 def test_the_anchor_is_estimated_as_itself():
     row = PaperRow("anchor", "siglip", "v4:2x2x1", 4096, 9e9, {"model.remat": "block"})
     gib, seconds = plan.estimate(row)
-    assert gib == pytest.approx(12.6) and seconds == pytest.approx(plan.ANCHOR_SECONDS)
+    assert gib == pytest.approx(plan.ANCHOR_GIB) and seconds == pytest.approx(plan.ANCHOR_SECONDS)
 
 
 def test_estimates_grow_with_what_they_should(tmp_path, monkeypatch):
