@@ -69,28 +69,19 @@ def findings(results: Results) -> Findings:
         ],
     )
     verdicts = [
-        greater(
-            f"The loss jumps further over what it had reached with beta2 = {high:g} than with {low:g}",
-            spikes[high]["loss"],
-            spikes[low]["loss"],
-            unit="times the lowest",
-            scale=1,
-            digits=2,
-        ),
-        greater(
-            f"Gradients spike more with beta2 = {high:g}",
-            spikes[high]["gradient_norm"],
-            spikes[low]["gradient_norm"],
-            unit="times the median",
-            scale=1,
-        ),
-        greater(
-            f"Updates spike more with beta2 = {high:g}",
-            spikes[high]["update_norm"],
-            spikes[low]["update_norm"],
-            unit="times the median",
-            scale=1,
-            digits=2,
+        *(
+            greater(
+                f"{claim} with beta2 = {high:g} than with {low:g}",
+                spikes[high][name],
+                spikes[low][name],
+                scale=1,
+                **shown,
+            )
+            for name, claim, shown in (
+                ("loss", "The loss jumps further over what it had reached", {"unit": "times the lowest", "digits": 2}),
+                ("gradient_norm", "Gradients spike more", {"unit": "times the median"}),
+                ("update_norm", "Updates spike more", {"unit": "times the median", "digits": 2}),
+            )
         ),
         greater(
             f"The final loss is lower with beta2 = {low:g}",

@@ -22,7 +22,7 @@ ArrayDict = dict[str, np.ndarray]
 _ZIP_DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
-    NotImplementedError,
+    NotImplementedError,  # zipfile: a compression method or version that no writer here uses
     EOFError,
     OSError,
     ValueError,
