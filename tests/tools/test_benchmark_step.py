@@ -25,5 +25,5 @@ def test_every_candidate_learns(name):
     pytest.importorskip("transformers" if "torch" in name else "numpy")
     run = step.CANDIDATES[name](TINY)
     losses = [run() for _ in range(12)]
-    assert 3 < losses[0] < 30  # about 10 for every candidate, but for what initialisers differ in
+    assert 1 < losses[0] < 30  # 10 where all cosines are 0; rivals begin elsewhere
     assert losses[-1] < losses[0]
