@@ -14,7 +14,7 @@ from typing import Any
 
 import siglip_tf
 from siglip_tf import tpu
-from siglip_tf.tpu.compiler import cache_folder
+from siglip_tf.cache import cache_folder
 
 # Packages whose source decides the program that is compiled.
 _PACKAGES = ("primitives", "distribution", "losses", "models", "optimizers", "tpu")
@@ -29,7 +29,7 @@ def kept_report(folder: str, decides: Any) -> Path:
     """
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode())
     digest.update(_source())
-    return cache_folder().parent / folder / f"{digest.hexdigest()}.json"
+    return cache_folder(folder) / f"{digest.hexdigest()}.json"
 
 
 @functools.cache

@@ -66,7 +66,9 @@ class Towers:
         self.model, self.batch_size = model, batch_size
         config = model.preprocessing.image.to_config() | {"max_pixels": max_pixels}
         self.preprocess = type(model.preprocessing.image).from_config(config)
-        self._pixels = tf.function(self.preprocess.pixels, input_signature=[tf.TensorSpec([], tf.string)])
+        self._pixels = tf.function(
+            lambda data: self.preprocess.pixels(data, fused=True), input_signature=[tf.TensorSpec([], tf.string)]
+        )
         size = self.preprocess.size
         self._images = tf.function(
             lambda pixels: model.encode_image(self.preprocess.normalize(pixels)),

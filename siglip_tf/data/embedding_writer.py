@@ -174,7 +174,7 @@ class EmbeddingWriter:
             usable = usable_captions(example["captions"])
             with tf.control_dependencies([usable]):  # before an image is decoded in vain
                 image = tf.identity(example["image"])
-            return {"record": record, "pixels": self._preprocessing.image.pixels(image), "captions": usable}
+            return {"record": record, "pixels": self._preprocessing.image.pixels(image, fused=True), "captions": usable}
 
         @tf.autograph.experimental.do_not_convert
         def tokenize(batch: dict[str, Any]) -> dict[str, tf.Tensor]:

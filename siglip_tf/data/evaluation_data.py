@@ -110,7 +110,7 @@ class EvaluationData:
         with tf.control_dependencies([tf.debugging.Assert(sound, ["No caption, or one that is not UTF-8."])]):
             data = tf.identity(example["image"])
         decoded = {
-            "image": self.preprocessing.image.pixels(data),
+            "image": self.preprocessing.image.pixels(data, fused=True),
             "captions": tf.gather(captions, usable),
             "record": record,
         }
@@ -159,7 +159,7 @@ class EvaluationData:
         batch = dict(batch)
         captions = batch.pop("captions")
         del batch["record"]
-        batch["image"] = self.preprocessing.image.normalize(batch["image"])
+        batch["image"] = self.preprocessing.image.normalize(batch["image"], fused=True)
         if self.preprocessing.text is not None:
             batch["text"] = self.preprocessing.text(captions[:, :1].flat_values)
         if "captions" in self._extra_fields:

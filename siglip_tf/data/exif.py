@@ -5,7 +5,7 @@ Source: EXIF 2.3, section 4.6 (tag 0x0112); Pillow `ImageOps.exif_transpose`.
 
 import tensorflow as tf
 
-from siglip_tf.data.image_header import rarely, read_bytes
+from siglip_tf.data.image_header import rarely, read_bytes, starts_with
 
 _ORIENTATION_TAG = 0x0112
 _MAX_SEGMENTS = 64
@@ -62,6 +62,14 @@ def _orientation(data: tf.Tensor) -> tf.Tensor:
     return tf.cond(tiff > 0, lambda: _orientation_tag(data, tiff), lambda: tf.constant(1))
 
 
+def _searched_orientation(data: tf.Tensor) -> tf.Tensor:
+    # Looking for the segment's name is much cheaper than walking the segments.
+    head = tf.strings.substr(data, 0, _HEAD_BYTES)
+    without = tf.strings.regex_replace(head, r"Exif\x00\x00", "", replace_global=False)
+    has_name = tf.strings.length(without) < tf.strings.length(head)
+    return tf.cond(has_name, rarely(_orientation, data), lambda: tf.constant(1))
+
+
 def exif_orientation(data: tf.Tensor) -> tf.Tensor:
     """Orientation of a JPEG.
 
@@ -71,11 +79,9 @@ def exif_orientation(data: tf.Tensor) -> tf.Tensor:
     Returns:
         int32 scalar 1..8, 1 (upright) where the file does not say.
     """
-    # Looking for the segment's name is much cheaper than walking the segments, and most files have none.
-    head = tf.strings.substr(data, 0, _HEAD_BYTES)
-    without = tf.strings.regex_replace(head, r"Exif\x00\x00", "", replace_global=False)
-    has_name = tf.strings.length(without) < tf.strings.length(head)
-    return tf.cond(has_name, rarely(_orientation, data), lambda: tf.constant(1))
+    # Where the tables follow the JFIF header there is none, as in most files that a program wrote again.
+    plain = starts_with(data, b"\xff\xe0\x00\x10", 2) & starts_with(data, b"\xff\xdb", 20)
+    return tf.cond(plain, lambda: tf.constant(1), rarely(_searched_orientation, data))
 
 
 def _turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:

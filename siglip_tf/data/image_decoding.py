@@ -23,7 +23,7 @@ _RGB = [None, None, 3]
 
 def _decode_jpeg(data: tf.Tensor, max_pixels: int, accurate: bool, at_least: int | None) -> tf.Tensor:
     height, width, _ = tf.unstack(tf.cast(tf.io.extract_jpeg_shape(data), tf.int64))
-    with tf.control_dependencies([refuse_bomb(tf.stack([height, width, height * width]), max_pixels)]):
+    with tf.control_dependencies([refuse_bomb(height * width, [height, width], max_pixels)]):
         data = tf.identity(data)
     dct_method = "INTEGER_ACCURATE" if accurate else ""
 

@@ -45,6 +45,13 @@ def rarely(function: Callable[..., tf.Tensor], *inputs: tf.Tensor, **options: Ha
     return lambda: _apart(function, signature, tuple(sorted(options.items())))(*inputs)
 
 
+def assert_that(condition: tf.Tensor, data: list[Any]) -> tf.Operation:
+    """`tf.debugging.Assert` without its branch: a graph of many small ones runs a tenth of a decoding faster."""
+    if tf.executing_eagerly():
+        return tf.debugging.Assert(condition, data)
+    return tf.raw_ops.Assert(condition=condition, data=[tf.convert_to_tensor(each) for each in data], summarize=3)
+
+
 def read_bytes(data: tf.Tensor, offset: tf.Tensor | int, count: int) -> tf.Tensor:
     """int32 (count,) bytes of the scalar string from `offset`; zeros beyond its end."""
     offset = tf.minimum(offset, tf.strings.length(data))
@@ -173,15 +180,14 @@ def image_size(data: tf.Tensor) -> tf.Tensor:
     return _announced(data)[:2]
 
 
-def refuse_bomb(announced: tf.Tensor, max_pixels: int) -> tf.Operation:
-    """Asserts int64 (height, width, pixels) within `max_pixels`; run it before the decoder."""
-    return tf.debugging.Assert(
-        announced[2] <= max_pixels,
-        [f"The image's header announces more than max_pixels = {max_pixels} (height, width, pixels):", announced],
-    )
+def refuse_bomb(pixels: tf.Tensor, announced: list[tf.Tensor] | tf.Tensor, max_pixels: int) -> tf.Operation:
+    """Asserts that int64 scalar `pixels` are `max_pixels` at most; run it before the decoder."""
+    message = f"The image's header announces more than max_pixels = {max_pixels} (height, width):"
+    return assert_that(pixels <= max_pixels, [message, *tf.unstack(announced)])
 
 
 def checked(data: tf.Tensor, max_pixels: int) -> tf.Tensor:
     """The same scalar string, once its header is known to announce at most `max_pixels`."""
-    with tf.control_dependencies([refuse_bomb(_announced(data), max_pixels)]):
+    announced = _announced(data)
+    with tf.control_dependencies([refuse_bomb(announced[2], announced[:2], max_pixels)]):
         return tf.identity(data)

@@ -198,7 +198,7 @@ def _measured(records: tf.data.Dataset, preprocessing: Preprocessing) -> tf.data
         texts = usable_captions(example["captions"])
         with tf.control_dependencies([texts]):  # before an image is decoded in vain
             data = tf.identity(example["image"])
-        pixels = tf.cast(preprocessing.image.pixels(data), tf.int64)
+        pixels = tf.cast(preprocessing.image.pixels(data, fused=True), tf.int64)
         row = {
             "record": record,
             "size": image_size(data),

@@ -200,7 +200,7 @@ class TrainingData:
         def decode(pair: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             with tf.control_dependencies([tf.debugging.Assert(pair["caption"] != "", ["No caption to train on."])]):
                 data = tf.identity(pair["image"])
-            image = self.preprocessing.image.pixels(data, self._augmentation, pair["seed"])
+            image = self.preprocessing.image.pixels(data, self._augmentation, pair["seed"], fused=True)
             kept = {key: pair[key] for key in ("caption", "slot", *self._extra_fields)}
             return {**kept, "image": image, "stream": tf.constant(stream, tf.int64)}
 
@@ -221,7 +221,7 @@ class TrainingData:
             return {key: tf.identity(value) for key, value in batch.items()}
 
     def _finish(self, batch: dict[str, tf.Tensor], seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        batch["image"] = self.preprocessing.image.normalize(batch["image"])
+        batch["image"] = self.preprocessing.image.normalize(batch["image"], fused=True)
         batch["text"] = self.preprocessing.text(batch.pop("caption"))
         if self._corruption is not None:
             batch = self._corruption(batch, tf.stack([seed[1], seed[0] + self.seed]))

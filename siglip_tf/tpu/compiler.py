@@ -12,7 +12,6 @@ import gzip
 import hashlib
 import importlib.metadata
 import json
-import os
 import pathlib
 import re
 import subprocess
@@ -21,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 
+from siglip_tf.cache import cache_folder
 from siglip_tf.tpu.lowering import fingerprint
 from siglip_tf.tpu.topology import Topology
 
@@ -138,11 +138,6 @@ def _module_of_call(attributes, arguments, results):
     return f"module @kernel {{\n  func.func public @main({given}) -> ({', '.join(returned)}) {{\n    {body}\n  }}\n}}\n"
 
 
-def cache_folder() -> pathlib.Path:
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(base) / "siglip_tf" / "tpu"
-
-
 def compiler_version() -> str:
     """Versions of the compiler's packages, such as "jax 0.10.2, libtpu 0.0.42.1".
 
@@ -161,7 +156,7 @@ def _cached(module, topology, replicas, progress, schedule):
             [fingerprint(module), topology.name, replicas, schedule, compiler_version(), _worker_version()]
         ).encode()
     ).hexdigest()
-    folder = cache_folder() / key[:2] / key
+    folder = cache_folder("tpu") / key[:2] / key
     if not (folder / "result.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         _run(module, topology, replicas, folder, progress, schedule)

@@ -13,18 +13,7 @@ from PIL import Image, ImageOps
 from siglip_tf.data import Augmentation, ImagePreprocessing, Preprocessing, Tokenizer
 from siglip_tf.data.image_header import image_size
 from siglip_tf.data.pillow_resize import resize_as_pillow
-
-
-def photo(height: int, width: int, seed: int = 0) -> Image.Image:
-    """A smooth image with edges in it, RGB."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (max(height // 8, 1), max(width // 8, 1), 3), np.uint8)
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def encode(image: Image.Image, file_format: str, **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, file_format, **options)
-    return file.getvalue()
+from tests.data.pictures import encode, photo, pillow_resize
 
 
 def with_alpha(image: Image.Image, mode: str) -> Image.Image:
@@ -79,13 +68,6 @@ def in_graph(method: str, size: int = 32):
     """One traced function for every image of a method; the input's shape is not part of the trace."""
     signature = [tf.TensorSpec([], tf.string)]
     return tf.function(ImagePreprocessing(size, method).pixels, input_signature=signature)
-
-
-def pillow_resize(image: Image.Image, size: int, resample=Image.Resampling.BICUBIC) -> np.ndarray:
-    """Pillow 13's order of axes spelled out, so that an older Pillow is the same oracle."""
-    height_first = image.height > size and image.height - size > 2 * (image.width - size)
-    between = (image.width, size) if height_first else (size, image.height)
-    return np.asarray(image.resize(between, resample).resize((size, size), resample)).astype(np.int32)
 
 
 @pytest.mark.parametrize("name", ODD_IMAGES)
