@@ -56,4 +56,6 @@ def describe(strategy: tf.distribute.Strategy) -> str:
         kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
     else:
         kind = type(strategy).__name__.removesuffix("V2").removesuffix("V1")
+        if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            kind = "MultiWorkerMirroredStrategy"  # Its class has another name.
     return f"{kind}, {replicas} replica{'s' * (replicas != 1)}"
