@@ -133,7 +133,7 @@ def trained_alone(optimizer):
 
 @pytest.mark.parametrize(
     ("optimizer", "replicas"),
-    [("adamw", 2), ("lion", 2), ("adafactor", 2)]
+    [("adamw", 2), ("adafactor", 2), pytest.param("lion", 2, marks=pytest.mark.slow)]
     + [pytest.param(o, d, marks=pytest.mark.slow) for o in ("adamw", "lion", "adafactor") for d in (4, 8)],
 )
 def test_six_steps_equal_one_device(optimizer, replicas):
