@@ -1,6 +1,9 @@
 """A whole training step on CPU in float32: images a second beside the towers' bare matmuls and rivals.
 
 python -m tools.benchmark step [--size B] [--patch 16] [--batch 16] [--text-length 64] [--rounds 5]
+TF_ENABLE_ONEDNN_OPTS=1 python -m tools.benchmark step
+
+The second uses oneDNN's matmuls, as TensorFlow does by itself on newer processors; on one with AVX2 alone it is faster.
 
 All candidates take steps in turn in one process, round after round, so that what else the machine does hits all of
 them. The bound is every matmul of both towers' blocks, forward and twice more for the gradients, with nothing between
