@@ -45,8 +45,8 @@ def rarely(function: Callable[..., tf.Tensor], *inputs: tf.Tensor, **options: Ha
     return lambda: _apart(function, signature, tuple(sorted(options.items())))(*inputs)
 
 
-def assert_that(condition: tf.Tensor, data: list[Any]) -> tf.Operation:
-    """`tf.debugging.Assert` without its branch: a graph of many small ones runs a tenth of a decoding faster."""
+def _assert_that(condition: tf.Tensor, data: list[Any]) -> tf.Operation:
+    """`tf.debugging.Assert` without its branch, whose ops cost 3 % of decoding a JPEG."""
     if tf.executing_eagerly():
         return tf.debugging.Assert(condition, data)
     return tf.raw_ops.Assert(condition=condition, data=[tf.convert_to_tensor(each) for each in data], summarize=3)
@@ -183,7 +183,7 @@ def image_size(data: tf.Tensor) -> tf.Tensor:
 def refuse_bomb(pixels: tf.Tensor, announced: list[tf.Tensor] | tf.Tensor, max_pixels: int) -> tf.Operation:
     """Asserts that int64 scalar `pixels` are `max_pixels` at most; run it before the decoder."""
     message = f"The image's header announces more than max_pixels = {max_pixels} (height, width):"
-    return assert_that(pixels <= max_pixels, [message, *tf.unstack(announced)])
+    return _assert_that(pixels <= max_pixels, [message, *tf.unstack(announced)])
 
 
 def checked(data: tf.Tensor, max_pixels: int) -> tf.Tensor:
