@@ -22,9 +22,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from recipes import running, siglip
-from recipes.recipe import PAIRS, Recipe
-from recipes.settings import settings
+from recipes import siglip
+from siglip_tf.experiments import run
+from siglip_tf.experiments.config import settings
+from siglip_tf.experiments.recipe import PAIRS, Recipe
 
 DATA = "tfds:coco_captions"
 EXAMPLES = 82_783  # images of its training split, five captions each
@@ -64,16 +65,16 @@ def embedded(c: ConfigDict) -> None:
 
 def size(c: ConfigDict) -> int:
     """Images of the training split, for a plan without a download where it is COCO's."""
-    from recipes import building
+    from siglip_tf.experiments import build
 
-    return EXAMPLES if (c.data, c.split) == (DATA, "train") else building.open_data(c).size
+    return EXAMPLES if (c.data, c.split) == (DATA, "train") else build.open_data(c).size
 
 
 def prepare(c: ConfigDict, folder: str, is_embedded: bool) -> Any:
     """Pairs of the data set, with a vocabulary trained on its captions."""
-    from recipes import preparing
+    from siglip_tf.experiments import inputs
 
-    return preparing.pairs(c, folder, is_embedded, own_vocabulary=True)
+    return inputs.pairs(c, folder, is_embedded, own_vocabulary=True)
 
 
 RECIPE = Recipe(
@@ -90,4 +91,4 @@ tpu_subject = RECIPE.subject
 
 
 if __name__ == "__main__":
-    sys.exit(running.main(RECIPE))
+    sys.exit(run.main(RECIPE))

@@ -24,9 +24,10 @@ import sys
 
 from ml_collections import ConfigDict
 
-from recipes import running, siglip
-from recipes.recipe import Recipe
-from recipes.settings import settings
+from recipes import siglip
+from siglip_tf.experiments import run
+from siglip_tf.experiments.config import settings
+from siglip_tf.experiments.recipe import Recipe
 
 # "a small multilingual vocabulary with 32k tokens, and a large multilingual vocabulary with 250k tokens"; "enabling the
 # bottleneck of size K = 96 for Base architecture with W = 768". "900M total examples" for the comparisons, "30 billion
@@ -65,4 +66,4 @@ tpu_subject = RECIPE.subject
 
 
 if __name__ == "__main__":
-    sys.exit(running.main(RECIPE))
+    sys.exit(run.main(RECIPE))

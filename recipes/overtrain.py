@@ -23,9 +23,10 @@ import sys
 
 from ml_collections import ConfigDict
 
-from recipes import running, siglip
-from recipes.recipe import Recipe
-from recipes.settings import settings
+from recipes import siglip
+from siglip_tf.experiments import run
+from siglip_tf.experiments.config import settings
+from siglip_tf.experiments.recipe import Recipe
 
 # "increase the number of image patches from (224/16)^2 = 196 to (256/16)^2 = 256 and the number of text tokens from 16
 # to 64"; "the text encoder is kept the same size (B or L respectively)".
@@ -55,4 +56,4 @@ tpu_subject = RECIPE.subject
 
 
 if __name__ == "__main__":
-    sys.exit(running.main(RECIPE))
+    sys.exit(run.main(RECIPE))

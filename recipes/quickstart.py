@@ -171,10 +171,10 @@ def prepare(run: _Run) -> tuple[Any, Any, Any]:
     import keras
 
     import siglip_tf
-    from recipes import tasks
     from siglip_tf.data import Augmentation, ImagePreprocessing, Preprocessing, Tokenizer
     from siglip_tf.data.pipeline import TrainingData
-    from siglip_tf.data.tokenizer_training import train_tokenizer
+    from siglip_tf.data.text.training import train_tokenizer
+    from siglip_tf.experiments import tasks
 
     arguments = run.arguments
     keras.utils.set_random_seed(arguments.seed)
@@ -266,7 +266,7 @@ def export(run: _Run, model: Any, task: Any) -> Path:
 
 def ask(run: _Run, saved_model: Path, task: Any, examples: Any) -> list[Any]:
     """Shows held-out pictures to the SavedModel in a process that knows nothing of this package."""
-    from recipes.report import Asked
+    from siglip_tf.experiments.report import Asked
 
     count = min(PICTURES_ASKED, len(examples.images))
     if task.labels:
@@ -330,8 +330,8 @@ def whole_run(run: _Run) -> None:
     task, data, model = prepare(run)
     seconds = fit(run, data, model)
 
-    from recipes.judgement import judge
     from recipes.quickstart_report import compose
+    from siglip_tf.experiments.judgement import judge
 
     print("[3/5] Evaluation", flush=True)
     judgement = judge(model, task, lambda text: print(f"      {text}", flush=True))

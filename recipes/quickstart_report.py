@@ -12,9 +12,9 @@ import keras
 import tensorflow as tf
 
 import siglip_tf
-from recipes.judgement import Judgement
-from recipes.report import Asked, Report
-from recipes.tasks import Task
+from siglip_tf.experiments.judgement import Judgement
+from siglip_tf.experiments.report import Asked, Report
+from siglip_tf.experiments.tasks import Task
 from siglip_tf.training import read_metrics
 from siglip_tf.training.progress import duration_text
 

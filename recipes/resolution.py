@@ -26,9 +26,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from recipes import overtrain, running, siglip
-from recipes.recipe import PAIRS, Recipe, from_start
-from recipes.settings import settings
+from recipes import overtrain, siglip
+from siglip_tf.experiments import run
+from siglip_tf.experiments.config import settings
+from siglip_tf.experiments.recipe import PAIRS, Recipe, from_start
 
 IMAGE_SIZES = {"224": 224, "384": 384}  # "on the target resolutions (i.e. 224 or 384)"
 # "using a 100x smaller learning rate without weight decay"
@@ -57,9 +58,9 @@ def embedded(c: ConfigDict) -> None:
 
 def adopt(c: ConfigDict) -> Any:
     """The model that `start` names, at the resolution of the settings."""
-    from recipes import preparing
+    from siglip_tf.experiments import inputs
 
-    return preparing.whole_start(c, c.model.image_size)
+    return inputs.whole_start(c, c.model.image_size)
 
 
 RECIPE = Recipe(
@@ -76,4 +77,4 @@ tpu_subject = RECIPE.subject
 
 
 if __name__ == "__main__":
-    sys.exit(running.main(RECIPE))
+    sys.exit(run.main(RECIPE))

@@ -24,9 +24,9 @@ import sys
 
 from ml_collections import ConfigDict
 
-from recipes import running
-from recipes.recipe import Recipe
-from recipes.settings import settings
+from siglip_tf.experiments import run
+from siglip_tf.experiments.config import settings
+from siglip_tf.experiments.recipe import Recipe
 
 # Section 4.2: "B/16 ViT for image embeddings and B-sized transformer for text embeddings", 224 x 224 pixels, 16 tokens
 # of a vocabulary of 32k trained on English C4. Table 4: t' = log 10 and b = -10.
@@ -107,7 +107,7 @@ def tiny_checkpoint(c: ConfigDict, folder: str, steps: int = 200) -> str:
     """
     print(f"First a tiny model to begin with, in {folder}:", flush=True)
     values = ["--set", f"seed={c.seed}", "--set", f"duration={steps} steps"]
-    if running.main(RECIPE, ["--embedded", "--run", folder, *values]):
+    if run.main(RECIPE, ["--embedded", "--run", folder, *values]):
         raise ValueError(f"The tiny model in {folder} did not come to its end.")
     return f"{folder}/checkpoint"
 
@@ -117,4 +117,4 @@ tpu_subject = RECIPE.subject
 
 
 if __name__ == "__main__":
-    sys.exit(running.main(RECIPE))
+    sys.exit(run.main(RECIPE))

@@ -31,9 +31,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from recipes import running, siglip
-from recipes.recipe import Recipe
-from recipes.settings import set_value, settings
+from recipes import siglip
+from siglip_tf.experiments import run
+from siglip_tf.experiments.config import set_value, settings
+from siglip_tf.experiments.recipe import Recipe
 
 # Section 4.4 trains as section 4.1 does: 16 tokens, the C4 vocabulary, and no image tower in the loop.
 MODEL = {
@@ -100,8 +101,8 @@ def prepare(c: ConfigDict, folder: str, is_embedded: bool) -> Any:
     Raises:
         ValueError: none are named, or they are another tower's or tokenizer's.
     """
-    from recipes.preparing import Prepared
     from siglip_tf.data import EmbeddingData, StoredEmbeddings
+    from siglip_tf.experiments.inputs import Prepared
 
     if is_embedded:
         _embed_scenes(c, folder)
@@ -124,9 +125,9 @@ def _joining(c: ConfigDict, stored: Any) -> tuple[Any, Any]:
     """The frozen tower's preprocessing with the texts', and how to write both towers as one checkpoint."""
     from pathlib import Path
 
-    from recipes import building, preparing
     from siglip_tf import checkpoints
     from siglip_tf.data import tower_fingerprint
+    from siglip_tf.experiments import build, inputs
 
     tower = checkpoints.read(c.tower)
     image = {name: array for name, array in tower.weights.items() if name.startswith("image/")}
@@ -135,12 +136,12 @@ def _joining(c: ConfigDict, stored: Any) -> tuple[Any, Any]:
     proto = Path(c.tokenizer).read_bytes() if c.tokenizer else tower.tokenizer
     if proto is None:
         raise ValueError(f"{c.tower} does not say how texts become tokens: name the --tokenizer of {c.data}.")
-    preprocessing = building.build_preprocessing(c, building.build_tokenizer(c, proto), tower)
+    preprocessing = build.build_preprocessing(c, build.build_tokenizer(c, proto), tower)
     stored.check(tower_fingerprint(image), preprocessing)
 
     def finish(model: Any, path: str) -> None:
         text = model.to_checkpoint()
-        of_image = {key: tower.architecture[key] for key in preparing.IMAGE if key in tower.architecture}
+        of_image = {key: tower.architecture[key] for key in inputs.IMAGE if key in tower.architecture}
         architecture = {**text.architecture, **of_image}
         whole = dataclasses.replace(text, architecture=architecture, weights={**image, **text.weights})
         checkpoints.write(path, whole)
@@ -153,8 +154,8 @@ def _embed_scenes(c: ConfigDict, folder: str) -> None:
     import tensorflow as tf
 
     import siglip_tf
-    from recipes import building
     from siglip_tf.data import EmbeddingWriter, StoredEmbeddings, tower_fingerprint
+    from siglip_tf.experiments import build
 
     if not c.tower:
         c.tower = siglip.tiny_checkpoint(c, f"{folder}/image_tower")
@@ -166,7 +167,7 @@ def _embed_scenes(c: ConfigDict, folder: str) -> None:
     set_value(c, "model.image_size", model.image_size[0])
     writer = EmbeddingWriter(
         c.data,
-        building.scenes(c, size=EMBEDDED_SCENES),
+        build.scenes(c, size=EMBEDDED_SCENES),
         preprocessing,
         encode,
         tower=tower_fingerprint({n: w for n, w in model.named_weights().items() if n.startswith("image/")}),
@@ -195,4 +196,4 @@ tpu_subject = RECIPE.subject
 
 
 if __name__ == "__main__":
-    sys.exit(running.main(RECIPE))
+    sys.exit(run.main(RECIPE))

@@ -26,9 +26,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from recipes import running, siglip
-from recipes.recipe import PAIRS, Recipe, from_start
-from recipes.settings import settings
+from recipes import siglip
+from siglip_tf.experiments import run
+from siglip_tf.experiments.config import settings
+from siglip_tf.experiments.recipe import PAIRS, Recipe, from_start
 
 # "the public and unlocked ViT-Augreg-B/16 model": its class token is what it is pooled by.
 MODEL = {**siglip.MODEL, "image_pool": "tok"}
@@ -62,9 +63,9 @@ def embedded(c: ConfigDict) -> None:
 
 def adopt(c: ConfigDict) -> Any:
     """The image tower that `start` names."""
-    from recipes import preparing
+    from siglip_tf.experiments import inputs
 
-    return preparing.image_start(c)
+    return inputs.image_start(c)
 
 
 RECIPE = Recipe(
@@ -85,4 +86,4 @@ tpu_subject = RECIPE.subject
 
 
 if __name__ == "__main__":
-    sys.exit(running.main(RECIPE))
+    sys.exit(run.main(RECIPE))

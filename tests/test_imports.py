@@ -11,15 +11,27 @@ ROOT = pathlib.Path(__file__).parent.parent
 # other, but for the arrows.
 RANKS = [
     {"siglip_tf.version", "siglip_tf.backend", "siglip_tf.cache", "siglip_tf.primitives"},
-    {"siglip_tf.distribution", "siglip_tf.data", "siglip_tf.checkpoints", "siglip_tf.optimizers"},
+    {
+        "siglip_tf.distribution",
+        "siglip_tf.data",
+        "siglip_tf.synthetic",
+        "siglip_tf.checkpoints",
+        "siglip_tf.optimizers",
+    },
     {"siglip_tf.losses"},
     {"siglip_tf.models"},
     {"siglip_tf.training", "siglip_tf.evaluation", "siglip_tf.export", "siglip_tf.tpu"},
     {"siglip_tf"},
+    {"siglip_tf.experiments"},
     {"recipes"},
     {"tools"},
 ]
-ARROWS = {("siglip_tf.export", "siglip_tf.evaluation"), ("siglip_tf.training", "siglip_tf.evaluation")}
+ARROWS = {
+    ("siglip_tf.synthetic", "siglip_tf.data"),
+    ("siglip_tf.data", "siglip_tf.synthetic"),
+    ("siglip_tf.export", "siglip_tf.evaluation"),
+    ("siglip_tf.training", "siglip_tf.evaluation"),
+}
 
 # Heavy or optional: imported where they are used, never by `import siglip_tf`.
 LAZY = {

@@ -25,9 +25,9 @@ import tensorflow as tf
 import siglip_tf
 from siglip_tf import checkpoints
 from siglip_tf.data import EmbeddingWriter, Preprocessing, Tokenizer, tower_fingerprint
-from siglip_tf.data.embedding_writer import Progress
+from siglip_tf.data.embeddings.stored import DTYPES
+from siglip_tf.data.embeddings.writer import Progress
 from siglip_tf.data.sources.base import Source
-from siglip_tf.data.stored_embeddings import DTYPES
 from siglip_tf.distribution import local_strategy
 from tools.checkpoint_argument import add_checkpoint, load_model
 from tools.command import command_parser, exit_status

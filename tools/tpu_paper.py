@@ -14,8 +14,8 @@ from typing import Any, TextIO
 import tensorflow as tf
 
 from recipes import siglip, siglit, unlocked
-from recipes.recipe import Recipe
 from siglip_tf import tpu
+from siglip_tf.experiments.recipe import Recipe
 from siglip_tf.losses import sigmoid_loss_and_gradients
 from siglip_tf.tpu.topology import GIB
 

@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from siglip_tf.data.text import Tokenizer
-from siglip_tf.data.tokenizer_training import ID_LAYOUTS, MODEL_TYPES, TextFiles, train_tokenizer
+from siglip_tf.data.text.tokenizer import Tokenizer
+from siglip_tf.data.text.training import ID_LAYOUTS, MODEL_TYPES, TextFiles, train_tokenizer
 
 _SAMPLE = 2_000
 _SECONDS_BETWEEN_LINES = 2.0

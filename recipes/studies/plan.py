@@ -1,7 +1,7 @@
 """`--dry-run`: the cells of this machine and their minutes; the paper's runs and what the TPU compiler says of them.
 
-A run of the paper is a recipe's settings with what the study changes. What was compiled is kept, see
-`recipes.compiled`. What was not is estimated, and marked "~": time from the arithmetic of a run whose time is known,
+A run of the paper is a recipe's settings with what the study changes. `siglip_tf.experiments.compiled` keeps what was
+compiled. What was not compiled is estimated and marked "~": time from the arithmetic of a run whose time is known,
 memory from its state and activations.
 """
 
@@ -107,8 +107,8 @@ def paper(studies: Sequence[Study], compile_now: bool, out: TextIO) -> None:
 
 def look_up(row: PaperRow, compile_now: bool = False) -> Line:
     """The compiler's figures of a run, or an estimate."""
-    from recipes import compiled
     from siglip_tf import tpu
+    from siglip_tf.experiments import compiled
 
     topology = tpu.Topology(row.chips)
     c = _settings(row)
@@ -126,7 +126,7 @@ def look_up(row: PaperRow, compile_now: bool = False) -> Line:
 
 def _settings(row: PaperRow) -> Any:
     """The recipe's settings with what the run changes."""
-    from recipes.settings import flat, set_value
+    from siglip_tf.experiments.config import flat, set_value
 
     recipe = importlib.import_module(f"recipes.{row.recipe}").RECIPE
     c = recipe.settings(row.setup)
@@ -142,8 +142,8 @@ def _settings(row: PaperRow) -> Any:
 def _subject(row: PaperRow) -> Any:
     """The run for the compiler; called inside the strategy's scope."""
     import siglip_tf
-    from recipes.building import batch_spec, build_optimizer, total_steps
     from siglip_tf import tpu
+    from siglip_tf.experiments.build import batch_spec, build_optimizer, total_steps
 
     c = _settings(row)
     model = siglip_tf.SigLIP(**c.model.to_dict(), negatives=row.overrides.get("negatives"))
@@ -153,8 +153,8 @@ def _subject(row: PaperRow) -> Any:
 
 def _kept(row: PaperRow, c: Any) -> Path:
     """Where the compiler's figures of a program are kept."""
-    from recipes.compiled import kept_report
-    from recipes.settings import flat
+    from siglip_tf.experiments.compiled import kept_report
+    from siglip_tf.experiments.config import flat
 
     values = {k: v for k, v in flat(c).items() if k not in _WITHOUT_WEIGHT and not k.startswith("schedule.")}
     return kept_report("studies", [values, c.model.init_bias is not None, row.overrides.get("negatives")])

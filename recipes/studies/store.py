@@ -56,7 +56,7 @@ def draw_shard(settings: Mapping[str, Any], folder: Path, _: Path) -> dict[str, 
 
     from PIL import Image
 
-    from siglip_tf.data.scenes import SceneSource
+    from siglip_tf.synthetic import SceneSource
 
     source = SceneSource(
         settings["split"],
@@ -81,8 +81,8 @@ def draw_shard(settings: Mapping[str, Any], folder: Path, _: Path) -> dict[str, 
 def tokenise(settings: Mapping[str, Any], folder: Path, root: Path) -> dict[str, Any]:
     """Trains a tokenizer on the training captions and writes the ids of all captions and prompts: see `load_tokens`."""
     from siglip_tf.data import Tokenizer
-    from siglip_tf.data.scenes import class_prompts
-    from siglip_tf.data.tokenizer_training import train_tokenizer
+    from siglip_tf.data.text.training import train_tokenizer
+    from siglip_tf.synthetic import class_prompts
 
     data, text = settings["data"], settings["text"]
     texts = {split: _captions(data, split, root) for split in ("train", "validation", "test")}

@@ -193,7 +193,7 @@ class _Run:
         )
 
     def _optimizer(self, tower):
-        from recipes.building import IMAGE_TOWER, SCALARS
+        from siglip_tf.experiments.build import IMAGE_TOWER, SCALARS
         from siglip_tf.optimizers import AdamW, Cosine, ParameterGroup
 
         settings = self._settings

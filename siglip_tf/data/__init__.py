@@ -8,16 +8,16 @@ from typing import Any
 
 # Public name: the module of this package that defines it.
 _MODULES = {
-    "Augmentation": "augmentation",
+    "Augmentation": "images.augmentation",
     "Corruption": "corruption",
-    "EmbeddingData": "embedding_data",
-    "EmbeddingWriter": "embedding_writer",
+    "EmbeddingData": "embeddings.pipeline",
+    "EmbeddingWriter": "embeddings.writer",
     "ImagePreprocessing": "preprocessing",
     "Preprocessing": "preprocessing",
-    "StoredEmbeddings": "stored_embeddings",
-    "Tokenizer": "text",
-    "canonicalize": "text",
-    "tower_fingerprint": "stored_embeddings",
+    "StoredEmbeddings": "embeddings.stored",
+    "Tokenizer": "text.tokenizer",
+    "canonicalize": "text.tokenizer",
+    "tower_fingerprint": "embeddings.stored",
 }
 
 

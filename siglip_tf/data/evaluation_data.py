@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from siglip_tf.data.bad_records import BadRecordReport, Cause, Explainer, is_utf8
-from siglip_tf.data.position import PositionTracker
+from siglip_tf.data.order.bad_records import BadRecordReport, Cause, Explainer, is_utf8
+from siglip_tf.data.order.position import PositionTracker
 from siglip_tf.data.preprocessing import Preprocessing
 from siglip_tf.data.reading import in_order
 from siglip_tf.data.sources.base import Source

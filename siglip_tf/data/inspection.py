@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from siglip_tf.data.bad_records import BadRecordReport, Explainer, usable_captions
-from siglip_tf.data.image_header import FORMATS, image_format, image_size
+from siglip_tf.data.images.header import FORMATS, image_format, image_size
+from siglip_tf.data.order.bad_records import BadRecordReport, Explainer, usable_captions
 from siglip_tf.data.preprocessing import Preprocessing
 from siglip_tf.data.reading import some_in_order
 from siglip_tf.data.sources.base import Source

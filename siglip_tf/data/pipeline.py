@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from siglip_tf.data.augmentation import Augmentation
-from siglip_tf.data.bad_records import BadRecordReport, Cause, Explainer
-from siglip_tf.data.mixture import Mixture
-from siglip_tf.data.position import PositionTracker, check_state, state_of
+from siglip_tf.data.images.augmentation import Augmentation
+from siglip_tf.data.order.bad_records import BadRecordReport, Cause, Explainer
+from siglip_tf.data.order.mixture import Mixture
+from siglip_tf.data.order.position import PositionTracker, check_state, state_of
+from siglip_tf.data.order.shares import Share, check_batch_and_seed, own_batches, share_of
 from siglip_tf.data.preprocessing import Preprocessing
 from siglip_tf.data.reading import EXTRA_FIELDS, Reading
-from siglip_tf.data.shares import Share, check_batch_and_seed, own_batches, share_of
 from siglip_tf.data.sources.base import Source
 
 _as_written = tf.autograph.experimental.do_not_convert

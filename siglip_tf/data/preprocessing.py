@@ -7,13 +7,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from siglip_tf.data.augmentation import Augmentation
-from siglip_tf.data.exif import exif_orientation, upright
-from siglip_tf.data.fused_resize import can_fuse, fused_resize
-from siglip_tf.data.image_decoding import decode_image
-from siglip_tf.data.image_header import MAX_PIXELS
-from siglip_tf.data.pillow_resize import resize_as_pillow
-from siglip_tf.data.text import Tokenizer
+from siglip_tf.data.images.augmentation import Augmentation
+from siglip_tf.data.images.decoding import decode_image
+from siglip_tf.data.images.exif import exif_orientation, upright
+from siglip_tf.data.images.fused_resize import can_fuse, fused_resize
+from siglip_tf.data.images.header import MAX_PIXELS
+from siglip_tf.data.images.pillow_resize import resize_as_pillow
+from siglip_tf.data.text.tokenizer import Tokenizer
 
 METHODS = ("big_vision", "bicubic_antialias", "bilinear_antialias")
 

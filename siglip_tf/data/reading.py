@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from siglip_tf.data.bad_records import is_utf8
-from siglip_tf.data.mixture import BLOCK, Mixture
-from siglip_tf.data.order import RecordOrder, RunOrder
-from siglip_tf.data.permutation import mix
+from siglip_tf.data.order.bad_records import is_utf8
+from siglip_tf.data.order.mixture import BLOCK, Mixture
+from siglip_tf.data.order.permutation import mix
+from siglip_tf.data.order.record_order import RecordOrder, RunOrder
 from siglip_tf.data.sources.base import Source
 
 # More slots than any training will use.

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from siglip_tf.data.preprocessing import Preprocessing
-from siglip_tf.data.text import canonicalize_in_graph
+from siglip_tf.data.text.tokenizer import canonicalize_in_graph
 from siglip_tf.export.weights import StoredWeights, consecutive_ids
 
 # Images of one request that are decoded at once: each may take max_pixels * 3 bytes.

@@ -328,7 +328,7 @@ def _joined(positions: list[dict[str, Any]]) -> dict[str, Any]:
     """One position from every worker's."""
     if len(positions) == 1:
         return positions[0]
-    from siglip_tf.data.position import merge_states
+    from siglip_tf.data.order.position import merge_states
 
     return merge_states(positions)
 

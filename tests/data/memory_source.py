@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from siglip_tf.data.preprocessing import ImagePreprocessing, Preprocessing
 from siglip_tf.data.sources.base import Source, fingerprint_of
-from siglip_tf.data.text import Tokenizer
+from siglip_tf.data.text.tokenizer import Tokenizer
 
 
 def encode(value: int) -> bytes:

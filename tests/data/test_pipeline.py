@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from siglip_tf.data.mixture import Mixture
+from siglip_tf.data.order.mixture import Mixture
+from siglip_tf.data.order.position import PositionTracker, merge_states
 from siglip_tf.data.pipeline import TrainingData, training_dataset
-from siglip_tf.data.position import PositionTracker, merge_states
 from tests.data.memory_source import MemorySource, encode, tiny_preprocessing
 from tests.replicas import two_replicas
 

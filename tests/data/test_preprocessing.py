@@ -11,8 +11,8 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from siglip_tf.data import Augmentation, ImagePreprocessing, Preprocessing, Tokenizer
-from siglip_tf.data.image_header import image_size
-from siglip_tf.data.pillow_resize import resize_as_pillow
+from siglip_tf.data.images.header import image_size
+from siglip_tf.data.images.pillow_resize import resize_as_pillow
 from tests.data.pictures import encode, photo, pillow_resize
 
 

@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from recipes import quickstart, tasks
+from recipes import quickstart
+from siglip_tf.experiments import tasks
 from siglip_tf.training import read_metrics
-from tests.recipes.test_tasks import write_folder
+from tests.experiments.test_tasks import write_folder
 
 SMALL = {
     **quickstart.MODEL,

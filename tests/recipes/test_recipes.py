@@ -12,8 +12,9 @@ import sys
 import numpy as np
 import pytest
 
-from recipes import running, siglip
+from recipes import siglip
 from siglip_tf import checkpoints
+from siglip_tf.experiments import run
 from siglip_tf.training import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -48,7 +49,7 @@ def plans():
 @pytest.mark.parametrize(("name", "setup"), plans())
 def test_the_plan_at_the_papers_size(name, setup, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert running.main(RECIPES[name], [setup, "--dry-run"]) == 0
+    assert run.main(RECIPES[name], [setup, "--dry-run"]) == 0
     text = capsys.readouterr().out
     steps, examples = (int(n.replace(",", "")) for n in re.search(r"([\d,]+) steps, ([\d,]+) examples", text).groups())
     assert steps * RECIPES[name].settings(setup).batch == examples
@@ -72,10 +73,10 @@ def test_a_plan_shows_what_the_compiler_said_before(capsys, tmp_path, monkeypatc
                 "compiler": "the test's",
             }
 
-    monkeypatch.setattr("recipes.plan.tpu.report", lambda *arguments: asked.append(arguments) or Answer())
+    monkeypatch.setattr("siglip_tf.experiments.plan.tpu.report", lambda *arguments: asked.append(arguments) or Answer())
     command = ["--embedded", "--dry-run", "--set=duration=86400 steps"]
     for more in (["--tpu-report"], []):
-        assert running.main(siglip.RECIPE, [*command, *more]) == 0
+        assert run.main(siglip.RECIPE, [*command, *more]) == 0
         text = capsys.readouterr().out
         assert "fits: 12.00 of 30.75 GiB" in text
         assert "2.0 days" in text
@@ -94,21 +95,21 @@ def test_a_plan_shows_what_the_compiler_said_before(capsys, tmp_path, monkeypatc
     ],
 )
 def test_what_cannot_be_planned_says_why(arguments, message, capsys):
-    assert running.main(siglip.RECIPE, arguments) == 2
+    assert run.main(siglip.RECIPE, arguments) == 2
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["siglip", "siglit", "unlocked", "resolution"])
 def test_a_run_without_data_says_what_to_name(name, capsys, tmp_path):
-    assert running.main(RECIPES[name], ["--run", str(tmp_path)]) == 2
+    assert run.main(RECIPES[name], ["--run", str(tmp_path)]) == 2
     assert "name" in capsys.readouterr().err
 
 
 def whole_and_halves(name, folder, *more):
     """Trains 30 steps at once, and again in two processes' worth; returns both checkpoints and the whole's metrics."""
-    assert running.main(RECIPES[name], ["--embedded", *TINY, *more, "--run", f"{folder}/whole"]) == 0
+    assert run.main(RECIPES[name], ["--embedded", *TINY, *more, "--run", f"{folder}/whole"]) == 0
     for until in (["--until", "13"], []):
-        assert running.main(RECIPES[name], ["--embedded", *TINY, *more, "--run", f"{folder}/halves", *until]) == 0
+        assert run.main(RECIPES[name], ["--embedded", *TINY, *more, "--run", f"{folder}/halves", *until]) == 0
     whole, halves = (checkpoints.read(folder / run / "checkpoint") for run in ("whole", "halves"))
     return whole, halves, read_metrics(str(folder / "whole" / "metrics.jsonl"))
 
@@ -125,7 +126,7 @@ def check(whole, halves, metrics):
 @pytest.fixture(scope="module", autouse=True)
 def _few_scenes():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("recipes.running._EMBEDDED_PICTURES", 12)
+        patch.setattr("siglip_tf.experiments.run._EMBEDDED_PICTURES", 12)
         patch.setattr("recipes.siglit.EMBEDDED_SCENES", 48)
         yield
 
@@ -143,7 +144,7 @@ def test_siglip_trains_and_goes_on_to_the_same_bits(trained):
     assert figures <= metrics[-1].keys()
     assert metrics[-1]["schedule"] < 0.01
     # The same command again finds the run done; another run is refused.
-    assert running.main(siglip.RECIPE, ["--embedded", *TINY, "--run", str(folder / "whole"), "--set=seed=1"]) == 2
+    assert run.main(siglip.RECIPE, ["--embedded", *TINY, "--run", str(folder / "whole"), "--set=seed=1"]) == 2
 
 
 @pytest.mark.slow
@@ -187,7 +188,7 @@ def test_resolution_goes_on_from_a_trained_model(trained, tmp_path):
 def test_the_first_weights_are_the_checkpoints(trained):
     """What `unlocked` begins with: the image tower's weights, and initial ones elsewhere."""
     from recipes import unlocked
-    from recipes.building import build_model
+    from siglip_tf.experiments.build import build_model
 
     c = unlocked.RECIPE.settings()
     unlocked.embedded(c)
@@ -196,7 +197,7 @@ def test_the_first_weights_are_the_checkpoints(trained):
     assert c.model.image_depth == 1  # taken over from the checkpoint
     model = build_model(c, 30)
     before = {name: variable.numpy() for name, variable in model.named_weights().items()}
-    running._Start(start.weights, "a test's")(model)
+    run._Start(start.weights, "a test's")(model)
     for name, variable in model.named_weights().items():
         expected = trained[1].weights[name] if name.startswith("image/") else before[name]
         np.testing.assert_array_equal(variable.numpy(), expected, err_msg=name)
@@ -235,7 +236,7 @@ def test_captions_from_tfds_on_a_mocked_data_set(tmp_path, monkeypatch):
     values = [f"--set=model.{key}={value}" for key, value in small.items()]
     more = ("--set=batch=8", "--set=duration=2 epochs", "--set=log_every=1", "--set=model.dropout=0.0")
     command = ["--data", "tfds:coco_captions", *values, *more, "--run", str(tmp_path / "run")]
-    assert running.main(RECIPES["captions_from_tfds"], command) == 0
+    assert run.main(RECIPES["captions_from_tfds"], command) == 0
     metrics = read_metrics(str(tmp_path / "run" / "metrics.jsonl"))
     assert [line["step"] for line in metrics] == list(range(1, 7))
     assert checkpoints.read(tmp_path / "run" / "checkpoint").tokenizer is not None

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from siglip_tf.data import EmbeddingData, StoredEmbeddings, tower_fingerprint
-from siglip_tf.data.stored_embeddings import read_shard
+from siglip_tf.data.embeddings.stored import read_shard
 from tests.data.sources.test_tar import write_shard
 from tests.example_model import example_model, pictures, vocabulary
 from tools import precompute_embeddings
@@ -23,7 +23,7 @@ COUNT = 23
 # Kills the process by SIGKILL while it writes its third shard.
 KILLED = """
 import os, signal, sys
-from siglip_tf.data import embedding_writer
+from siglip_tf.data.embeddings import writer as embedding_writer
 from tools import precompute_embeddings
 whole = embedding_writer.write_shard
 def write_shard(path, arrays, skipped):

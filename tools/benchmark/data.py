@@ -203,7 +203,7 @@ def loaders(images: list[bytes], folder: Path, size: int, cores: int) -> list[Ca
     from siglip_tf.data import ImagePreprocessing, Preprocessing, Tokenizer
     from siglip_tf.data.pipeline import TrainingData
     from siglip_tf.data.sources.tar import TarSource
-    from siglip_tf.data.tokenizer_training import train_tokenizer
+    from siglip_tf.data.text.training import train_tokenizer
 
     shard = folder / "00000.tar"
     _write_tar(shard, images)
@@ -242,7 +242,7 @@ def _write_tar(path: Path, images: list[bytes]) -> None:
 def embeddings(folder: Path, dim: int = 768, length: int = 16, batch: int = 4096) -> list[Candidate]:
     """Stored embeddings to training batches, in each dtype, from eight shards of 16,384 images."""
     from siglip_tf.data import EmbeddingData, StoredEmbeddings
-    from siglip_tf.data.stored_embeddings import DTYPES, VERSION, shard_name, write_shard
+    from siglip_tf.data.embeddings.stored import DTYPES, VERSION, shard_name, write_shard
 
     rng = np.random.default_rng(0)
     records, count = 16_384, 8

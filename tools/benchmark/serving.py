@@ -50,7 +50,7 @@ def _model(image: str, text: str):
     """A model of the named towers at 224 pixels, with random weights, and preprocessing of its own."""
     import siglip_tf
     from siglip_tf.data import ImagePreprocessing, Preprocessing, Tokenizer
-    from siglip_tf.data.tokenizer_training import train_tokenizer
+    from siglip_tf.data.text.training import train_tokenizer
 
     vocabulary = train_tokenizer(_texts(1_000), vocab_size=200)
     model = siglip_tf.SigLIP(image=image, text=text, image_size=224, text_length=64, vocab_size=32_000)

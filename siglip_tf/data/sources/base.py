@@ -12,8 +12,9 @@ import tensorflow as tf
 class Source(abc.ABC):
     """Image-text records addressed by one integer, so that a position in training is one integer too.
 
-    A source makes no order, repeats nothing and decodes no image: `siglip_tf.data.order` decides which record comes
-    when, and the pipelines decode. A subclass sets `size`, `name` and `fingerprint`, and writes `read` and `locate`.
+    A source makes no order, repeats nothing and decodes no image: `siglip_tf.data.order.record_order` decides which
+    record comes when, and the pipelines decode. A subclass sets `size`, `name` and `fingerprint`, and writes `read` and
+    `locate`.
 
     Attributes:
         size: number of records, broken ones included (an unlimited generator says `2**40`, say).

@@ -36,7 +36,7 @@ def open_source(spec: str, *, split: str | None = None, **options: Any) -> Sourc
     if kind == "tfds":
         return open_tfds(spec.removeprefix("tfds:"), split or "train", **options)
     if kind == "scenes":
-        from siglip_tf.data.scenes import SceneSource
+        from siglip_tf.synthetic import SceneSource
 
         return SceneSource(split or "train", **options)
     if kind == "folder":

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from siglip_tf.data.bad_records import Cause
+from siglip_tf.data.order.bad_records import Cause
 from siglip_tf.data.sources.base import Source, fingerprint_of
 from siglip_tf.data.sources.paths import find_shards
 from siglip_tf.data.sources.shard_index import HEADER_BYTES, MappedFiles, Scan, can_map, index_shards, int64s_at

@@ -4,8 +4,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from siglip_tf.data.scenes import SceneSource
 from siglip_tf.data.sources import FolderSource, ParquetSource, TarSource, TFRecordSource, open_source
+from siglip_tf.synthetic import SceneSource
 from tests.data.memory_source import encode
 from tests.data.sources.test_tar import img2dataset_sample, write_shard
 from tests.data.sources.test_tfrecord import img2dataset_record, write

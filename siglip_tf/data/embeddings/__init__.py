@@ -1,0 +1,1 @@
+"""Embeddings of a frozen tower, stored once and trained on (SigLiT, section 4.1)."""

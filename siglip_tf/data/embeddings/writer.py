@@ -1,0 +1,265 @@
+"""A frozen image tower over a source, once, into stored embeddings; a killed run goes on at its first missing shard."""
+
+import dataclasses
+import functools
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from siglip_tf.data.embeddings.stored import (
+    DTYPES,
+    MANIFEST,
+    StoredEmbeddings,
+    differences,
+    identity,
+    read_shard,
+    shard_name,
+    write_aside,
+    write_shard,
+)
+from siglip_tf.data.order.bad_records import BadRecordReport, Explainer, TooManyBadRecordsError, usable_captions
+from siglip_tf.data.preprocessing import Preprocessing
+from siglip_tf.data.reading import in_order
+from siglip_tf.data.sources.base import Source
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run is: records of this worker done and in all, and its speed since it started."""
+
+    done: int
+    total: int
+    images_per_second: float
+    seconds_left: float
+
+
+class EmbeddingWriter:
+    """Writes stored embeddings of a source.
+
+    Args:
+        folder: where to; local or remote. One that holds some shards of the same run is gone on with.
+        source: the images and captions.
+        preprocessing: the tower's, of images and texts.
+        encode: uint8 pixels (batch_size, size, size, 3) to l2-normalised embeddings (batch_size, embed_dim).
+        tower: `tower_fingerprint` of the tower's weights.
+        embed_dim: width of the embeddings.
+        dtype: "float16", "bfloat16" or "float32".
+        batch_size: images passed to `encode` at a time; the last batch is padded.
+        shard_records: records of the source in each shard.
+        worker: which of `workers` processes this is; they share the shards, and the last to finish ends the manifest.
+        bad_record_limit: part of the records that may be broken before it is an error.
+        report: path of the JSONL report that names every skipped record, or None.
+
+    Raises:
+        ValueError: an argument out of range, or a folder that holds embeddings of another tower, preprocessing or
+            source.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        source: Source,
+        preprocessing: Preprocessing,
+        encode: Callable[[tf.Tensor], Any],
+        *,
+        tower: str,
+        embed_dim: int,
+        dtype: str = "float16",
+        batch_size: int = 256,
+        shard_records: int = 16_384,
+        worker: int = 0,
+        workers: int = 1,
+        bad_record_limit: float = 0.01,
+        report: str | None = None,
+    ):
+        if preprocessing is None or preprocessing.image is None or preprocessing.text is None:
+            raise ValueError("Stored embeddings need a preprocessing of images and of text.")
+        if not 0 <= worker < workers:
+            raise ValueError(f"worker must lie in [0, workers). Received: {worker} of {workers}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1. Received: {batch_size}")
+        self._identity = identity(
+            tower, preprocessing, source, embed_dim=embed_dim, dtype=dtype, shard_records=shard_records
+        )
+        self._folder = str(folder)
+        self._source = source
+        self._preprocessing = preprocessing
+        self._encode = encode
+        self._batch_size = batch_size
+        self._limit = bad_record_limit
+        self._explainer = Explainer(BadRecordReport(report), preprocessing.image)
+        self._count = -(-source.size // shard_records)
+        self._mine = range(worker * self._count // workers, (worker + 1) * self._count // workers)
+        self._claim_folder()
+
+    def _claim_folder(self) -> None:
+        path = f"{self._folder}/{MANIFEST}"
+        tf.io.gfile.makedirs(self._folder)
+        if not tf.io.gfile.exists(path):
+            write_aside(path, _json(self._identity))
+            return
+        with tf.io.gfile.GFile(path) as file:
+            found = json.load(file)
+        if lines := differences(found, self._identity):
+            raise ValueError(
+                f"{self._folder} holds embeddings of another run:\n  " + "\n  ".join(lines) + "\n"
+                "Name another folder, or delete that one."
+            )
+
+    def _path(self, shard: int) -> str:
+        return f"{self._folder}/{shard_name(shard, self._count)}"
+
+    def _records(self, shard: int) -> range:
+        size = self._identity["shard_records"]
+        return range(shard * size, min((shard + 1) * size, self._source.size))
+
+    def _spans(self, shards: list[int]) -> list[tuple[int, int]]:
+        """The records of some shards, as few ranges."""
+        spans: list[tuple[int, int]] = []
+        for records in map(self._records, shards):
+            if spans and spans[-1][1] == records.start:
+                spans[-1] = spans[-1][0], records.stop
+            else:
+                spans.append((records.start, records.stop))
+        return spans
+
+    def missing(self) -> list[int]:
+        """This worker's shards that are not written yet."""
+        return [shard for shard in self._mine if not tf.io.gfile.exists(self._path(shard))]
+
+    def run(self, progress: Callable[[Progress], None] | None = None) -> StoredEmbeddings | None:
+        """Computes this worker's missing shards, and ends the manifest once all workers' shards are there.
+
+        Args:
+            progress: called after every batch.
+
+        Returns:
+            The stored embeddings, or None while other workers are still at theirs.
+
+        Raises:
+            TooManyBadRecordsError: more of a shard than the limit is broken.
+        """
+        shards = self.missing()
+        total = sum(len(self._records(shard)) for shard in self._mine)
+        before = total - sum(len(self._records(shard)) for shard in shards)
+        started, done = time.monotonic(), 0
+        batches = self._batches(shards)
+        batch = next(batches, None)
+        for shard in shards:
+            records = self._records(shard)
+            parts = []
+            while batch is not None and batch["record"][0] < records.stop:
+                inside = int(np.searchsorted(batch["record"], records.stop))
+                parts.append(_slice(batch, 0, inside))
+                if progress is not None:
+                    reached = done + int(parts[-1]["record"][-1]) - records.start + 1
+                    seconds = time.monotonic() - started
+                    left = (total - before - reached) * seconds / reached
+                    progress(Progress(before + reached, total, reached / max(seconds, 1e-9), left))
+                batch = _slice(batch, inside, None) if inside < len(batch["record"]) else next(batches, None)
+            self._write(shard, parts)
+            done += len(records)
+        return self._finish()
+
+    def _batches(self, shards: list[int]) -> Iterator[dict[str, np.ndarray]]:
+        """Encoded batches in order of records: `record`, `image_embedding`, `texts` (ids a caption), `captions`."""
+
+        @tf.autograph.experimental.do_not_convert
+        def prepare(record: tf.Tensor, example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            usable = usable_captions(example["captions"])
+            with tf.control_dependencies([usable]):  # before an image is decoded in vain
+                image = tf.identity(example["image"])
+            return {"record": record, "pixels": self._preprocessing.image.pixels(image, fused=True), "captions": usable}
+
+        @tf.autograph.experimental.do_not_convert
+        def tokenize(batch: dict[str, Any]) -> dict[str, tf.Tensor]:
+            captions = batch.pop("captions")
+            return {**batch, "counts": captions.row_lengths(), "text": self._preprocessing.text(captions.flat_values)}
+
+        if not shards:
+            return
+        parts = [in_order(self._source, start, stop) for start, stop in self._spans(shards)]
+        dataset = (
+            functools.reduce(tf.data.Dataset.concatenate, parts)
+            .map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            .ignore_errors()
+            .ragged_batch(self._batch_size)
+            .map(tokenize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            .prefetch(2)
+        )
+        for batch in dataset:
+            pixels = batch["pixels"]
+            count = int(pixels.shape[0])
+            padded = tf.pad(pixels, [[0, self._batch_size - count], [0, 0], [0, 0], [0, 0]])
+            embeddings = np.asarray(self._encode(padded))[:count]
+            if not np.isfinite(embeddings).all():
+                raise ValueError(f"The tower's embeddings of records {batch['record'][0]} and on are not finite.")
+            yield {
+                "record": batch["record"].numpy(),
+                "image_embedding": embeddings.astype(DTYPES[self._identity["dtype"]]),
+                "first_text": np.concatenate([[0], np.cumsum(batch["counts"].numpy())]),
+                "text": batch["text"].numpy(),
+            }
+
+    def _write(self, shard: int, parts: list[dict[str, np.ndarray]]) -> None:
+        records = self._records(shard)
+        used = np.concatenate([part["record"] for part in parts] or [np.zeros(0, np.int64)])
+        missing = sorted(set(records) - set(used.tolist()))
+        skipped = Counter(self._explainer(self._source, record).value for record in missing)
+        if sum(skipped.values()) > max(self._limit * len(records), 1 if self._limit > 0 else 0):
+            causes = ", ".join(f"{count} {cause}" for cause, count in skipped.most_common())
+            raise TooManyBadRecordsError(
+                f"{sum(skipped.values())} of the {len(records)} records of shard {shard} are broken ({causes}), more "
+                f"than {self._limit:.2%}. Look at the report of bad records; mend the data, or raise the limit."
+            )
+        dimensions = {
+            "image_embedding": (self._identity["embed_dim"], DTYPES[self._identity["dtype"]]),
+            "text": (self._preprocessing.text.length, np.dtype(np.int32)),
+        }
+        arrays = {
+            name: np.concatenate([part[name] for part in parts] or [np.zeros((0, width), dtype)])
+            for name, (width, dtype) in dimensions.items()
+        }
+        counts = [np.diff(part["first_text"]) for part in parts]
+        arrays["first_text"] = np.cumsum(np.concatenate([[0], *counts]), dtype=np.int64)
+        arrays["record"] = used
+        write_shard(self._path(shard), arrays, skipped)
+
+    def _finish(self) -> StoredEmbeddings | None:
+        names = [shard_name(shard, self._count) for shard in range(self._count)]
+        if not all(tf.io.gfile.exists(f"{self._folder}/{name}") for name in names):
+            return None
+        shards, skipped = [], Counter()
+        for name in names:
+            arrays, causes = read_shard(f"{self._folder}/{name}")
+            shards.append({"file": name, "images": len(arrays["record"]), "texts": len(arrays["text"])})
+            skipped.update(causes)
+        counts = {
+            "read": self._source.size,
+            "images": sum(shard["images"] for shard in shards),
+            "texts": sum(shard["texts"] for shard in shards),
+            "skipped": dict(sorted(skipped.items())),
+        }
+        write_aside(f"{self._folder}/{MANIFEST}", _json({**self._identity, "counts": counts, "shards": shards}))
+        return StoredEmbeddings(self._folder)
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, indent=2).encode() + b"\n"
+
+
+def _slice(batch: dict[str, np.ndarray], start: int, stop: int | None) -> dict[str, np.ndarray]:
+    """Images `start` to `stop` of a batch, with their captions."""
+    stop = len(batch["record"]) if stop is None else stop
+    first = batch["first_text"]
+    return {
+        "record": batch["record"][start:stop],
+        "image_embedding": batch["image_embedding"][start:stop],
+        "first_text": first[start : stop + 1] - first[start],
+        "text": batch["text"][first[start] : first[stop]],
+    }

@@ -1,0 +1,1 @@
+"""A picture on its way to the device: header, decoding, EXIF orientation, resizing, augmentation."""

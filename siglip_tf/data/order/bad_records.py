@@ -1,0 +1,209 @@
+"""What is wrong with a record that could not be used, and a report that names every such record."""
+
+import enum
+import json
+import re
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from siglip_tf.data.images.header import image_size
+from siglip_tf.data.preprocessing import ImagePreprocessing
+from siglip_tf.data.sources.base import Source
+
+
+class Cause(enum.StrEnum):
+    """Why a record is skipped."""
+
+    UNDECODABLE_IMAGE = "undecodable_image"
+    MISSING_IMAGE = "missing_image"
+    MISSING_CAPTION = "missing_caption"
+    NOT_UTF8 = "not_utf8"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    TORN_RECORD = "torn_record"
+    TORN_SHARD = "torn_shard"
+    EMPTY_SHARD = "empty_shard"
+    UNREADABLE = "unreadable"
+
+
+class TooManyBadRecordsError(ValueError):
+    """More records are broken than the limit allows."""
+
+
+def is_utf8(texts: tf.Tensor) -> tf.Tensor:
+    """bool, like `texts`: whether each string is valid UTF-8; in-graph, never an error."""
+    # Transcoding leaves out what is not valid.
+    return tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="ignore") == texts
+
+
+def usable_captions(captions: tf.Tensor) -> tf.Tensor:
+    """The captions, string (k,), that are not blank; in-graph.
+
+    Raises:
+        tf.errors.InvalidArgumentError: there is none, or one of all is not UTF-8.
+    """
+    captions = tf.ensure_shape(captions, [None])
+    usable = tf.boolean_mask(captions, tf.strings.length(tf.strings.strip(captions)) > 0)
+    sound = (tf.size(usable) > 0) & tf.reduce_all(is_utf8(captions))
+    with tf.control_dependencies([tf.debugging.Assert(sound, ["No caption, or one that is not UTF-8."])]):
+        return tf.identity(usable)
+
+
+def diagnose(example: dict[str, Any], image: ImagePreprocessing | None) -> tuple[Cause, str] | None:
+    """Why an example cannot be used, or None if it can.
+
+    Args:
+        example: what `Source.fetch` returns.
+        image: the preprocessing that the images get; None does not decode.
+
+    Returns:
+        The cause, and a detail for people.
+    """
+    if known := bytes(example.get("cause", b"")).decode():
+        return Cause(known), ""
+    return _wrong_captions(example["captions"]) or _wrong_image(bytes(example["image"]), image)
+
+
+def _wrong_captions(captions: Any) -> tuple[Cause, str] | None:
+    captions = [bytes(caption) for caption in np.atleast_1d(captions)]
+    if not any(caption.strip() for caption in captions):
+        return Cause.MISSING_CAPTION, ""
+    for caption in captions:
+        try:
+            caption.decode()
+        except UnicodeDecodeError as error:
+            return Cause.NOT_UTF8, str(error)
+    return None
+
+
+def _wrong_image(data: bytes, image: ImagePreprocessing | None) -> tuple[Cause, str] | None:
+    if not data:
+        return Cause.MISSING_IMAGE, ""
+    if image is None:
+        return None
+    try:
+        height, width = image_size(tf.constant(data)).numpy().tolist()
+        if height * width > image.max_pixels:
+            return Cause.TOO_MANY_PIXELS, f"the header announces {width} x {height} pixels"
+        image.pixels(tf.constant(data))
+    except tf.errors.InvalidArgumentError as error:
+        return Cause.UNDECODABLE_IMAGE, first_line(error)
+    return None
+
+
+def first_line(error: tf.errors.OpError) -> str:
+    """What an op's error says, without the graph's names; of an assertion its message and values."""
+    _, asserted, values = str(error.message).partition("Summarized data: ")
+    if asserted:
+        return " ".join(line.strip().removeprefix("b").strip("'") for line in values.splitlines())[:200]
+    return re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*?\]", "", str(error.message).splitlines()[0])[:200]
+
+
+class BadRecordReport:
+    """A JSONL file with a line for each broken record: shard, offset, id, cause, detail.
+
+    A record that comes again, in a later epoch or after a restart, gets no second line. Lines reach the file at once.
+
+    Args:
+        path: a path on a local or mounted disk, continued if it exists; None keeps no file.
+
+    Attributes:
+        by_cause: how many records, by the value of `Cause`.
+        first: the first entries that this process noted, at most `SHOWN`.
+
+    Raises:
+        ValueError: an existing file is not such a report.
+    """
+
+    SHOWN = 100
+
+    def __init__(self, path: str | None):
+        self.path = path
+        self.first: list[dict[str, Any]] = []
+        self._seen: dict[tuple[str, int], Cause] = {}
+        self.by_cause: Counter[str] = Counter()
+        if path is not None and tf.io.gfile.exists(path):
+            self._continue(path)
+        elif path is not None:
+            tf.io.gfile.makedirs(path.rpartition("/")[0] or ".")
+
+    def _continue(self, path: str) -> None:
+        with tf.io.gfile.GFile(path) as file:
+            lines = file.read().split("\n")
+        # A kill can tear the last line; its record will be met again.
+        whole = lines[:-1]
+        for number, line in enumerate(whole, 1):
+            try:
+                entry = json.loads(line)
+                self._seen[entry["shard"], entry["offset"]] = Cause(entry["cause"])
+                self.by_cause[entry["cause"]] += 1
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(
+                    f"{path}, line {number} is not a line of a report of bad records: {error}. Name another file."
+                ) from error
+        if lines[-1]:
+            with tf.io.gfile.GFile(path, "w") as file:
+                file.write("".join(line + "\n" for line in whole))
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def known(self, shard: str, offset: int) -> Cause | None:
+        """The cause noted for a record, if it is in the report."""
+        return self._seen.get((shard, offset))
+
+    def add(self, shard: str, offset: int, cause: Cause, detail: str = "", identifier: str = "") -> None:
+        """Notes one record, if it is not in the report yet."""
+        if (shard, offset) in self._seen:
+            return
+        self._seen[shard, offset] = cause
+        self.by_cause[cause.value] += 1
+        entry = {"shard": shard, "offset": offset, "id": identifier, "cause": cause.value, "detail": detail}
+        if len(self.first) < self.SHOWN:
+            self.first.append(entry)
+        if self.path is not None:
+            with open(self.path, "a") if "://" not in self.path else tf.io.gfile.GFile(self.path, "a") as file:
+                file.write(json.dumps(entry) + "\n")
+
+
+class Explainer:
+    """Finds out why records did not arrive, and notes them in a report.
+
+    Args:
+        report: where they are noted.
+        image: the preprocessing that the images get.
+        certain: whether a record that did not arrive is surely skipped, even if it can be read by now.
+    """
+
+    def __init__(self, report: BadRecordReport, image: ImagePreprocessing, certain: bool = True):
+        self._report = report
+        self._image = image
+        self._certain = certain
+        self._unreadable: dict[str, str] = {}
+
+    def __call__(self, source: Source, record: int) -> Cause | None:
+        """The cause, or None for a sound record that may still arrive."""
+        shard, offset = source.locate(record)
+        if known := self._report.known(shard, offset):
+            return known
+        identifier, found = "", None
+        if shard in self._unreadable:  # thousands of records, each of which would be tried in vain
+            found = Cause.UNREADABLE, self._unreadable[shard]
+        else:
+            try:
+                example = source.fetch(record)
+                identifier = bytes(example["id"]).decode(errors="replace")
+                found = diagnose(example, self._image)
+            except tf.errors.DataLossError as error:
+                found = Cause.TORN_RECORD, first_line(error)
+            except tf.errors.OpError as error:
+                self._unreadable[shard] = first_line(error)
+                found = Cause.UNREADABLE, self._unreadable[shard]
+        if found is None and self._certain:
+            found = Cause.UNREADABLE, "could be read when tried again"
+        if found is None:
+            return None
+        self._report.add(shard, offset, *found, identifier)
+        return found[0]

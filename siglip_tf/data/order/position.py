@@ -1,0 +1,238 @@
+"""Where training stands in its data: which slots of which stream are used, and which were skipped as broken.
+
+A position is (step, slots passed by each stream). Slots passed = pairs used + records skipped, and pairs used =
+steps x pairs a step, so that what the training loop has consumed follows from its own step count: nothing that only
+waits in a prefetch buffer counts.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from siglip_tf.data.order.bad_records import Cause, TooManyBadRecordsError
+
+VERSION = 1
+
+
+@dataclasses.dataclass
+class _Stream:
+    start: int  # slots passed where this run began
+    frontier: int  # every slot before it has arrived or is skipped
+    ahead: set[int]  # slots that arrived before an earlier one did (unordered pipelines only)
+    skipped: list[int]  # slots from `start` on that were skipped, rising
+    causes: list[str]
+
+    def holds(self, slot: int) -> bool:
+        """Whether a slot was skipped."""
+        at = bisect.bisect_left(self.skipped, slot)
+        return at < len(self.skipped) and self.skipped[at] == slot
+
+    def passed(self, used: int) -> int:
+        """Slots passed once `used` pairs since the start are used."""
+        end = self.start + used
+        for slot in self.skipped:
+            if slot >= end:
+                break
+            end += 1
+        return end
+
+
+class PositionTracker:
+    """Follows a worker's streams: learns of skipped slots as batches are made, tells the position at any step.
+
+    Args:
+        diagnose: for a stream and slots that did not arrive, `(cause, None where the record is sound)` for each.
+        limit: largest part of the slots passed that may be skipped (below 1), or how many (1 and more).
+        ordered: whether slots arrive in order, so that a gap is certain to be a broken record.
+
+    Raises:
+        ValueError: a negative limit.
+    """
+
+    # Fewer skips than this never break a fractional limit: a single broken record at the start is no verdict.
+    GRACE = 20
+    # Skips are kept one by one up to here; then those before an asked-for position only as counts.
+    KEPT = 100_000
+    # Unordered slots this far behind the newest are looked into.
+    SLACK = 4096
+
+    def __init__(
+        self,
+        diagnose: Callable[[int, list[int]], list[Cause | None]],
+        limit: float,
+        ordered: bool = True,
+    ):
+        if limit < 0:
+            raise ValueError(f"bad_record_limit must not be negative. Received: {limit}")
+        self._diagnose = diagnose
+        self._limit = limit
+        self._ordered = ordered
+        self._streams: dict[int, _Stream] = {}
+        self._base_skipped: Counter[str] = Counter()
+        self._base_step = 0
+        self._lock = threading.Lock()
+
+    def start(self, step: int, passed: dict[int, int], skipped: dict[str, int]) -> None:
+        """Begins at a position: `passed` slots of each stream, after `skipped` records of each cause."""
+        with self._lock:
+            self._base_step = step
+            self._base_skipped = Counter(skipped)
+            self._streams = {stream: _Stream(slot, slot, set(), [], []) for stream, slot in passed.items()}
+
+    def arrived(self, stream: int, slots: list[int]) -> None:
+        """Notes the slots of a batch; whatever they leave out is diagnosed.
+
+        Raises:
+            TooManyBadRecordsError: more than the limit were skipped.
+        """
+        with self._lock:
+            state = self._streams[stream]
+            if self._ordered:
+                missing = sorted(set(range(state.frontier, slots[-1] + 1)) - set(slots))
+                self._skip(stream, missing)
+                # A second iterator over the same data starts again from the first slot.
+                state.frontier = max(state.frontier, slots[-1] + 1)
+                return
+            state.ahead.update(slot for slot in slots if slot >= state.frontier)
+            self._advance(state)
+            before = -1
+            while before < state.frontier and state.ahead and max(state.ahead) - state.frontier > self.SLACK:
+                before = state.frontier
+                self._skip(stream, list(range(state.frontier, min(state.ahead))))
+                self._advance(state)
+
+    def finished(self, stream: int, end: int) -> None:
+        """Says that the stream holds no slot from `end` on, so that what has not arrived never will."""
+        with self._lock:
+            state = self._streams[stream]
+            self._skip(stream, sorted(set(range(state.frontier, end)) - state.ahead))
+            state.frontier = end
+
+    @staticmethod
+    def _advance(state: _Stream) -> None:
+        while state.frontier in state.ahead or state.holds(state.frontier):
+            state.ahead.discard(state.frontier)
+            state.frontier += 1
+
+    def _skip(self, stream: int, slots: list[int]) -> None:
+        state = self._streams[stream]
+        slots = [slot for slot in slots if not state.holds(slot)]
+        for slot, cause in zip(slots, self._diagnose(stream, slots), strict=True):
+            if cause is None:
+                continue  # still on its way
+            at = bisect.bisect_left(state.skipped, slot)
+            state.skipped.insert(at, slot)
+            state.causes.insert(at, cause.value)
+        if slots:
+            self._check_limit(max(slots))
+
+    def _check_limit(self, newest: int) -> None:
+        skipped = sum(self._base_skipped.values()) + sum(len(s.skipped) for s in self._streams.values())
+        passed = sum(max(state.frontier, newest + 1) for state in self._streams.values())
+        grace = self.GRACE if self._limit > 0 else 0
+        allowed = self._limit if self._limit >= 1 else max(self._limit * passed, grace)
+        if skipped > allowed:
+            causes = self._base_skipped + Counter(c for state in self._streams.values() for c in state.causes)
+            what = f"{self._limit:g} records" if self._limit >= 1 else f"{self._limit:.2%} of the records"
+            raise TooManyBadRecordsError(
+                f"{skipped} of {passed} records are broken ({_counts(causes)}), more than {what}. "
+                "Look at the report of bad records; mend the data, or raise bad_record_limit."
+            )
+
+    def frontier(self, stream: int) -> int:
+        """The first slot of a stream that neither arrived nor was skipped."""
+        return self._streams[stream].frontier
+
+    def skipped(self, stream: int) -> dict[str, int]:
+        """How many of a stream's slots were skipped so far, by cause."""
+        with self._lock:
+            return dict(sorted(Counter(self._streams[stream].causes).items()))
+
+    def position(self, step: int, pairs_a_step: int) -> dict[str, Any]:
+        """`{"step", "passed": {stream: slots}, "skipped": {cause: records}}` once `step` steps are done.
+
+        Raises:
+            ValueError: a step before the run's first or, after very many skips, before one asked for earlier.
+        """
+        if step < self._base_step:
+            raise ValueError(
+                f"The position at step {step} is not known: this run began at, or has let go of what was before, step "
+                f"{self._base_step}."
+            )
+        with self._lock:
+            used = (step - self._base_step) * pairs_a_step
+            skipped = Counter(self._base_skipped)
+            passed = {}
+            for stream, state in self._streams.items():
+                end = passed[str(stream)] = state.passed(used)
+                skipped.update(state.causes[: bisect.bisect_left(state.skipped, end)])
+            if sum(len(state.skipped) for state in self._streams.values()) > self.KEPT:
+                self._base_step, self._base_skipped = step, skipped
+                for stream, state in self._streams.items():
+                    state.start = passed[str(stream)]
+                    kept = bisect.bisect_left(state.skipped, state.start)
+                    del state.skipped[:kept], state.causes[:kept]
+        return {"step": step, "passed": passed, "skipped": dict(sorted(skipped.items()))}
+
+
+def state_of(seed: int, fingerprint: str, streams: int, position: dict[str, Any]) -> dict[str, Any]:
+    """A position together with what it is a position in, JSON-able.
+
+    Args:
+        seed: of the training data.
+        fingerprint: of its records.
+        streams: of all workers together.
+        position: as `PositionTracker.position` tells it.
+    """
+    return {"version": VERSION, "seed": seed, "fingerprint": fingerprint, "streams": streams, **position}
+
+
+def check_state(state: dict[str, Any], seed: int, fingerprint: str, streams: int | None) -> None:
+    """Refuses a position in other data; `streams` may still be open (None).
+
+    Raises:
+        ValueError: a state of another run (seed, data or streams differ), or of another format.
+    """
+    if state.get("version") != VERSION:
+        raise ValueError(f"Expected a data position of version {VERSION}. Received: {state.get('version')!r}")
+    for key, value in {"seed": seed, "fingerprint": fingerprint}.items():
+        if state[key] != value:
+            raise ValueError(
+                f"The position belongs to other data: its {key} is {state[key]!r}, this one's {value!r}. "
+                "Use the data and seed of the run, or begin a new position by not restoring."
+            )
+    if streams not in (None, state["streams"]):
+        raise ValueError(f"The position has {state['streams']} streams: it cannot go on with {streams}.")
+
+
+def merge_states(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The whole position from those that each worker knows of its own streams.
+
+    Args:
+        states: `TrainingData.state(step)` of every worker, at the same step.
+
+    Raises:
+        ValueError: no states, or states of different steps or runs.
+    """
+    states = list(states)
+    if not states:
+        raise ValueError("No states to merge.")
+    merged = {**states[0], "passed": {}, "skipped": {}}
+    skipped: Counter[str] = Counter()
+    for state in states:
+        for key in merged.keys() - {"passed", "skipped"}:
+            if state[key] != merged[key]:
+                raise ValueError(f"The workers' positions differ in {key}: {state[key]} and {merged[key]}.")
+        merged["passed"].update(state["passed"])
+        skipped.update(state["skipped"])
+    merged["skipped"] = dict(sorted(skipped.items()))
+    return merged
+
+
+def _counts(causes: Counter[str]) -> str:
+    return ", ".join(f"{count} {cause}" for cause, count in causes.most_common())

@@ -1,0 +1,159 @@
+"""Which record comes when: a closed form from a position in training to a record, so that a position is one integer.
+
+A global batch is cut into `streams` equal parts, each drawn by one stream (a worker reads one stream or several). The
+slots of all streams together pass through the records epoch by epoch, each record once an epoch with no remainder:
+slot `q` of stream `g` belongs to epoch `(q * streams + g) // size`, and a batch may stand across two epochs.
+
+Within an epoch a seeded permutation shuffles single records (`RecordOrder`) or, where records are read by runs, the
+runs, and then records within windows of several runs (`RunOrder`), so that remote shards are read in one piece.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from siglip_tf.data.order.permutation import MAX_SIZE, mix, permute
+
+# Keys that separate the shuffles of one epoch.
+_RECORDS, _RUNS, _WINDOW = range(3)
+
+
+class RecordOrder:
+    """The order of records that can be read one by one at the same cost.
+
+    Args:
+        size: number of records.
+        seed: names the shuffle; each epoch has its own.
+        streams: how many streams share an epoch; they end within one slot of each other, for ever.
+        shuffle: False keeps the source's order.
+
+    Raises:
+        ValueError: no records, no streams, more streams than records, or a negative seed.
+    """
+
+    def __init__(self, size: int, seed: int, streams: int = 1, shuffle: bool = True):
+        if not 1 <= size <= MAX_SIZE:
+            raise ValueError(f"A source must hold between 1 and 2^62 records. Received: {size}")
+        if not 1 <= streams <= size:
+            raise ValueError(
+                f"streams must lie between 1 and the {size} records that they share. Received: {streams}. "
+                "Use fewer workers or streams."
+            )
+        if seed < 0:
+            raise ValueError(f"seed must not be negative. Received: {seed}")
+        self.size = size
+        self.seed = seed
+        self.streams = streams
+        self.shuffle = shuffle
+
+    def epochs(self, stream: int, slots: ArrayLike) -> np.ndarray:
+        """int64 like `slots`: the epoch that each slot of the stream belongs to."""
+        return (np.asarray(slots, np.int64) * self.streams + stream) // self.size
+
+    def _first_slot(self, stream: int, epoch: ArrayLike) -> np.ndarray:
+        """The first slot of a stream that belongs to an epoch: ceil((epoch * size - stream) / streams)."""
+        return (np.asarray(epoch) * self.size - stream + self.streams - 1) // self.streams
+
+    def share(self, stream: int, epoch: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A stream's share of an epoch: its first slot, its number of slots, its start in the epoch's sequence."""
+        before = [self._first_slot(s, np.asarray(epoch) + 1) - self._first_slot(s, epoch) for s in range(stream)]
+        first = self._first_slot(stream, epoch)
+        return first, self._first_slot(stream, np.asarray(epoch) + 1) - first, np.sum(before, axis=0, dtype=np.int64)
+
+    def records(self, stream: int, slots: ArrayLike) -> np.ndarray:
+        """The record in each slot.
+
+        Args:
+            stream: which stream, in [0, streams).
+            slots: int64 (m,), each >= 0.
+
+        Returns:
+            int64 (m,), each in [0, size).
+        """
+        slots = np.asarray(slots, np.int64)
+        epoch = self.epochs(stream, slots)
+        first, _, start = self.share(stream, epoch)
+        position = start + slots - first
+        return permute(position, self.size, mix(self.seed, _RECORDS, epoch)) if self.shuffle else position
+
+
+class Window(NamedTuple):
+    """Neighbouring slots of a stream, in one epoch, whose records are read together.
+
+    Attributes:
+        first: the first slot.
+        end: the slot after the last.
+        pieces: int64 (p, 2), start and count of the neighbouring records to read, each piece within a run.
+        gather: int64 (end - first,): for each slot in turn, its record's number among the records read.
+    """
+
+    first: int
+    end: int
+    pieces: np.ndarray
+    gather: np.ndarray
+
+    def records_read(self) -> np.ndarray:
+        """int64 (end - first,): the records in reading order."""
+        return np.concatenate([np.arange(start, start + count) for start, count in self.pieces])
+
+
+class RunOrder(RecordOrder):
+    """The order of records that are read by runs.
+
+    Args:
+        runs: int64 (runs + 1,), the borders of the runs (`Source.runs`).
+        window_runs: how many runs make a window, whose records are shuffled among each other.
+        seed: as `RecordOrder`'s.
+        streams: as `RecordOrder`'s.
+        shuffle: False keeps the source's order.
+
+    Raises:
+        ValueError: as `RecordOrder`, and for borders that do not rise from 0.
+    """
+
+    def __init__(self, runs: ArrayLike, window_runs: int, seed: int, streams: int = 1, shuffle: bool = True):
+        runs = np.asarray(runs, np.int64)
+        if len(runs) < 2 or runs[0] != 0 or np.diff(runs).min() < 1:
+            raise ValueError(f"runs must be borders that rise from 0. Received: {runs}")
+        if window_runs < 1:
+            raise ValueError(f"window_runs must be at least 1. Received: {window_runs}")
+        super().__init__(int(runs[-1]), seed, streams, shuffle)
+        self.window_runs = window_runs
+        self._runs = runs
+
+    def _sequence(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The epoch's runs in order (runs,), and the borders (runs + 1,) they make in its sequence."""
+        order = np.arange(len(self._runs) - 1)
+        if self.shuffle:
+            order = permute(order, len(order), mix(self.seed, _RUNS, epoch))
+        return order, np.concatenate([[0], np.cumsum(np.diff(self._runs)[order])])
+
+    def window(self, stream: int, slot: int) -> Window:
+        """The window that holds a slot of a stream."""
+        epoch = int(self.epochs(stream, slot))
+        first, count, start = map(int, self.share(stream, epoch))
+        order, borders = self._sequence(epoch)
+        window = (int(np.searchsorted(borders, start + slot - first, side="right")) - 1) // self.window_runs
+        ranks = np.arange(window * self.window_runs, min((window + 1) * self.window_runs, len(order)))
+        # A window at the border of two streams' shares is cut there.
+        begin = np.maximum(borders[ranks], start)
+        end = np.minimum(borders[ranks + 1], start + count)
+        pieces = np.stack([self._runs[order[ranks]] + begin - borders[ranks], end - begin], axis=1)[end > begin]
+        size = int(pieces[:, 1].sum())
+        gather = np.arange(size)
+        if self.shuffle:
+            gather = permute(gather, size, mix(self.seed, _WINDOW, epoch, stream, window))
+        first += int(begin[end > begin][0]) - start
+        return Window(first, first + size, pieces, gather)
+
+    def records(self, stream: int, slots: ArrayLike) -> np.ndarray:
+        """As `RecordOrder.records`."""
+        records: list[int] = []
+        window = None
+        for slot in np.asarray(slots, np.int64).tolist():
+            if window is None or not window.first <= slot < window.end:
+                window = self.window(stream, slot)
+                read = window.records_read()
+            records.append(read[window.gather[slot - window.first]])
+        return np.array(records, np.int64)

@@ -1,0 +1,1 @@
+"""Texts as token ids: the SentencePiece tokenizer and the training of one."""

@@ -1,0 +1,197 @@
+"""Text to token ids inside the graph: lower-casing, SentencePiece, sticky end-of-sentence, padding.
+
+Source: "Sigmoid Loss for Language Image Pre-Training", section 4 (sequence length, vocabularies); big_vision
+`pp/ops_text.py` (sticky EOS) and `evaluators/proj/image_text/prompt_engineering.py` (canonicalisation).
+"""
+
+import base64
+import hashlib
+import re
+import string
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from siglip_tf.data.text.sentencepiece_resource import sentencepiece_tokenizer
+
+LOWER_CASE = ("unicode", "ascii", "none")
+
+# ASCII punctuation, and what Python's `\s` matches, in RE2's syntax (whose own `\s` is ASCII only).
+_PUNCTUATION = r"[!-/:-@\[-`{-~]"
+_WHITE_SPACE = r"[\s\p{Z}\x0b\x1c-\x1f\x{85}]+"
+
+
+def canonicalize(text: str, keep: str = "") -> str:
+    """Canonical form of a class name or prompt: `_` to space, no punctuation, lower case, single spaces.
+
+    Args:
+        text: class name or prompt template.
+        keep: punctuation kept where it occurs as exactly this string, e.g. `"{}"` in templates or `","` in names.
+
+    Returns:
+        The canonical text.
+
+    Source: big_vision `prompt_engineering.py`.
+    """
+    drop = str.maketrans("", "", string.punctuation)
+    parts = text.replace("_", " ").split(keep) if keep else [text.replace("_", " ")]
+    return re.sub(r"\s+", " ", keep.join(part.translate(drop) for part in parts).lower()).strip()
+
+
+def strip_punctuation(texts: tf.Tensor) -> tf.Tensor:
+    """In-graph: ASCII punctuation removed, white space collapsed and trimmed; strings of any shape."""
+    texts = tf.strings.regex_replace(texts, _PUNCTUATION, "")
+    return tf.strings.strip(tf.strings.regex_replace(texts, _WHITE_SPACE, " "))
+
+
+def canonicalize_in_graph(texts: tf.Tensor) -> tf.Tensor:
+    """`canonicalize` (nothing kept) as TensorFlow ops; UTF-8 strings of any shape to the same shape."""
+    texts = tf.strings.regex_replace(texts, "_", " ")
+    return strip_punctuation(tf.strings.lower(texts, encoding="utf-8"))
+
+
+class Tokenizer(tf.Module):
+    """SentencePiece ids of fixed length, in the graph, with "sticky" end-of-sentence.
+
+    A text of fewer than `length` pieces becomes its pieces, one EOS, then pads; a longer one its first
+    `length - 1` pieces and EOS. The class is a `tf.Module` so that a SavedModel that holds it keeps the vocabulary.
+
+    Args:
+        model_proto: a serialised SentencePiece model (the bytes of a `.model` file).
+        length: tokens per text.
+        lower_case: True or "unicode" lower-cases every script, as Hugging Face's tokenizers do; "ascii" touches
+            A to Z only, as `tf.strings.lower` in big_vision's training did; False or "none" leaves case alone.
+        eos_id: id appended to every text; 1 in every SigLIP vocabulary.
+        pad_id: id after the end; 1 for SigLIP (the same as EOS), 0 for SigLIP 2.
+        punctuation: "keep" as in training, or "strip", which drops ASCII punctuation as Hugging Face's
+            `SiglipTokenizer` does to every text.
+
+    Raises:
+        ValueError: not a SentencePiece model, or an id outside its vocabulary, or an unknown option.
+
+    Example:
+        tokenizer = Tokenizer.from_file("tokenizer.model", length=64)
+        ids = tokenizer(tf.constant(["A photo of a cat"]))  # int32 (1, 64)
+    """
+
+    def __init__(
+        self,
+        model_proto: bytes,
+        length: int,
+        *,
+        lower_case: bool | str = True,
+        eos_id: int = 1,
+        pad_id: int = 1,
+        punctuation: str = "keep",
+    ):
+        super().__init__(name="tokenizer")
+        if isinstance(lower_case, bool):
+            lower_case = "unicode" if lower_case else "none"
+        if lower_case not in LOWER_CASE:
+            raise ValueError(f"lower_case must be True, False or one of {LOWER_CASE}. Received: {lower_case!r}")
+        if punctuation not in ("keep", "strip"):
+            raise ValueError(f'punctuation must be "keep" or "strip". Received: {punctuation!r}')
+        if length < 1:
+            raise ValueError(f"length must be at least 1 token. Received: {length}")
+        if not isinstance(model_proto, bytes) or not model_proto:
+            raise ValueError(
+                "model_proto must be the bytes of a SentencePiece .model file. "
+                f"Received: {type(model_proto).__name__} of length {len(model_proto)}"
+            )
+        try:
+            self._pieces = sentencepiece_tokenizer(model_proto)
+            vocab_size = int(self._pieces.vocab_size())
+        except (tf.errors.OpError, ValueError) as error:
+            raise ValueError(f"model_proto ({len(model_proto)} bytes) is not a SentencePiece model: {error}") from error
+        for name, value in (("eos_id", eos_id), ("pad_id", pad_id)):
+            if not 0 <= value < vocab_size:
+                raise ValueError(f"{name} must be an id of the vocabulary of {vocab_size} pieces. Received: {value}")
+        self.model_proto = model_proto
+        self.vocab_size = vocab_size
+        self.length = length
+        self.lower_case = lower_case
+        self.eos_id = eos_id
+        self.pad_id = pad_id
+        self.punctuation = punctuation
+
+    @classmethod
+    def from_file(cls, path: str | Path, length: int, **options: Any) -> "Tokenizer":
+        """Tokenizer of a `.model` file (any path TensorFlow reads, `gs://` included); options as the constructor's."""
+        with tf.io.gfile.GFile(str(path), "rb") as file:
+            return cls(file.read(), length, **options)
+
+    def normalize(self, texts: tf.Tensor) -> tf.Tensor:
+        """The text as SentencePiece gets it: lower-cased and stripped as this tokenizer is told; any shape."""
+        if self.lower_case != "none":
+            texts = tf.strings.lower(texts, encoding="utf-8" if self.lower_case == "unicode" else "")
+        return strip_punctuation(texts) if self.punctuation == "strip" else texts
+
+    @tf.autograph.experimental.do_not_convert
+    def __call__(self, texts: Any) -> tf.Tensor:
+        """Token ids.
+
+        Args:
+            texts: UTF-8 strings, scalar or (batch, ...), of known rank.
+
+        Returns:
+            int32 (..., length).
+        """
+        texts = tf.convert_to_tensor(texts, tf.string)
+        ids = self._pieces.tokenize(self.normalize(tf.reshape(texts, [-1])))
+        kept = self.length - 1
+        counts = tf.minimum(tf.cast(ids.row_lengths(), tf.int32), kept)[:, None]
+        ids = ids.to_tensor(self.pad_id, shape=(None, self.length))  # cuts what is longer
+        position = tf.range(self.length)[None, :]
+        ids = tf.where(position < counts, ids, tf.where(position == counts, self.eos_id, self.pad_id))
+        ids = tf.reshape(ids, tf.concat([tf.shape(texts), [self.length]], 0))
+        return tf.ensure_shape(ids, texts.shape.concatenate([self.length]))
+
+    @tf.autograph.experimental.do_not_convert
+    def token_counts(self, texts: Any) -> tf.Tensor:
+        """Pieces in each text, EOS included, before any cut: a text is truncated where this exceeds `length`.
+
+        Args:
+            texts: UTF-8 strings (batch,).
+
+        Returns:
+            int32 (batch,).
+        """
+        texts = tf.convert_to_tensor(texts, tf.string)
+        return tf.cast(self._pieces.tokenize(self.normalize(texts)).row_lengths(), tf.int32) + 1
+
+    def decode(self, ids: Any) -> tf.Tensor:
+        """Texts of int32 (batch, length) up to their first EOS, as strings (batch,); for people to read."""
+        ids = tf.convert_to_tensor(ids, tf.int32)
+        before_end = tf.cumsum(tf.cast(ids == self.eos_id, tf.int32), axis=1) == 0
+        return self._pieces.detokenize(tf.ragged.boolean_mask(ids, before_end & (ids != self.pad_id)))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the vocabulary's bytes."""
+        return hashlib.sha256(self.model_proto).hexdigest()
+
+    def get_config(self) -> dict[str, Any]:
+        """The options without the vocabulary, JSON-able: what `Tokenizer(proto, **config)` takes."""
+        names = ("length", "lower_case", "eos_id", "pad_id", "punctuation")
+        return {name: getattr(self, name) for name in names}
+
+    def to_config(self) -> dict[str, Any]:
+        """Everything, JSON-able: the options and the vocabulary as base64."""
+        return {**self.get_config(), "model_proto": base64.b64encode(self.model_proto).decode("ascii")}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Tokenizer":
+        """The inverse of `to_config`.
+
+        Raises:
+            ValueError: no vocabulary in the config, or one that is not base64.
+        """
+        options = dict(config)
+        proto = options.pop("model_proto", None)
+        if proto is None:
+            raise ValueError(
+                "The tokenizer's config holds no `model_proto`: it lies in a file beside it. "
+                "Use `Tokenizer.from_file(path, **config)`."
+            )
+        return cls(base64.b64decode(proto, validate=True), **options)

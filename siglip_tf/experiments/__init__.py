@@ -1,0 +1,1 @@
+"""The machinery of recipes: configuration, build, run, plan."""

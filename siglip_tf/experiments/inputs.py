@@ -1,0 +1,141 @@
+"""Where a run's data, preprocessing and first weights come from: pictures with captions, and checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from siglip_tf import checkpoints
+from siglip_tf.checkpoints import Checkpoint
+from siglip_tf.data import Tokenizer
+from siglip_tf.data.sources.base import Source
+from siglip_tf.experiments import build
+from siglip_tf.experiments.config import set_value
+
+# Arguments of `SigLIP` that a checkpoint decides, by tower.
+IMAGE = ("image", "image_size", "patch_size", "image_pool")
+IMAGE += ("image_width", "image_depth", "image_mlp_dim", "image_heads")
+_TEXT = ("text", "text_length", "vocab_size", "text_head", "token_bottleneck")
+_TEXT += ("text_width", "text_depth", "text_mlp_dim", "text_heads")
+
+
+@dataclasses.dataclass
+class Prepared:
+    """What a run trains on and begins with.
+
+    Attributes:
+        data: `TrainingData` or `EmbeddingData`.
+        preprocessing: of the model; None for one without an image tower.
+        examples: pairs an epoch.
+        weights: canonical name -> array that the model begins with; the others keep their initial values.
+        finish: called with the trained model and the final checkpoint's path by the chief, in place of
+            `model.save_checkpoint`.
+    """
+
+    data: Any
+    preprocessing: Any
+    examples: int
+    weights: Mapping[str, Any] | None = None
+    finish: Callable[[Any, str], None] | None = None
+
+
+def pairs(
+    c: ConfigDict, folder: str, embedded: bool, start: Checkpoint | None = None, own_vocabulary: bool = False
+) -> Prepared:
+    """Pictures and captions of `data`, or the drawn scenes.
+
+    Args:
+        c: the settings; the embedded data's vocabulary sets `model.vocab_size`.
+        folder: the run's.
+        embedded: whether to draw scenes in place of `data`.
+        start: a checkpoint that the model begins with; its tokenizer and image preprocessing are used if it has them.
+        own_vocabulary: whether a tokenizer is trained on the captions where none is named.
+
+    Raises:
+        ValueError: no data or tokenizer is named, or they do not fit the model.
+    """
+    from siglip_tf.data.pipeline import TrainingData
+
+    source = build.scenes(c) if embedded else build.open_data(c)
+    trains_own = embedded or own_vocabulary
+    tokenizer = build.build_tokenizer(c, _vocabulary(c, folder, source if trains_own else None, start))
+    preprocessing = build.build_preprocessing(c, tokenizer, start)
+    data = TrainingData(
+        source,
+        preprocessing,
+        c.batch,
+        seed=c.seed,
+        bad_record_limit=c.bad_record_limit,
+        report=f"{folder}/bad_records_{{worker}}.jsonl",
+    )
+    return Prepared(data, preprocessing, source.size, None if start is None else start.weights)
+
+
+def _vocabulary(c: ConfigDict, folder: str, captions: Source | None, start: Checkpoint | None) -> bytes:
+    if c.tokenizer:
+        return Path(c.tokenizer).read_bytes()
+    if start is not None and start.tokenizer is not None:
+        return start.tokenizer
+    if captions is None:
+        raise ValueError(
+            "How texts become tokens is not known: name a SentencePiece model by --tokenizer, or train one of the "
+            "captions: python -m tools.train_tokenizer --help"
+        )
+    proto = build.own_tokenizer(c, captions, folder)
+    set_value(c, "model.vocab_size", Tokenizer(proto, c.model.text_length).vocab_size)
+    return proto
+
+
+def whole_start(c: ConfigDict, image_size: int | None = None) -> Checkpoint | None:
+    """The checkpoint that `start` names, with both towers; the settings take its architecture.
+
+    Args:
+        c: the settings.
+        image_size: another resolution, to which position embeddings are resampled.
+
+    Raises:
+        ValueError: it lacks a tower.
+    """
+    if not c.start:
+        return None
+    checkpoint = checkpoints.read(c.start, c.tokenizer)
+    if image_size is not None:
+        checkpoint = checkpoints.with_image_size(checkpoint, image_size)
+    if missing := {"image", "text"} - set(checkpoint.towers):
+        raise ValueError(f"Expected a checkpoint of both towers. {c.start} lacks the {' and '.join(missing)} tower.")
+    _adopt(c, checkpoint, (*IMAGE, *_TEXT))
+    return checkpoint
+
+
+def image_start(c: ConfigDict) -> Checkpoint | None:
+    """The image tower of the checkpoint that `start` names, whatever else it holds; the settings take its architecture.
+
+    Raises:
+        ValueError: it has no image tower.
+    """
+    if not c.start:
+        return None
+    checkpoint = checkpoints.read(c.start)
+    if "image" not in checkpoint.towers:
+        raise ValueError(f"Expected a checkpoint with an image tower. {c.start} has none.")
+    if c.model.image_size != checkpoint.architecture["image_size"]:
+        checkpoint = checkpoints.with_image_size(checkpoint, c.model.image_size)
+    _adopt(c, checkpoint, IMAGE)
+    weights = {name: array for name, array in checkpoint.weights.items() if name.startswith("image/")}
+    return dataclasses.replace(checkpoint, weights=weights, tokenizer=None)
+
+
+def _adopt(c: ConfigDict, checkpoint: Checkpoint, names: tuple[str, ...]) -> None:
+    for name in names:
+        if name in checkpoint.architecture:
+            value = checkpoint.architecture[name]
+            if name == "image_size" and not isinstance(value, int):
+                height, width = value
+                if height != width:
+                    raise ValueError(f"Expected a checkpoint of square images. Received: {height} x {width}.")
+                value = height
+            set_value(c, f"model.{name}", value)

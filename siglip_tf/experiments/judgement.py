@@ -1,0 +1,188 @@
+"""Evaluation of the quickstart: zero-shot and retrieval beside chance, and examples for people to look at."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from siglip_tf.data.order.bad_records import diagnose
+from siglip_tf.data.sources.base import Source
+from siglip_tf.evaluation import Embedder, class_embeddings, retrieval, top_k, zero_shot
+from siglip_tf.experiments.report import Figure, Found, Mistake
+from siglip_tf.experiments.tasks import MAX_EVALUATED, Task
+
+_CLASS_QUERIES, _CAPTION_QUERIES, _FOUND_EACH = 6, 6, 8
+_MISTAKES = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Sound examples in memory: picture bytes, captions of each, labels (-1 for none)."""
+
+    images: list[bytes]
+    captions: list[list[str]]
+    labels: np.ndarray
+    left_out: int
+
+    @property
+    def texts(self) -> list[str]:
+        """All captions, picture by picture."""
+        return [text for captions in self.captions for text in captions]
+
+    @property
+    def image_of_text(self) -> np.ndarray:
+        """Which picture each of `texts` describes."""
+        return np.repeat(np.arange(len(self.captions)), [len(captions) for captions in self.captions])
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """What the report shows of an evaluation."""
+
+    figures: list[Figure]
+    found: list[Found]
+    found_note: str
+    mistakes: list[Mistake]
+    mistakes_note: str
+    examples: Examples
+
+
+def load(source: Source, model: Any, limit: int = MAX_EVALUATED) -> Examples:
+    """The first `limit` examples of a source; those that cannot be used are counted and left out.
+
+    Raises:
+        ValueError: none can be used.
+    """
+    images, captions, labels, left_out = [], [], [], 0
+    for index in range(min(source.size, limit)):
+        try:
+            example = source.fetch(index)
+        except tf.errors.OpError:
+            left_out += 1
+            continue
+        if diagnose(example, model.preprocessing.image) is not None:
+            left_out += 1
+            continue
+        images.append(bytes(example["image"]))
+        captions.append([text.decode() for text in example["captions"] if text.strip()])
+        labels.append(int(example.get("label", -1)))
+    if not images:
+        raise ValueError(f"None of the first {left_out} examples of {source.name} can be used.")
+    return Examples(images, captions, np.array(labels), left_out)
+
+
+def judge(model: Any, task: Task, say: Callable[[str], None], batch_size: int = 200) -> Judgement:
+    """Evaluates a model on a task's held-out part.
+
+    Args:
+        model: a `SigLIP` with its preprocessing.
+        task: what to evaluate on.
+        say: called with a line for each step.
+        batch_size: pictures or texts at a time.
+    """
+    embedder = Embedder(model, batch_size)
+    examples = load(task.held_out, model)
+    left_out = f"; {examples.left_out} broken ones left out" if examples.left_out else ""
+    say(f"{len(examples.images):,} held-out pictures, {len(examples.texts):,} captions{left_out}")
+    images = embedder.images(_dataset(examples))
+    texts = embedder.texts(examples.texts)
+
+    figures, mistakes, class_queries, mistakes_note = [], [], [], ""
+    if len(task.labels):
+        classes = class_embeddings(embedder.texts, task.labels, task.templates)
+        result = zero_shot(images, classes, examples.labels)
+        everything = len(task.labels)
+        figures.append(
+            Figure(
+                f"Zero-shot accuracy over {everything} classes",
+                result.top1,
+                1 / everything,
+                task.zero_shot_goal,
+                f"pictures of {task.held_out_name}",
+            )
+        )
+        if task.held_out_labels:
+            among = zero_shot(images, classes, examples.labels, class_subset=task.held_out_labels)
+            count = len(task.held_out_labels)
+            note = "the same pictures, told that only these classes occur"
+            figures.append(
+                Figure(f"Zero-shot accuracy over the {count} held-out classes", among.top1, 1 / count, None, note)
+            )
+        if task.seen is not None:
+            seen = load(task.seen, model)
+            accuracy = zero_shot(embedder.images(_dataset(seen)), classes, seen.labels).top1
+            note = "new pictures of compositions that training showed"
+            figures.append(
+                Figure(f"Zero-shot accuracy over {everything} classes, seen", accuracy, 1 / everything, None, note)
+            )
+        mistakes = _mistakes(task, examples, result)
+        mistakes_note = f"The first of {round((1 - result.top1) * result.images):,} pictures in the wrong class."
+        class_queries = _class_queries(task, examples, images, classes)
+
+    figures += _retrieval_figures(task, examples, images, texts)
+    found = class_queries + _caption_queries(examples, images, texts, 2 * _CAPTION_QUERIES - len(class_queries))
+    note = "The eight nearest of all held-out pictures, best first. "
+    note += "Green: of the class asked for, or the one picture that the caption was written for."
+    return Judgement(figures, found, note, mistakes, mistakes_note, examples)
+
+
+def _dataset(examples: Examples) -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices({"image": examples.images})
+
+
+def _retrieval_figures(task: Task, examples: Examples, images: np.ndarray, texts: np.ndarray) -> list[Figure]:
+    result = retrieval(images, texts, examples.image_of_text, recall_at=(1, 5))
+    note = f"among {len(images):,} pictures and {len(texts):,} captions; many a caption fits several pictures"
+    captions_each = [len(captions) for captions in examples.captions]
+    rows = []
+    for name, recalls, chance in (
+        # The best of a picture's c captions out of m: at rank 1 chance is c / m, at rank k about k times that.
+        ("Image to text", result.image_to_text, float(np.mean(captions_each)) / len(texts)),
+        ("Text to image", result.text_to_image, 1 / len(images)),
+    ):
+        for k, recall in recalls.items():
+            guess = min(1.0, k * chance)
+            goal = task.chance_times_goal * guess if task.chance_times_goal and k == 1 else None
+            rows.append(Figure(f"{name} R@{k}", recall, guess, goal, note if k == 1 else ""))
+    return rows
+
+
+def _class_queries(task: Task, examples: Examples, images: np.ndarray, classes: np.ndarray) -> list[Found]:
+    """Classes spread over those that occur, and what they find."""
+    occurring = np.unique(examples.labels[examples.labels >= 0])
+    chosen = occurring[np.linspace(0, len(occurring) - 1, min(_CLASS_QUERIES, len(occurring))).round().astype(int)]
+    best, _ = top_k(classes[chosen], images, min(_FOUND_EACH, len(images)))
+    template = task.templates[min(1, len(task.templates) - 1)]
+    return [
+        Found(
+            template.format(task.labels[label]),
+            [(examples.images[i], bool(examples.labels[i] == label)) for i in row],
+        )
+        for label, row in zip(chosen, best, strict=True)
+    ]
+
+
+def _caption_queries(examples: Examples, images: np.ndarray, texts: np.ndarray, count: int) -> list[Found]:
+    """The longest caption of the first pictures: the one that says most about its own."""
+    owner = examples.image_of_text
+    all_texts = examples.texts
+    chosen = [
+        max(np.flatnonzero(owner == picture), key=lambda text: len(all_texts[text]))
+        for picture in range(min(count, len(examples.images)))
+    ]
+    best, _ = top_k(texts[chosen], images, min(_FOUND_EACH, len(images)))
+    return [
+        Found(all_texts[text], [(examples.images[i], bool(i == owner[text])) for i in row])
+        for text, row in zip(chosen, best, strict=True)
+    ]
+
+
+def _mistakes(task: Task, examples: Examples, result: Any) -> list[Mistake]:
+    answers = result.top[:, 0]
+    truths = examples.labels[result.counted]
+    wrong = np.flatnonzero(answers != truths)[:_MISTAKES]
+    return [Mistake(examples.images[result.counted[i]], task.labels[truths[i]], task.labels[answers[i]]) for i in wrong]

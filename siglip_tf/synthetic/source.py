@@ -1,0 +1,143 @@
+"""The embedded data set as a source like any other: unlimited, seeded, drawn when it is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from siglip_tf.data.sources.base import Source, fingerprint_of
+from siglip_tf.synthetic.captions import caption, grammar_of
+from siglip_tf.synthetic.composition import SPLITS, Scene, compose
+from siglip_tf.synthetic.drawing import draw
+
+UNLIMITED = 2**40
+_DRAWING = 3  # changes with every change to what is drawn or said, so that stored copies are made anew
+_MIN_IMAGE_SIZE, _MAX_IMAGE_SIZE = 32, 256
+_JPEG_QUALITY = 92
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneExample:
+    """One example outside the graph; `scene` says what a model should find in it."""
+
+    image: bytes
+    captions: tuple[str, ...]
+    languages: tuple[str, ...]
+    id: str
+    label: int
+    scene: Scene
+
+
+class SceneSource(Source):
+    """Drawn scenes with captions; example i is a function of (seed, split, i) and nothing else.
+
+    Each example has `captions` captions in each language, language after language. "label" indexes
+    `COMPOSITIONS`, the (colour, shape) of the scene's subject.
+
+    Args:
+        split: "train", "validation" (other scenes of the same compositions) or "test" (held-out compositions).
+        size: how many examples; unlimited by default.
+        seed: names the data set.
+        languages: language codes among `LANGUAGES`.
+        captions: captions an image in each language.
+        image_size: side of the pictures in pixels, 32 to 256.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        size: int = UNLIMITED,
+        seed: int = 0,
+        languages: Sequence[str] = ("en",),
+        captions: int = 4,
+        image_size: int = 64,
+    ):
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}. Received: {split!r}")
+        if not 1 <= size <= UNLIMITED:
+            raise ValueError(f"size must be between 1 and 2^40 examples. Received: {size}")
+        if captions < 1 or not languages:
+            raise ValueError(f"An image needs a caption. Received: captions={captions} in languages={languages}")
+        if not _MIN_IMAGE_SIZE <= image_size <= _MAX_IMAGE_SIZE:
+            raise ValueError(f"image_size must be {_MIN_IMAGE_SIZE} to {_MAX_IMAGE_SIZE}. Received: {image_size}")
+        for language in languages:
+            grammar_of(language)
+        self.split = split
+        self.size = size
+        self.seed = seed
+        self.languages = tuple(languages)
+        self.captions = captions
+        self._languages = tuple(language for language in languages for _ in range(captions))
+        self.image_size = image_size
+        self.name = f"scenes/{split}"
+        self.fingerprint = fingerprint_of("scenes", _DRAWING, split, size, seed, self.languages, captions, image_size)
+
+    def example(self, index: int) -> SceneExample:
+        """Example `index`, drawn in Python.
+
+        Raises:
+            IndexError: index outside [0, size).
+        """
+        scene, texts, generator = self._worded(index)
+        pixels = draw(scene, generator, self.image_size)
+        return SceneExample(
+            encode_jpeg(pixels), texts, self._languages, f"{self.split}-{index:09d}", scene.label, scene
+        )
+
+    def texts(self, index: int) -> tuple[str, ...]:
+        """The captions of example `index` without its picture, for training a tokenizer."""
+        return self._worded(index)[1]
+
+    def _worded(self, index: int) -> tuple[Scene, tuple[str, ...], random.Random]:
+        """Scene, captions, and the generator that draws it."""
+        if not 0 <= index < self.size:
+            raise IndexError(f"Example {index} of {self.name}, which holds {self.size}.")
+        generator = _generator(self.seed, self.split, index)
+        scene = compose(generator, self.split)
+        return scene, tuple(caption(scene, generator, language) for language in self._languages), generator
+
+    def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
+        """One raw example, in-graph; see `Source.read`."""
+        types = (tf.string, tf.string, tf.string, tf.int32)
+        image, captions, name, label = tf.numpy_function(self._read, [index], types, stateful=False)
+        count = len(self._languages)
+        return {
+            "image": tf.ensure_shape(image, []),
+            "captions": tf.ensure_shape(captions, [count]),
+            "language": tf.constant(self._languages),
+            "id": tf.ensure_shape(name, []),
+            "label": tf.ensure_shape(label, []),
+        }
+
+    def _read(self, index: np.ndarray) -> tuple[bytes, np.ndarray, bytes, np.int32]:
+        example = self.example(int(index))
+        captions = np.array([text.encode() for text in example.captions], object)
+        return example.image, captions, example.id.encode(), np.int32(example.label)
+
+    def locate(self, index: int) -> tuple[str, int]:
+        """The generator's name and the example's number in it."""
+        return f"{self.name} (seed {self.seed})", index
+
+
+def encode_jpeg(pixels: np.ndarray) -> bytes:
+    """JPEG bytes of uint8 (height, width, 3); colours at full resolution, since the objects are small."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    return buffer.getvalue()
+
+
+def _generator(seed: int, split: str, index: int) -> random.Random:
+    """A generator of its own for each example: neighbours share nothing, and no example needs its predecessors."""
+    digest = hashlib.blake2b(f"{seed}/{split}/{index}".encode(), digest_size=16).digest()
+    return random.Random(int.from_bytes(digest))
