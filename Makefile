@@ -2,7 +2,9 @@
 #   make quickstart [DATA=folder] [ARGS="--steps 500"]   train, evaluate, export and report a small SigLIP
 #   make test [TF=2.20]                                  the fast tests, with another TensorFlow if named
 #   make test-slow                                       what takes minutes or needs the interop extra
-#   make lint / make format
+#   make lint / make format                              ruff and mypy
+#   make docs                                            the pages, in build/site
+#   make package                                         the wheel, in dist/, and a check of what it holds
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TF ?= 2.21
 VENV := .venv$(if $(filter-out 2.21,$(TF)),-tf$(TF))
@@ -11,7 +13,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 WORKERS := --numprocesses 2 --dist loadfile
 PINS := "tensorflow==$(TF).*" "tensorflow-text==$(TF).*"
 
-.PHONY: quickstart test test-slow lint format
+.PHONY: quickstart test test-slow lint format docs package
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m recipes.quickstart $(if $(DATA),--data "$(DATA)") $(ARGS)
@@ -28,6 +30,15 @@ lint: $(VENV)/.installed-test
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "Wrote build/site/index.html"
+
+package: $(VENV)/.installed-test
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python .ci/check_wheel.py dist/*.whl
+
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
@@ -40,6 +51,10 @@ $(VENV)/.installed: setup.cfg pyproject.toml | $(BIN)/python
 $(VENV)/.installed-test: $(VENV)/.installed
 	@echo "Installing what the tests need, the TPU compiler included"
 	$(PIP) --editable ".[test,compiler]" $(PINS)
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) --editable ".[docs]" $(PINS)
 	touch $@
 
 $(VENV)/.installed-slow: $(VENV)/.installed-test

@@ -22,10 +22,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from recipes import siglip
 from siglip_tf.experiments import run
 from siglip_tf.experiments.config import settings
 from siglip_tf.experiments.recipe import PAIRS, Recipe
+
+from . import siglip
 
 DATA = "tfds:coco_captions"
 EXAMPLES = 82_783  # images of its training split, five captions each

@@ -24,10 +24,11 @@ import sys
 
 from ml_collections import ConfigDict
 
-from recipes import siglip
 from siglip_tf.experiments import run
 from siglip_tf.experiments.config import settings
 from siglip_tf.experiments.recipe import Recipe
+
+from . import siglip
 
 # "a small multilingual vocabulary with 32k tokens, and a large multilingual vocabulary with 250k tokens"; "enabling the
 # bottleneck of size K = 96 for Base architecture with W = 768". "900M total examples" for the comparisons, "30 billion

@@ -23,10 +23,11 @@ import sys
 
 from ml_collections import ConfigDict
 
-from recipes import siglip
 from siglip_tf.experiments import run
 from siglip_tf.experiments.config import settings
 from siglip_tf.experiments.recipe import Recipe
+
+from . import siglip
 
 # "increase the number of image patches from (224/16)^2 = 196 to (256/16)^2 = 256 and the number of text tokens from 16
 # to 64"; "the text encoder is kept the same size (B or L respectively)".

@@ -330,8 +330,9 @@ def whole_run(run: _Run) -> None:
     task, data, model = prepare(run)
     seconds = fit(run, data, model)
 
-    from recipes.quickstart_report import compose
     from siglip_tf.experiments.judgement import judge
+
+    from .quickstart_report import compose
 
     print("[3/5] Evaluation", flush=True)
     judgement = judge(model, task, lambda text: print(f"      {text}", flush=True))

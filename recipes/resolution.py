@@ -26,10 +26,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from recipes import overtrain, siglip
 from siglip_tf.experiments import run
 from siglip_tf.experiments.config import settings
 from siglip_tf.experiments.recipe import PAIRS, Recipe, from_start
+
+from . import overtrain, siglip
 
 IMAGE_SIZES = {"224": 224, "384": 384}  # "on the target resolutions (i.e. 224 or 384)"
 # "using a 100x smaller learning rate without weight decay"

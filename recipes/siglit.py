@@ -31,10 +31,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from recipes import siglip
 from siglip_tf.experiments import run
 from siglip_tf.experiments.config import set_value, settings
 from siglip_tf.experiments.recipe import Recipe
+
+from . import siglip
 
 # Section 4.4 trains as section 4.1 does: 16 tokens, the C4 vocabulary, and no image tower in the loop.
 MODEL = {

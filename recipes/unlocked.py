@@ -26,10 +26,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from recipes import siglip
 from siglip_tf.experiments import run
 from siglip_tf.experiments.config import settings
 from siglip_tf.experiments.recipe import PAIRS, Recipe, from_start
+
+from . import siglip
 
 # "the public and unlocked ViT-Augreg-B/16 model": its class token is what it is pooled by.
 MODEL = {**siglip.MODEL, "image_pool": "tok"}

@@ -57,8 +57,14 @@ def imports_of(path):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            if node.level:  # a wheel holds `tools` and `recipes` inside `siglip_tf`, so they find siblings relatively
+                package = path.relative_to(ROOT).parts[:-1]
+                assert package[0] in ("recipes", "tools"), f"{path}: relative import"
+                parts = [*package[: len(package) - node.level + 1], *([node.module] if node.module else [])]
+                module = ".".join(parts)
+            else:
+                module = node.module
+            names = [f"{module}.{alias.name}" for alias in node.names]
         for name in names:
             if name.split(".")[0] in ("siglip_tf", "recipes", "tools", "tests"):
                 yield name

@@ -4,11 +4,25 @@ import argparse
 import sys
 from collections.abc import Callable
 
+from .packages import IS_CLONE
+
+# Tools whose verb has another name than their module.
+_VERBS = {"inspect_data": "inspect", "precompute_embeddings": "precompute"}
+
 
 def command_parser(name: str, about: str) -> argparse.ArgumentParser:
-    """The parser of `python -m tools.NAME`, whose help shows `about` as it is written."""
+    """The parser of a tool, whose help shows `about` as written, with the command as this installation spells it.
+
+    Args:
+        name: the tool's module.
+        about: the text of `--help`, which calls the command `python -m tools.NAME`.
+    """
+    in_clone = f"python -m tools.{name}"
+    command = in_clone if IS_CLONE else f"siglip-tf {_VERBS.get(name, name.replace('_', '-'))}"
     return argparse.ArgumentParser(
-        prog=f"python -m tools.{name}", description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=command,
+        description=about.replace(in_clone, command),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
 

@@ -20,7 +20,8 @@ import numpy as np
 
 from siglip_tf import checkpoints
 from siglip_tf.checkpoints import Checkpoint
-from tools.command import command_parser, exit_status
+
+from .command import command_parser, exit_status
 
 
 def main(arguments: list[str] | None = None) -> int:

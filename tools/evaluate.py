@@ -33,9 +33,10 @@ from siglip_tf.evaluation.report import html_report
 from siglip_tf.evaluation.results import TaskResult, table
 from siglip_tf.evaluation.task_names import GRAMMAR, parse_task
 from siglip_tf.evaluation.tasks import Evaluation
-from tools.checkpoint_argument import add_checkpoint, load_model
-from tools.command import command_parser, exit_status
-from tools.progress_line import ProgressLine
+
+from .checkpoint_argument import add_checkpoint, load_model
+from .command import command_parser, exit_status
+from .progress_line import ProgressLine
 
 
 def main(arguments: list[str] | None = None) -> int:

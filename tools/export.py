@@ -29,8 +29,9 @@ from siglip_tf.export import Export, export_saved_model
 from siglip_tf.export.saved_model import MAX_PIXELS
 from siglip_tf.export.warmup import example_requests
 from siglip_tf.export.weights import PRECISIONS
-from tools.checkpoint_argument import add_checkpoint, load_model
-from tools.command import command_parser, exit_status
+
+from .checkpoint_argument import add_checkpoint, load_model
+from .command import command_parser, exit_status
 
 # What the README's Python example does, and nothing of this package.
 _ASK_ALONE = """

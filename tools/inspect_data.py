@@ -26,10 +26,11 @@ from siglip_tf import checkpoints
 from siglip_tf.data import ImagePreprocessing, Preprocessing, Tokenizer
 from siglip_tf.data.inspection import Inspection, inspect
 from siglip_tf.data.preprocessing import METHODS
-from tools.command import command_parser, exit_status
-from tools.inspect_page import contact_sheet, page
-from tools.progress_line import ProgressLine, clock
-from tools.source_argument import add_source, named_source
+
+from .command import command_parser, exit_status
+from .inspect_page import contact_sheet, page
+from .progress_line import ProgressLine, clock
+from .source_argument import add_source, named_source
 
 
 def parser() -> argparse.ArgumentParser:

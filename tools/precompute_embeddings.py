@@ -29,10 +29,11 @@ from siglip_tf.data.embeddings.stored import DTYPES
 from siglip_tf.data.embeddings.writer import Progress
 from siglip_tf.data.sources.base import Source
 from siglip_tf.distribution import local_strategy
-from tools.checkpoint_argument import add_checkpoint, load_model
-from tools.command import command_parser, exit_status
-from tools.progress_line import ProgressLine, clock
-from tools.source_argument import add_source, named_source
+
+from .checkpoint_argument import add_checkpoint, load_model
+from .command import command_parser, exit_status
+from .progress_line import ProgressLine, clock
+from .source_argument import add_source, named_source
 
 
 def parser() -> argparse.ArgumentParser:

@@ -18,8 +18,8 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from tools.command import command_parser, exit_status
-from tools.search_index import Index, Towers
+from .command import command_parser, exit_status
+from .search_index import Index, Towers
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -94,7 +94,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    from tools.search_server import SearchServer
+    from .search_server import SearchServer
 
     index, towers = _open(options)
     towers.texts(["warm up"])

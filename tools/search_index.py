@@ -18,7 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from siglip_tf.evaluation.readers import IMAGE_SUFFIXES
-from tools.search_neighbours import WORTH_A_GRAPH, Neighbours, available, key_of
+
+from .search_neighbours import WORTH_A_GRAPH, Neighbours, available, key_of
 
 INDEX_FOLDER = ".siglip_search"
 _GRAPH = "neighbours.usearch"

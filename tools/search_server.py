@@ -10,8 +10,8 @@ import urllib.parse
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from tools.search_index import Index, Towers
-from tools.search_page import ICON, PAGE, SCRIPT, STYLE
+from .search_index import Index, Towers
+from .search_page import ICON, PAGE, SCRIPT, STYLE
 
 MAX_UPLOAD = 16 * 2**20  # bytes of a picture
 _MAX_QUERY = 1_000  # characters

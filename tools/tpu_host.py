@@ -17,7 +17,8 @@ import tensorflow as tf
 
 from siglip_tf import losses, tpu
 from siglip_tf.tpu.topology import GIB
-from tools.tpu_report import find_recipe
+
+from .tpu_report import find_recipe
 
 _UNTIMED = 5  # first steps
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from siglip_tf.tpu import Report
 from siglip_tf.tpu.topology import GIB
-from tools.tpu_table import details
+
+from .tpu_table import details
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 720, 340, 56, 20, 16, 46
 _COLOURS = ("#2563eb", "#d97706", "#059669", "#9333ea")

@@ -13,11 +13,14 @@ from typing import Any, TextIO
 
 import tensorflow as tf
 
-from recipes import siglip, siglit, unlocked
 from siglip_tf import tpu
 from siglip_tf.experiments.recipe import Recipe
 from siglip_tf.losses import sigmoid_loss_and_gradients
 from siglip_tf.tpu.topology import GIB
+
+from .packages import recipe_module
+
+SIGLIP, SIGLIT, UNLOCKED = (recipe_module(name).RECIPE for name in ("siglip", "siglit", "unlocked"))
 
 FOUR = "v4:2x2x1"
 
@@ -75,7 +78,7 @@ def rows() -> list[Row]:
     return [
         Row(
             "B/16 4096",
-            siglip.RECIPE,
+            SIGLIP,
             "4k",
             paper="prototype 1.84 s and 12.6 GiB, big_vision 2.26 s and 12.6 GiB by the same compiler",
             claims=[
@@ -86,7 +89,7 @@ def rows() -> list[Row]:
         ),
         Row(
             "B/16 4096, attention kept",
-            siglip.RECIPE,
+            SIGLIP,
             "4k",
             {"remat": "attention"},
             paper="as above, with more memory",
@@ -94,7 +97,7 @@ def rows() -> list[Row]:
         ),
         Row(
             "B/16 8192",
-            siglip.RECIPE,
+            SIGLIP,
             "4k",
             batch=8192,
             paper="big_vision 4.54 s",
@@ -102,7 +105,7 @@ def rows() -> list[Row]:
         ),
         Row(
             "B/16 32768, microbatches",
-            siglip.RECIPE,
+            SIGLIP,
             "4k",
             {"microbatch_size": 1024},
             batch=32_768,
@@ -116,21 +119,21 @@ def rows() -> list[Row]:
         ),
         Row(
             "SigLiT B/8 + L*, 32k",
-            siglit.RECIPE,
+            SIGLIT,
             "b8",
             paper="Table 1 row 1: 4 chips, 1 day",
             claims=[_fits("SigLiT B/8 + L*, 32k")],
         ),
         Row(
             "SigLiT g/14 + L, 20k",
-            siglit.RECIPE,
+            SIGLIT,
             "g14",
             paper="Table 1 row 2: 4 chips, 2 days",
             claims=[_fits("SigLiT g/14 + L, 20k")],
         ),
         Row(
             "SigLiT B/8 + L*, one million",
-            siglit.RECIPE,
+            SIGLIT,
             "b8",
             {"microbatch_size": 8192, "examples": 18e9},
             batch=1_048_576,
@@ -139,14 +142,14 @@ def rows() -> list[Row]:
         ),
         Row(
             "SigLIP B/16 unlocked, 16k on 16 chips",
-            unlocked.RECIPE,
+            UNLOCKED,
             "no_decay",
             paper="Table 1 row 3: 16 chips, 3 days",
             claims=[_fits("SigLIP B/16 unlocked, 16k on 16 chips")],
         ),
         Row(
             "SigLIP B/16, 32k on 32 chips",
-            siglip.RECIPE,
+            SIGLIP,
             "32k",
             paper="Table 1 rows 4 and 5: 32 chips, 2 and 5 days",
             claims=[_fits("SigLIP B/16, 32k on 32 chips")],
@@ -208,7 +211,7 @@ def _largest(out, progress):
 
         def compile_at(batch, loss=loss):
             show = progress(f"compiling {loss} at {batch}")
-            program = functools.partial(subject, siglip.RECIPE, "4k")
+            program = functools.partial(subject, SIGLIP, "4k")
             return tpu.report(program, tpu.Topology(FOUR), batch, show, loss=loss, **plain)
 
         reports = tpu.largest_batch(compile_at, 4, start, 128)

@@ -20,15 +20,17 @@ import sys
 from pathlib import Path
 
 from siglip_tf import tpu
-from tools.tpu_page import write_page
-from tools.tpu_table import table
+
+from .packages import RECIPES
+from .tpu_page import write_page
+from .tpu_table import table
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     arguments = _parser().parse_args(argv)
     if arguments.paper:
-        from tools.tpu_paper import run_paper
+        from .tpu_paper import run_paper
 
         return run_paper(arguments.only, sys.stdout, progress_line)
     if not arguments.recipe:
@@ -63,7 +65,7 @@ def find_recipe(name: str) -> tpu.Recipe:
         ValueError: there is none.
     """
     module, _, function = name.partition(":")
-    module, function = (module, function) if function else (f"recipes.{name}", "tpu_subject")
+    module, function = (module, function) if function else (f"{RECIPES}.{name}", "tpu_subject")
     try:
         return getattr(importlib.import_module(module), function)
     except (ModuleNotFoundError, AttributeError) as error:

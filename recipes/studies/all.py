@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from recipes.studies import (
+from . import (
     batch_size,
     beta2,
     bias_init,
@@ -19,7 +19,7 @@ from recipes.studies import (
     noise,
     weight_decay,
 )
-from recipes.studies.study import main
+from .study import main
 
 # In the paper's order.
 STUDIES = (

@@ -9,10 +9,10 @@ import functools
 import statistics
 import sys
 
-from recipes.studies import small
-from recipes.studies.plots import Line, Panel, draw
-from recipes.studies.study import Findings, PaperRow, Picture, Results, Study, Table, main
-from recipes.studies.verdict import greater
+from . import small
+from .plots import Line, Panel, draw
+from .study import Findings, PaperRow, Picture, Results, Study, Table, main
+from .verdict import greater
 
 BATCH, EXAMPLES = 64, 131_072  # 2,048 steps: 0.999 remembers a thousand
 LEARNING_RATE = 5e-2  # 25 times the other studies'

@@ -9,11 +9,11 @@ import functools
 import itertools
 import sys
 
-from recipes.studies import small
-from recipes.studies.plots import Line, Panel, draw
-from recipes.studies.study import Findings, PaperRow, Picture, Results, Study, Table, main
-from recipes.studies.sweep import Cell
-from recipes.studies.verdict import REVERSED, SEEN, Verdict, greater, text_of
+from . import small
+from .plots import Line, Panel, draw
+from .study import Findings, PaperRow, Picture, Results, Study, Table, main
+from .sweep import Cell
+from .verdict import REVERSED, SEEN, Verdict, greater, text_of
 
 BATCH, EXAMPLES = 64, 12_288
 TENTHS = 10

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from recipes.studies import loss_probe, store, training
-from recipes.studies.sweep import Cell
+from . import loss_probe, store, training
+from .sweep import Cell
 
 
 @dataclasses.dataclass(frozen=True)

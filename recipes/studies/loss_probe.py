@@ -59,7 +59,7 @@ def peak_bytes(settings: Mapping[str, Any], _folder: Path, _root: Path) -> dict[
 
 
 def _in_a_process(implementation, dim, n):
-    command = [sys.executable, "-m", "recipes.studies.loss_probe", implementation, str(dim), str(n)]
+    command = [sys.executable, "-m", f"{__package__}.loss_probe", implementation, str(dim), str(n)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     if done.returncode:
         raise RuntimeError(f"Measuring {implementation} failed:\n{done.stderr[-2000:]}")

@@ -8,11 +8,11 @@ from __future__ import annotations
 import functools
 import sys
 
-from recipes.studies.loss_probe import IMPLEMENTATIONS, MIB
-from recipes.studies.plots import Line, Panel, draw
-from recipes.studies.study import Findings, PaperRow, Picture, Results, Study, Table, main
-from recipes.studies.sweep import Cell
-from recipes.studies.verdict import REVERSED, SEEN, TOO_FEW, Verdict
+from .loss_probe import IMPLEMENTATIONS, MIB
+from .plots import Line, Panel, draw
+from .study import Findings, PaperRow, Picture, Results, Study, Table, main
+from .sweep import Cell
+from .verdict import REVERSED, SEEN, TOO_FEW, Verdict
 
 DIM = 256
 SIZES = (1024, 2048, 4096, 8192)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import functools
 import sys
 
-from recipes.studies import small
-from recipes.studies.plots import Line, Panel, draw
-from recipes.studies.study import Findings, PaperRow, Picture, Results, Study, Table, main
-from recipes.studies.verdict import close, greater
+from . import small
+from .plots import Line, Panel, draw
+from .study import Findings, PaperRow, Picture, Results, Study, Table, main
+from .verdict import close, greater
 
 BATCH, EXAMPLES = 256, 32_768
 ALL = BATCH - 1

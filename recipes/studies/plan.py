@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from recipes.studies.study import PaperRow, Study
-from recipes.studies.sweep import cores, with_requirements
+from .study import PaperRow, Study
+from .sweep import cores, with_requirements
 
 # SigLIP B/16 of 16 tokens, batch 4096 on four v4 chips, every block computed twice: what the compiler says of it
 # (docs/tpu.md), which estimates start from.
@@ -69,7 +69,7 @@ class Line:
 
 def small(studies: Sequence[Study], seeds: int, root: Path, out: TextIO) -> None:
     """Prints each study's cells, how many are computed, and the minutes that the others take."""
-    from recipes.studies.cells import KINDS
+    from .cells import KINDS
 
     counted: set[str] = set()
     whole = 0.0

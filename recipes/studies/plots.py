@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from recipes.studies.verdict import Estimate
+from .verdict import Estimate
 
 COLOURS = ("#2563c9", "#d9731a", "#1a8a4a", "#a23bb0", "#5d6875", "#c2382e")
 _INK, _SOFT, _RULE = "#1c2530", "#5d6875", "#e3e7ec"

@@ -16,8 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from recipes.studies.study import ROOT, SEEDS, Study, Table
-from recipes.studies.verdict import NOISE, REVERSED, RULE, SEEN, TOO_FEW, Verdict
+from .study import ROOT, SEEDS, Study, Table
+from .verdict import NOISE, REVERSED, RULE, SEEN, TOO_FEW, Verdict
 
 DOCUMENT = Path("docs") / "studies.md"
 _ENOUGH = 0.15  # of a study's cells
@@ -202,7 +202,7 @@ def _write(path, text):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the document and the page from what is computed."""
-    from recipes.studies.all import STUDIES
+    from .all import STUDIES
 
     arguments = argparse.ArgumentParser(prog="python -m recipes.studies.report", description=__doc__)
     arguments.add_argument("--seeds", type=int, default=SEEDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from recipes.studies.sweep import Cell
+from .sweep import Cell
 
 LANGUAGES = ("en", "de", "es", "fr", "tr", "zh")
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recipes.studies.sweep import Cell, cores, run
-from recipes.studies.verdict import Estimate, Verdict, text_of
+from .sweep import Cell, cores, run
+from .verdict import Estimate, Verdict, text_of
 
 ROOT = Path("runs") / "studies"
 SEEDS = 3
@@ -162,7 +162,7 @@ class Study:
 
     def cost(self, seeds: int) -> float:
         """Estimated seconds of all cells on one core."""
-        from recipes.studies.cells import KINDS
+        from .cells import KINDS
 
         return sum(KINDS[cell.kind].cost(cell.settings) for cell in self.cells(seeds))
 
@@ -189,7 +189,7 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
 
 def main(studies: Sequence[Study], name: str, argv: Sequence[str] | None = None) -> int:
     """The command of one study, or of all."""
-    from recipes.studies import plan, report
+    from . import plan, report
 
     described = " ".join(studies[0].question.split()) if len(studies) == 1 else "All studies of the paper."
     arguments = parser(name, described.replace("**", "").replace("%", "%%")).parse_args(argv)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-WORKER = "recipes.studies.worker"
+WORKER = f"{__package__}.worker"
 _LEARNING = 3  # finished cells before a time left is shown
 
 
@@ -40,7 +40,7 @@ class Cell:
     @functools.cached_property
     def key(self) -> str:
         """Content hash: the same kind, version and settings, the same key."""
-        from recipes.studies.cells import KINDS
+        from .cells import KINDS
 
         content = json.dumps([self.kind, KINDS[self.kind].version, self.settings], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -67,7 +67,7 @@ def write_result(cell: Cell, root: Path, result: dict[str, Any], seconds: float)
 
 def with_requirements(cells: Iterable[Cell]) -> list[Cell]:
     """The cells and all that they need, each once, needed ones first."""
-    from recipes.studies.cells import KINDS
+    from .cells import KINDS
 
     ordered: dict[str, Cell] = {}
 
@@ -111,7 +111,7 @@ class _Pool:
     """Worker processes that are handed one cell after another, as soon as what the cell needs is there."""
 
     def __init__(self, everything, missing, root, workers, say, module):
-        from recipes.studies.cells import KINDS
+        from .cells import KINDS
 
         self._waiting = list(missing)
         self._undone = {cell.key for cell in missing}
@@ -162,7 +162,7 @@ class _Pool:
 
     @staticmethod
     def _group(cell) -> str:
-        from recipes.studies.cells import KINDS
+        from .cells import KINDS
 
         return "" if cell is None else KINDS[cell.kind].group(cell.settings)
 

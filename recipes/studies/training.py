@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from recipes.studies import store
-from recipes.studies.sweep import Cell
+from . import store
+from .sweep import Cell
 
 _POINTS = 60  # of each curve
 _EMBEDDED_AT_A_TIME = 500

@@ -8,10 +8,10 @@ from __future__ import annotations
 import functools
 import sys
 
-from recipes.studies import small
-from recipes.studies.plots import Line, Panel, draw
-from recipes.studies.study import Findings, PaperRow, Picture, Results, Study, Table, main
-from recipes.studies.verdict import greater, text_of
+from . import small
+from .plots import Line, Panel, draw
+from .study import Findings, PaperRow, Picture, Results, Study, Table, main
+from .verdict import greater, text_of
 
 BATCH, EXAMPLES = 64, 16_384
 EVALUATE_AT = (0.125, 0.25, 0.5, 0.75)

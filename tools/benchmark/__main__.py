@@ -4,9 +4,9 @@ import importlib
 import pkgutil
 import sys
 
-import tools.benchmark
+from . import __path__
 
-NAMES = sorted(m.name for m in pkgutil.iter_modules(tools.benchmark.__path__) if not m.name.startswith("_"))
+NAMES = sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
 
 def main() -> None:
@@ -15,7 +15,7 @@ def main() -> None:
     if wanted not in NAMES:
         print(f"usage: python -m tools.benchmark {{{','.join(NAMES)}}} [--help]")
         sys.exit(0 if wanted in ("-h", "--help") else f"Expected a benchmark among {', '.join(NAMES)}.")
-    importlib.import_module(f"tools.benchmark.{wanted}").main(sys.argv[2:])
+    importlib.import_module(f"{__package__}.{wanted}").main(sys.argv[2:])
 
 
 if __name__ == "__main__":

@@ -151,7 +151,7 @@ def measure_times(names: list[str], n: int, dim: int, rounds: int) -> dict[str, 
 
 def measure_memory(name: str, n: int, dim: int) -> float:
     """Peak MB of one forward and backward in a fresh process, over what inputs and libraries take."""
-    command = [sys.executable, "-m", "tools.benchmark", "loss", "--child", name, "--n", str(n), "--dim", str(dim)]
+    command = [sys.executable, "-m", __package__, "loss", "--child", name, "--n", str(n), "--dim", str(dim)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 

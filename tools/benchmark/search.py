@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.search_neighbours import Neighbours
+from ..search_neighbours import Neighbours
 
 _LATENT = 48
 _DRAWN_AT_ONCE = 50_000

@@ -21,7 +21,8 @@ from pathlib import Path
 # TensorFlow reads it while it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from tools.benchmark.data import SHAPES, photograph
+from ..packages import TOOLS
+from .data import SHAPES, photograph
 
 _WORDS = (
     "a",
@@ -61,7 +62,7 @@ def _model(image: str, text: str):
 def _export(model, folder: Path, precision: str) -> tuple[str, float]:
     """The version folder, and the seconds of `python -m tools.export`, reading the checkpoint and asking included."""
     model.save_checkpoint(folder / "checkpoint")
-    command = [sys.executable, "-m", "tools.export", str(folder / "checkpoint"), str(folder / "served")]
+    command = [sys.executable, "-m", f"{TOOLS}.export", str(folder / "checkpoint"), str(folder / "served")]
     started = time.perf_counter()
     done = subprocess.run([*command, "--precision", precision], capture_output=True, text=True, check=False)
     if done.returncode:
