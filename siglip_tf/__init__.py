@@ -3,9 +3,13 @@
 Source: "Sigmoid Loss for Language Image Pre-Training", https://arxiv.org/abs/2303.15343
 """
 
-# `backend` comes first: it refuses a wrong Keras backend before anything is built on it.
-from siglip_tf import backend, losses, models
-from siglip_tf.models import SigLIP
-from siglip_tf.version import __version__
+from siglip_tf import processor
 
-__all__ = ["SigLIP", "__version__", "backend", "losses", "models"]
+processor.use_onednn()  # TensorFlow reads the switch when it is imported, which the next line does.
+
+# `backend` comes first: it refuses a wrong Keras backend before anything is built on it.
+from siglip_tf import backend, losses, models  # noqa: E402
+from siglip_tf.models import SigLIP  # noqa: E402
+from siglip_tf.version import __version__  # noqa: E402
+
+__all__ = ["SigLIP", "__version__", "backend", "losses", "models", "processor"]

@@ -103,6 +103,7 @@ def run(recipe: Recipe, arguments: argparse.Namespace, c: ConfigDict) -> None:
     import keras
     import tensorflow as tf
 
+    from siglip_tf import processor
     from siglip_tf.distribution import describe, find_strategy
     from siglip_tf.experiments.build import build_model, parameter_count, total_steps
     from siglip_tf.training import Resume, Watch, train
@@ -122,6 +123,8 @@ def run(recipe: Recipe, arguments: argparse.Namespace, c: ConfigDict) -> None:
         model = build_model(c, steps)
     model.preprocessing = prepared.preprocessing
     trained = parameter_count(model.trainable_weights)
+    if processor.notice():
+        say(processor.notice())
     say(f"{describe(strategy)}: {parameter_count(model.weights):,} parameters, {trained:,} trained")
     say(f"{steps:,} steps of {c.batch:,} pairs; {folder}")
 
