@@ -21,6 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from siglip_tf.storage import write_file
+
 # Two towers of four and two blocks, small enough for two CPU cores. A patch is as large as a place of the scenes'
 # 3 x 3 grid. The bias starts near the prior of a batch of 64, log(1 / 63) = -4.1; the paper's -10 is one of 22,000.
 MODEL = {
@@ -125,10 +127,8 @@ class _Run:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes aside, then renames."""
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(json.dumps(value, indent=1) + "\n")
-    aside.replace(path)
+    """Writes a value as a JSON file."""
+    write_file(path, json.dumps(value, indent=1) + "\n")
 
 
 class _Clock:
@@ -186,9 +186,7 @@ def prepare(run: _Run) -> tuple[Any, Any, Any]:
 
     vocabulary = run.folder / "tokenizer.model"
     if not vocabulary.exists():
-        aside = run.folder / ".tokenizer.partial"
-        aside.write_bytes(train_tokenizer(task.texts, task.vocabulary, model_type="bpe"))
-        aside.replace(vocabulary)
+        write_file(vocabulary, train_tokenizer(task.texts, task.vocabulary, model_type="bpe"))
     tokenizer = Tokenizer.from_file(vocabulary, MODEL["text_length"])
     print(f"      Tokenizer: {tokenizer.vocab_size} pieces, trained on the captions", flush=True)
 

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from siglip_tf.storage import write_file
+
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _SENTENCES = (
     "a handwritten {}",
@@ -71,9 +73,7 @@ def write(folder: Path, seed: int = 0) -> int:
             "split": split,
         }
         lines.append(json.dumps(record) + "\n")
-    aside = folder / ".captions.partial"
-    aside.write_text("".join(lines), encoding="utf-8")
-    aside.replace(folder / "captions.jsonl")
+    write_file(folder / "captions.jsonl", "".join(lines))
     return len(lines)
 
 

@@ -33,6 +33,7 @@ from siglip_tf.evaluation.report import html_report
 from siglip_tf.evaluation.results import TaskResult, table
 from siglip_tf.evaluation.task_names import GRAMMAR, parse_task
 from siglip_tf.evaluation.tasks import Evaluation
+from siglip_tf.storage import write_file
 
 from .checkpoint_argument import add_checkpoint, load_model
 from .command import command_parser, exit_status
@@ -75,13 +76,10 @@ def _write(options: argparse.Namespace, model: siglip_tf.SigLIP, results: list[T
         "text length": str(model.text_length),
         "parameters": f"{model.count_params():,}",
     }
-    options.output.mkdir(parents=True, exist_ok=True)
     content = {"checkpoint": str(options.checkpoint), **about, "results": [result.to_dict() for result in results]}
     page = html_report(results, f"Evaluation of {options.checkpoint}", about, sigmoid_scores=model.bias is not None)
     for name, text in (("results.json", json.dumps(content, indent=1)), ("report.html", page)):
-        partial = options.output / f".{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(options.output / name)
+        write_file(options.output / name, text)
         print(f"Wrote {options.output / name}")
 
 

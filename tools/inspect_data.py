@@ -26,6 +26,7 @@ from siglip_tf import checkpoints
 from siglip_tf.data import ImagePreprocessing, Preprocessing, Tokenizer
 from siglip_tf.data.inspection import Inspection, inspect
 from siglip_tf.data.preprocessing import METHODS
+from siglip_tf.storage import write_file
 
 from .command import command_parser, exit_status
 from .inspect_page import contact_sheet, page
@@ -133,14 +134,11 @@ def _run(options: argparse.Namespace) -> None:
         ),
     )
     print(summary(found))
-    out.parent.mkdir(parents=True, exist_ok=True)
     written = {out: page(found, owned.image).encode()}
     if found.samples:
         written[out.with_suffix(".png")] = contact_sheet(found.samples)
     for path, content in written.items():
-        aside = path.with_name(path.name + ".partial")
-        aside.write_bytes(content)
-        aside.replace(path)
+        write_file(path, content)
     print(f"page:        {' and '.join(map(str, written))}")
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from siglip_tf.evaluation.readers import IMAGE_SUFFIXES
+from siglip_tf.storage import new_file, write_file
 
 from .search_neighbours import WORTH_A_GRAPH, Neighbours, available, key_of
 
@@ -228,7 +229,7 @@ class Index:
             self.check_model(towers)
         self.store.mkdir(exist_ok=True)
         manifest = {"checkpoint": checkpoint, "tokenizer": tokenizer, "fingerprint": towers.fingerprint}
-        _write_aside(self.store / "manifest.json", lambda file: file.write(json.dumps(manifest, indent=1).encode()))
+        write_file(self.store / "manifest.json", json.dumps(manifest, indent=1))
 
         found = scan(self.folder)
         known, forgotten = self._drop_stale(found)
@@ -309,7 +310,8 @@ class Index:
             "good": np.array([vector is not None for _, vector, _ in rows]),
             "vectors": np.stack(good) if good else np.empty((0, 0), np.float32),
         }
-        _write_aside(path, lambda file: np.savez(file, **arrays))
+        with new_file(path) as aside:
+            np.savez(aside, **arrays)
 
 
 def _read_chunk(path: Path) -> Iterator[tuple[File, np.ndarray | None, str]]:
@@ -319,10 +321,3 @@ def _read_chunk(path: Path) -> Iterator[tuple[File, np.ndarray | None, str]]:
     row = iter(vectors)
     for i, name in enumerate(paths):
         yield File(name, int(sizes[i]), int(modified[i])), next(row) if good[i] else None, whys[i]
-
-
-def _write_aside(path: Path, write: Callable) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        write(file)
-    partial.replace(path)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from siglip_tf.storage import new_file
+
 # Below this many pictures a matrix product answers in a few milliseconds.
 WORTH_A_GRAPH = 50_000
 _ADDED_AT_ONCE = 10_000
@@ -66,9 +68,8 @@ class Neighbours:
             if progress is not None:
                 progress(start + len(part), len(new))
         if gone.size or new.size or not self._path.exists():
-            partial = self._path.with_name(f".{self._path.name}.partial")
-            self._graph.save(str(partial))
-            partial.replace(self._path)
+            with new_file(self._path) as aside:
+                self._graph.save(aside)
         return len(new)
 
     def search(self, vector: np.ndarray, count: int) -> list[int]:

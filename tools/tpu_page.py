@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import html
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from siglip_tf.storage import write_file
 from siglip_tf.tpu import Report
 from siglip_tf.tpu.topology import GIB
 
@@ -40,9 +40,7 @@ def write_page(path: Path, title: str, groups: Mapping[str, Sequence[Report]]) -
         if fitting:
             parts.append(_bars(fitting[-1]))
             parts.append(f"<pre>{html.escape(chr(10).join(details(fitting[-1], 25)))}</pre>")
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text("\n".join(parts), encoding="utf-8")
-    os.replace(aside, path)
+    write_file(path, "\n".join(parts))
 
 
 def _table(reports):

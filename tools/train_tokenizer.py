@@ -13,6 +13,7 @@ from pathlib import Path
 
 from siglip_tf.data.text.tokenizer import Tokenizer
 from siglip_tf.data.text.training import ID_LAYOUTS, MODEL_TYPES, TextFiles, train_tokenizer
+from siglip_tf.storage import write_file
 
 _SAMPLE = 2_000
 _SECONDS_BETWEEN_LINES = 2.0
@@ -90,10 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    aside = arguments.output.with_name(f".{arguments.output.name}.partial")
-    aside.write_bytes(model)
-    aside.replace(arguments.output)
+    write_file(arguments.output, model)
 
     pad_id = 1 if arguments.layout == "siglip" else 0
     tokenizer = Tokenizer(model, arguments.length, lower_case=not arguments.keep_case, pad_id=pad_id)

@@ -7,6 +7,8 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from siglip_tf.storage import new_file
+
 from .verdict import Estimate
 
 COLOURS = ("#2563c9", "#d9731a", "#1a8a4a", "#a23bb0", "#5d6875", "#c2382e")
@@ -77,13 +79,12 @@ def draw(panels: Sequence[Panel], path: Path, columns: int = 3) -> None:
         _draw_panel(axes, panel)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
-    path.parent.mkdir(parents=True, exist_ok=True)
     whole = io.BytesIO()
     figure.savefig(whole, format="png", facecolor="white")
-    aside = path.with_name(f".{path.name}.partial")
     # A palette takes a third of the bytes, and these figures have few colours.
-    Image.open(whole).convert("RGB").quantize(96, dither=Image.Dither.NONE).save(aside, "PNG", optimize=True)
-    aside.replace(path)
+    picture = Image.open(whole).convert("RGB").quantize(96, dither=Image.Dither.NONE)
+    with new_file(path) as aside:
+        picture.save(aside, "PNG", optimize=True)
 
 
 def _draw_panel(axes, panel: Panel) -> None:

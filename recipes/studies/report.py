@@ -16,6 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from siglip_tf.storage import write_file
+
 from .study import ROOT, SEEDS, Study, Table
 from .verdict import NOISE, REVERSED, RULE, SEEN, TOO_FEW, Verdict
 
@@ -180,7 +182,7 @@ def write(studies: Sequence[Study], seeds: int, root: Path, name: str) -> Path:
     found = sections(studies, seeds, root, pictures)
     command = f"python -m recipes.studies.{name} --scale small --seeds {seeds}"
     path = root / ("report.html" if name == "all" else f"{name}.html")
-    _write(path, to_html(found, introduction(studies, found, seeds, command), pictures))
+    write_file(path, to_html(found, introduction(studies, found, seeds, command), pictures))
     return path
 
 
@@ -189,15 +191,8 @@ def write_document(studies: Sequence[Study], seeds: int, root: Path, document: P
     pictures = document.with_suffix("")
     found = sections(studies, seeds, root, pictures)
     command = f"python -m recipes.studies.all --scale small --seeds {seeds}"
-    _write(document, to_markdown(found, introduction(studies, found, seeds, command), pictures.name))
+    write_file(document, to_markdown(found, introduction(studies, found, seeds, command), pictures.name))
     return found
-
-
-def _write(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from siglip_tf.storage import write_file
+
 WORKER = f"{__package__}.worker"
 _LEARNING = 3  # finished cells before a time left is shown
 
@@ -56,13 +58,9 @@ class Cell:
 
 
 def write_result(cell: Cell, root: Path, result: dict[str, Any], seconds: float) -> None:
-    """Writes `result.json` aside, then renames it."""
-    folder = cell.folder(root)
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes `result.json`."""
     whole = {"kind": cell.kind, "settings": cell.settings, "seconds": round(seconds, 2), "result": result}
-    aside = folder / f".result.{os.getpid()}"
-    aside.write_text(json.dumps(whole, indent=1) + "\n")
-    aside.replace(folder / "result.json")
+    write_file(cell.folder(root) / "result.json", json.dumps(whole, indent=1) + "\n")
 
 
 def with_requirements(cells: Iterable[Cell]) -> list[Cell]:

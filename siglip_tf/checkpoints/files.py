@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -14,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from siglip_tf import storage
 from siglip_tf.checkpoints.checkpoint import CheckpointError
 
 ArrayDict = dict[str, np.ndarray]
@@ -174,23 +172,15 @@ def write_h5(path: Path, arrays: ArrayDict) -> None:
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write` on a file beside `path` and renames it to `path` once it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a file as `siglip_tf.storage` does: `write` gets the name to write under."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder; this format is written as one file. Name a file.")
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    os.close(handle)
-    aside = Path(name)
-    try:
-        write(aside)
-        os.chmod(aside, 0o644)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with storage.new_file(path) as aside:
+        write(Path(aside))
 
 
 def replace_folder(path: Path, write: Callable[[Path], None], own_files: Iterable[str]) -> None:
-    """Calls `write` on a folder beside `path` and renames it to `path` once it is complete.
+    """Writes a folder as `siglip_tf.storage` does: `write` gets the folder to fill.
 
     Args:
         path: the folder to make. One that is there is replaced if it holds nothing but `own_files`.
@@ -200,22 +190,9 @@ def replace_folder(path: Path, write: Callable[[Path], None], own_files: Iterabl
     Raises:
         ValueError: `path` is a file, or a folder with other things in it, which would be lost.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file; this format is written as a folder. Name another destination.")
     if path.is_dir() and (foreign := sorted({entry.name for entry in path.iterdir()} - set(own_files))):
         raise ValueError(f"{path} holds other files ({', '.join(foreign[:5])}), which would be lost. Name another.")
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-    try:
-        write(aside)
-        os.chmod(aside, 0o755)
-        if path.is_dir():
-            # A full folder cannot be replaced in one step: the old one steps aside first, and is never half gone.
-            former = aside.with_suffix(".former")
-            path.rename(former)
-            aside.rename(path)
-            shutil.rmtree(former)
-        else:
-            aside.rename(path)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with storage.new_folder(path) as aside:
+        write(Path(aside))

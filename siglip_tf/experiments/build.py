@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import Any
 
 import keras
@@ -17,6 +16,7 @@ from siglip_tf.data import ImagePreprocessing, Preprocessing, Tokenizer
 from siglip_tf.data.sources.base import Source
 from siglip_tf.experiments.config import OPTIMIZERS, SCHEDULES
 from siglip_tf.optimizers import Duration, ParameterGroup
+from siglip_tf.storage import write_file
 from siglip_tf.synthetic import LANGUAGES, SceneSource
 
 # Of the embedded data; what a small model needs and no more.
@@ -124,11 +124,7 @@ def own_tokenizer(c: ConfigDict, source: Source, folder: str) -> bytes:
             proto = train_tokenizer(texts, _TOKENIZER_PIECES * c.languages, model_type="bpe")
         else:
             proto = train_tokenizer(captions_of(source), c.model.vocab_size)
-        tf.io.gfile.makedirs(folder)
-        aside = f"{path}.{os.getpid()}"
-        with tf.io.gfile.GFile(aside, "wb") as file:
-            file.write(proto)
-        tf.io.gfile.rename(aside, path, overwrite=True)
+        write_file(path, proto)
     with tf.io.gfile.GFile(path, "rb") as file:
         return file.read()
 

@@ -15,6 +15,7 @@ from typing import Any
 import siglip_tf
 from siglip_tf import tpu
 from siglip_tf.cache import cache_folder
+from siglip_tf.storage import write_file
 
 # Packages whose source decides the program that is compiled.
 _PACKAGES = ("primitives", "distribution", "losses", "models", "optimizers", "tpu")
@@ -42,9 +43,6 @@ def _source() -> bytes:
 
 
 def keep(path: Path, program: Callable[[], tpu.Subject], topology: tpu.Topology, batch: int) -> None:
-    """Compiles a program, which takes minutes, and writes `Report.to_dict()` as JSON: aside, then renamed."""
+    """Compiles a program, which takes minutes, and writes `Report.to_dict()` as JSON."""
     report = tpu.report(program, topology, batch).to_dict()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".partial")
-    aside.write_text(json.dumps(report))
-    aside.replace(path)
+    write_file(path, json.dumps(report))

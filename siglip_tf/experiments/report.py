@@ -5,10 +5,10 @@ import html
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from siglip_tf.experiments.charts import Series, line_chart
+from siglip_tf.storage import write_file
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,8 @@ class Report:
     facts: Sequence[tuple[str, str]] = field(default_factory=tuple)
 
     def write(self, path: str | os.PathLike) -> None:
-        """Writes the page aside, then renames it."""
-        path = Path(path)
-        aside = path.with_name(f".{path.name}.partial")
-        aside.write_text(self.to_html(), encoding="utf-8")
-        aside.replace(path)
+        """Writes the page."""
+        write_file(path, self.to_html())
 
     def to_html(self) -> str:
         """The page."""

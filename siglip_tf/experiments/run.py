@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from siglip_tf.experiments import config as settings_module
 from siglip_tf.experiments.recipe import Recipe
+from siglip_tf.storage import write_file
 
 # What may differ when a run is gone on with.
 _MAY_CHANGE = ("checkpoint_every", "keep_last", "keep_every", "log_every", "on_fault", "spike", "bad_record_limit")
@@ -225,8 +226,4 @@ def _claim(folder: str, values: Mapping[str, Any], chief: bool) -> None:
             )
         return
     if chief:
-        tf.io.gfile.makedirs(folder)
-        aside = f"{path}.{os.getpid()}"
-        with tf.io.gfile.GFile(aside, "w") as file:
-            file.write(json.dumps(values, indent=1) + "\n")
-        tf.io.gfile.rename(aside, path, overwrite=True)
+        write_file(path, json.dumps(values, indent=1) + "\n")

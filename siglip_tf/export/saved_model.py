@@ -1,7 +1,6 @@
-"""`export_saved_model`: one version folder of a TensorFlow Serving model, written aside and renamed."""
+"""`export_saved_model`: one version folder of a TensorFlow Serving model, which no server sees half written."""
 
 import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from siglip_tf.export.readme import readme
 from siglip_tf.export.serving import ServingGraph
 from siglip_tf.export.warmup import WARMUP_FILE, example_requests, write_warmup_requests
 from siglip_tf.export.weights import StoredWeights
+from siglip_tf.storage import new_folder, write_file
 
 # 120 MB of pixels an image, four at a time: a server's memory is not in a stranger's hands.
 MAX_PIXELS = 40_000_000
@@ -45,7 +45,8 @@ def export_saved_model(
 
     Signatures: `embed_image`, `embed_image_pixels`, `embed_text`, `score`, `classify`, `classify_with_templates`, with
     `labels` also `classify_bank`; see `ServingGraph`. The folder loads where TensorFlow and tensorflow-text are,
-    without Keras and this package. A reader never sees half a version: it is written beside and renamed.
+    without Keras and this package. A server never loads half a version: on a disk the
+    complete folder is renamed, and an object store gets `saved_model.pb` last.
 
     Args:
         model: a `SigLIP` with an image tower.
@@ -74,26 +75,18 @@ def export_saved_model(
         graph.add_bank(labels)
     functions = graph.signatures()
 
-    aside = f"{directory}/.writing-{version}-{uuid.uuid4().hex[:8]}"
-    tf.io.gfile.makedirs(aside)
-    try:
+    # A server that watches the folder loads a version as soon as it finds its `saved_model.pb`.
+    with new_folder(target, last="saved_model.pb", replace=False) as aside:
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(graph.resources, aside, signatures=functions, options=options)
         _drop_custom_gradients(aside)
-        tf.io.gfile.makedirs(f"{aside}/assets.extra")
+        os.makedirs(f"{aside}/assets.extra")
         write_warmup_requests(
             f"{aside}/assets.extra/{WARMUP_FILE}", model_name, example_requests(preprocessing.image.size, functions)
         )
-        tf.io.gfile.rename(aside, target)
-    finally:
-        if tf.io.gfile.exists(aside):
-            tf.io.gfile.rmtree(aside)
     export = Export(target, version, tuple(functions), weights.bytes)
     text = readme(model, export, model_name=model_name, precision=precision, labels=labels, templates=templates)
-    partial = f"{directory}/.README-{uuid.uuid4().hex[:8]}"
-    with tf.io.gfile.GFile(partial, "w") as file:
-        file.write(text)
-    tf.io.gfile.rename(partial, f"{directory}/README.md", overwrite=True)
+    write_file(f"{directory}/README.md", text)
     return export
 
 

@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from siglip_tf.data.preprocessing import Preprocessing
 from siglip_tf.data.sources.base import Source, fingerprint_of
+from siglip_tf.storage import write_file
 
 VERSION = 1
 MANIFEST = "manifest.json"
@@ -89,15 +90,6 @@ def shard_name(number: int, count: int) -> str:
     return f"shard-{number:05d}-of-{count:05d}.safetensors"
 
 
-def write_aside(path: str, *parts: bytes) -> None:
-    """Writes a file, local or remote, under another name and renames it."""
-    aside = f"{path}.partial"
-    with tf.io.gfile.GFile(aside, "wb") as file:
-        for part in parts:
-            file.write(part)
-    tf.io.gfile.rename(aside, path, overwrite=True)
-
-
 def write_shard(path: str, arrays: dict[str, np.ndarray], skipped: Mapping[str, int]) -> None:
     """Writes one shard, in the safetensors format; `skipped` counts broken records by cause."""
     codes = {np.dtype(dtype): code for code, dtype in _TYPE_CODES.items()}
@@ -109,7 +101,7 @@ def write_shard(path: str, arrays: dict[str, np.ndarray], skipped: Mapping[str, 
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     contents = (np.ascontiguousarray(array).view(np.uint8).tobytes() for array in arrays.values())
-    write_aside(path, len(text).to_bytes(8, "little"), text, *contents)
+    write_file(path, [len(text).to_bytes(8, "little"), text, *contents])
 
 
 def read_shard(path: str) -> tuple[dict[str, np.ndarray], dict[str, int]]:

@@ -19,13 +19,13 @@ from siglip_tf.data.embeddings.stored import (
     identity,
     read_shard,
     shard_name,
-    write_aside,
     write_shard,
 )
 from siglip_tf.data.order.bad_records import BadRecordReport, Explainer, TooManyBadRecordsError, usable_captions
 from siglip_tf.data.preprocessing import Preprocessing
 from siglip_tf.data.reading import in_order
 from siglip_tf.data.sources.base import Source
+from siglip_tf.storage import sweep, write_file
 
 
 @dataclasses.dataclass
@@ -101,7 +101,7 @@ class EmbeddingWriter:
         path = f"{self._folder}/{MANIFEST}"
         tf.io.gfile.makedirs(self._folder)
         if not tf.io.gfile.exists(path):
-            write_aside(path, _json(self._identity))
+            write_file(path, _json(self._identity))
             return
         with tf.io.gfile.GFile(path) as file:
             found = json.load(file)
@@ -245,7 +245,8 @@ class EmbeddingWriter:
             "texts": sum(shard["texts"] for shard in shards),
             "skipped": dict(sorted(skipped.items())),
         }
-        write_aside(f"{self._folder}/{MANIFEST}", _json({**self._identity, "counts": counts, "shards": shards}))
+        write_file(f"{self._folder}/{MANIFEST}", _json({**self._identity, "counts": counts, "shards": shards}))
+        sweep(self._folder, names)
         return StoredEmbeddings(self._folder)
 
 

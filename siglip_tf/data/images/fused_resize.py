@@ -15,12 +15,12 @@ import pathlib
 import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable
 
 import tensorflow as tf
 
 from siglip_tf.cache import cache_folder
+from siglip_tf.storage import new_file
 
 _SOURCE = pathlib.Path(__file__).with_suffix(".c")
 # Without contraction products and sums round each by itself, as TensorFlow's do.
@@ -54,13 +54,10 @@ def _build(compiler: str) -> pathlib.Path:
     library = cache_folder("operations") / f"fused_resize-{digest.hexdigest()[:32]}.so"
     if library.exists():
         return library
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        built = pathlib.Path(folder) / library.name
+    with new_file(library) as aside:
         headers, link = tf.sysconfig.get_include(), tf.sysconfig.get_link_flags()
-        command = [compiler, *_FLAGS, f"-I{headers}", str(_SOURCE), "-o", str(built), *link, "-lm"]
+        command = [compiler, *_FLAGS, f"-I{headers}", str(_SOURCE), "-o", aside, *link, "-lm"]
         subprocess.run(command, capture_output=True, check=True, text=True)
-        os.replace(built, library)
     return library
 
 

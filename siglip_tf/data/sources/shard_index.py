@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from siglip_tf.data.sources.paths import is_remote, join
+from siglip_tf.storage import write_file
 
 _MAGIC = 0x5349474C49585F31
 _HEADER = 8
@@ -135,10 +136,7 @@ def _header(file: str) -> np.ndarray | None:
 def _write(file: str, expected: list[int], scanned: Scan, columns: int) -> np.ndarray:
     rows = np.ascontiguousarray(scanned.rows, "<i8").reshape(-1, columns)
     header = np.array([*expected, len(rows), len(scanned.blob), 0], "<i8")
-    aside = f"{file}.{time.time_ns()}"
-    with tf.io.gfile.GFile(aside, "wb") as stream:
-        stream.write(header.tobytes() + rows.tobytes() + scanned.blob)
-    tf.io.gfile.rename(aside, file, overwrite=True)
+    write_file(file, [header.tobytes(), rows.tobytes(), scanned.blob])
     return header
 
 

@@ -99,7 +99,7 @@ def test_a_killed_run_goes_on_at_its_first_missing_shard(tmp_path, preprocessing
         writer(killed, preprocessing, tower=Tower(batches)).run()
     with pytest.raises(ValueError, match="unfinished"):
         StoredEmbeddings(killed)
-    (killed / "shard-00004-of-00005.safetensors.partial").write_bytes(b"torn by the kill")
+    (killed / ".shard-00004-of-00005.safetensors.5eed.partial").write_bytes(b"torn by the kill")
     there = {path.name for path in killed.glob("*.safetensors")}
     assert len(there) == batches * 4 // 10
     tower = Tower()
