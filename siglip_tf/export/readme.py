@@ -22,11 +22,14 @@ or, where `tensorflow_model_server` is installed:
     tensorflow_model_server --port=8500 --rest_api_port=8501 --model_name={name} --model_base_path="$PWD"
 
 The server must be of TensorFlow 2.20 or newer; the graph was written by {tensorflow}. It holds tensorflow-text's
-SentencePiece ops, which the stock server has linked in. Newer versions in this folder
-are loaded by themselves; `assets.extra/` holds the warm-up requests that the server plays first
-(`--enable_model_warmup`, on by default). `--rest_api_timeout_in_ms=30000` suits many images in one request.
-`--enable_batching` merges requests along the first axis: right for `embed_image`, `embed_text`, `embed_image_pixels`
-and `classify_bank`, wrong for `score` and `classify`, whose two inputs have lengths of their own.
+SentencePiece ops, which the stock server links in. The server loads newer versions in this folder by itself. It first
+plays the warm-up requests in `assets.extra/` (`--enable_model_warmup`, on by default). Use
+`--rest_api_timeout_in_ms=30000` if one request carries many images.
+
+`--enable_batching` merges concurrent requests along the first axis. It helps `embed_image`, `embed_text`,
+`embed_image_pixels`, and `classify_bank`. The server then refuses requests whose inputs have different lengths, and
+most `score` and `classify` requests are of that kind: serve those without `--enable_batching`, or embed on the server
+and compare on the client.
 
 ## Signatures
 

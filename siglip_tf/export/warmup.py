@@ -47,7 +47,11 @@ def write_warmup_requests(path: str, model_name: str, requests: Iterable[tuple[s
 
 
 def example_requests(image_size: int, signatures: Iterable[str], batch_sizes: Iterable[int] = (1, 2)) -> list:
-    """`(signature, inputs)` for each signature and batch size, with a small drawn picture."""
+    """`(signature, inputs)` for each signature and batch size, with a small drawn picture.
+
+    All inputs of a request have the same first dimension. With `--enable_batching`, TensorFlow Serving sends warm-up
+    requests through its batching session, which refuses anything else and then does not load the model.
+    """
     ramp = np.linspace(0, 255, image_size).astype(np.uint8)
     picture = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None, :], ramp[::-1, None]), axis=-1)
     encoded = tf.io.encode_jpeg(picture).numpy()
@@ -57,8 +61,8 @@ def example_requests(image_size: int, signatures: Iterable[str], batch_sizes: It
             "images": [encoded] * n,
             "pixels": np.stack([picture] * n),
             "texts": ["a photo", "a drawing"][:n],
-            "labels": ["photo", "drawing"],
-            "templates": ["{}"],
+            "labels": ["photo", "drawing"][:n],
+            "templates": ["{}", "a photo of {}"][:n],
         }
         takes = {
             "embed_image": ["images"],

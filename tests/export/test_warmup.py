@@ -16,6 +16,7 @@ def test_records_parse_and_are_answered(exported, signatures):
         request = log.predict_log.request
         assert request.model_spec.name == "tiny"
         name = request.model_spec.signature_name
+        assert len({tensor.tensor_shape.dim[0].size for tensor in request.inputs.values()}) == 1, name
         inputs = {k: tf.constant(tf.make_ndarray(v)) for k, v in request.inputs.items()}
         answer = signatures[name](**inputs)
         assert all(np.isfinite(v).all() for v in answer.values() if v.dtype == tf.float32)
