@@ -10,13 +10,13 @@ ROOT = pathlib.Path(__file__).parent.parent
 # A file imports from its own package and from packages further up this list; those of one line may not import each
 # other, but for the arrows.
 RANKS = [
-    {"siglip_tf.version", "siglip_tf.backend", "siglip_tf.cache", "siglip_tf.storage", "siglip_tf.primitives"},
     {
         "siglip_tf.version",
         "siglip_tf.processor",
         "siglip_tf.backend",
         "siglip_tf.cache",
         "siglip_tf.storage",
+        "siglip_tf.pages",
         "siglip_tf.primitives",
     },
     {

@@ -1,0 +1,67 @@
+"""Templates to text, pictures to `data:` URLs, and pages to files."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+_KINDS = ((b"\x89PNG", "png"), (b"GIF8", "gif"), (b"BM", "bmp"), (b"RIFF", "webp"))
+
+
+def render(template: str, package: str | None = None, **values: Any) -> str:
+    """The page as text. Every value is escaped unless it is `markupsafe.Markup`.
+
+    Args:
+        template: a file in the package's folder `templates`.
+        package: the package that holds the template; None for this one. Its templates may extend those here.
+        **values: what the template shows; `title` is the page's title.
+
+    Raises:
+        jinja2.TemplateNotFound: no such template.
+        jinja2.UndefinedError: a value that the template needs is missing.
+    """
+    return _environment(package).get_template(template).render(**values)
+
+
+@functools.cache
+def _environment(package: str | None) -> Any:
+    import jinja2
+
+    loaders = [jinja2.PackageLoader(name) for name in (package, "siglip_tf.pages") if name is not None]
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader(loaders),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"data_url": data_url, "share": share_text}
+    return environment
+
+
+def write(path: str | os.PathLike, page: str) -> None:
+    """Writes a page to a local file under another name first, so that readers never see half of it."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(path)
+
+
+def data_url(picture: bytes) -> str:
+    """A `data:` URL of an encoded picture (PNG, GIF, BMP, WebP, or else JPEG), so that a page holds it."""
+    kind = next((name for magic, name in _KINDS if picture.startswith(magic)), "jpeg")
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"
+
+
+def share_text(share: float) -> str:
+    """A share of one in percent: "12.3%", with two significant digits where it is below 10 % ("0.052%")."""
+    percent = 100 * share
+    if percent == 0 or abs(percent) >= 9.95:
+        return f"{percent:.1f}%"
+    if abs(percent) < 1e-6:
+        return f"{percent:.0e}%"
+    return f"{percent:.{max(1, 1 - math.floor(math.log10(abs(percent))))}f}%"
