@@ -36,7 +36,6 @@ RANKS = [
 ]
 ARROWS = {
     ("siglip_tf.synthetic", "siglip_tf.data"),
-    ("siglip_tf.data", "siglip_tf.synthetic"),
     ("siglip_tf.export", "siglip_tf.evaluation"),
     ("siglip_tf.training", "siglip_tf.evaluation"),
 }

@@ -26,6 +26,7 @@ class Cause(enum.StrEnum):
     TORN_SHARD = "torn_shard"
     EMPTY_SHARD = "empty_shard"
     UNREADABLE = "unreadable"
+    WRONG_COUNT = "wrong_count"
 
 
 class TooManyBadRecordsError(ValueError):
@@ -62,7 +63,7 @@ def diagnose(example: dict[str, Any], image: ImagePreprocessing | None) -> tuple
         The cause, and a detail for people.
     """
     if known := bytes(example.get("cause", b"")).decode():
-        return Cause(known), ""
+        return Cause(known), bytes(example.get("detail", b"")).decode(errors="replace")
     return _wrong_captions(example["captions"]) or _wrong_image(bytes(example["image"]), image)
 
 

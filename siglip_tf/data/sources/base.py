@@ -24,6 +24,7 @@ class Source(abc.ABC):
             from 0 to size: the borders of the runs of records that are read in one go (remote shards), whose order is
             then shuffled by runs, and by records within windows of several runs.
         record_bytes: mean size of a record, which decides how many runs make a window.
+        notes: lines for people, about how the source is read: which files say the captions, what is left out.
     """
 
     size: int
@@ -31,6 +32,7 @@ class Source(abc.ABC):
     fingerprint: str
     runs: np.ndarray | None = None
     record_bytes: float = 100_000.0
+    notes: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:

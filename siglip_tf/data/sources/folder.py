@@ -1,45 +1,45 @@
-"""Image files with a table of captions: JSON Lines, CSV, TSV or Parquet; or one subfolder a class."""
+"""Image files with captions from a table, from texts beside them, or from the names of their folders."""
 
-import csv
 import hashlib
-import io
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from siglip_tf.data.sources.base import Source, fingerprint_of
-from siglip_tf.data.sources.paths import join, open_binary
+from siglip_tf.data.sources.class_names import spoken
+from siglip_tf.data.sources.columns import CAPTIONS, IMAGES, choose
+from siglip_tf.data.sources.folder_layout import SPLITS, read_layout
+from siglip_tf.data.sources.paths import join
+from siglip_tf.data.sources.tables import shown
 
-_TABLES = (".jsonl", ".csv", ".tsv", ".parquet")
-_IMAGE_COLUMNS = ("image", "file_name", "filepath", "path", "filename")
-_CAPTION_COLUMNS = ("captions", "caption", "text", "txt", "title")
-_IMAGE_FILES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 _SPLIT_PARTS = {"train": (0, 90), "validation": (90, 95), "test": (95, 100)}
 
 
 class FolderSource(Source):
-    """Image files of a folder, with captions from a table in it or from the names of its subfolders.
+    """Image files of a folder with their captions; `folder_layout` says which layouts are read.
 
-    The table has a row for each pair or image: a column "image" (or "file_name", "filepath", "path"), relative to the
+    A table has a row for each pair or image: a column "image" (or "file_name", "filepath", "path"), relative to the
     table's folder; "caption" or "captions" (a list, in CSV as JSON), and perhaps "label" (an integer or a class name),
-    "language" and "split". Rows of the same image become one record with several captions. Without a table each
-    subfolder is a class whose name is the caption.
+    "language" and "split". Rows of the same image become one record with several captions. Where each subfolder is a
+    class, its name is the caption, with spaces for underscores.
 
     Args:
         folder: the folder, or the table's path.
-        split: "train", "validation", "test", or whatever the "split" column holds. Without that column the split is
-            made by a hash of the image's name: 90, 5 and 5 in a hundred. None takes all rows.
-        image_column, caption_column: names of the columns, where they differ from those above.
+        split: "train", "validation", "test", or whatever the "split" column or the folders say. Without either the
+            split is made by a hash of the image's name: 90, 5 and 5 in a hundred. None takes all rows.
+        image_column, caption_column, label_column, language_column: names of the columns, where they differ from those
+            above.
         template: caption of an image that has a class name and no caption, with `{}` for the name.
+        classes: read the subfolders as classes, whatever else lies in the folder.
+        separator: what stands between the columns of a table, where it is none of its kind's; "tab" is a tab.
 
     Attributes:
-        class_names: names of the labels, where labels are given as names; else None.
+        class_names: names of the labels, where labels are given as names or folders; else None.
 
     Raises:
-        ValueError: no table and no subfolders with images, a row or column that is missing, or an unknown split.
+        ValueError: no layout that is understood, a row or column that is missing, or an unknown split.
     """
 
     def __init__(
@@ -49,41 +49,47 @@ class FolderSource(Source):
         split: str | None = None,
         image_column: str | None = None,
         caption_column: str | None = None,
+        label_column: str | None = None,
+        language_column: str | None = None,
         template: str = "{}",
+        classes: bool = False,
+        separator: str | None = None,
     ):
-        folder = str(folder)
-        table = folder if folder.endswith(_TABLES) else _find_table(folder)
-        root = table.rpartition("/")[0] if table else folder
-        rows = list(_rows(table)) if table else list(_classes(folder))
-        if not rows:
-            raise ValueError(f"{table or folder} holds no rows.")
-        image_column = _column(rows[0], image_column, _IMAGE_COLUMNS, table or folder)
-        if caption_column is not None:
-            _column(rows[0], caption_column, (), table or folder)
-        else:
-            caption_column = next((name for name in _CAPTION_COLUMNS if name in rows[0]), None)
-        if caption_column is None and "label" not in rows[0]:
-            _column(rows[0], None, _CAPTION_COLUMNS, table or folder)
-        records = _grouped(rows, image_column, caption_column)
+        layout = read_layout(str(folder), classes=classes, separator={"tab": "\t"}.get(separator or "", separator))
+        columns = dict.fromkeys(key for row in layout.rows[:1000] for key in row)
+        image = choose(columns, image_column, IMAGES, layout.where)
+        for given in (caption_column, label_column, language_column):
+            if given is not None:
+                choose(columns, given, (), layout.where)
+        label, language = label_column or "label", language_column or "language"
+        caption = caption_column or next((name for name in CAPTIONS if name in columns), None)
+        if caption is None and label not in columns:
+            choose(columns, None, CAPTIONS, layout.where)
+        records = _grouped(layout.rows, image, caption, label, language, layout.where)
         # Before the split, so that a label means the same in each.
-        self.class_names = _number_labels(records, template)
+        self.class_names = _number_labels(records, template, layout.classes)
+        if caption is None and self.class_names is None:
+            raise ValueError(
+                f"{layout.where} has no captions, and labels without names: expected a column one of "
+                f"{', '.join(CAPTIONS)}, or class names as labels."
+            )
+        self.notes = (layout.note, *_split_notes(records, split))
         if split is not None:
-            records = _of_split(records, split, table or folder)
-        self.name = (table or folder) + (f" ({split})" if split else "")
+            records = _of_split(records, split, layout.where)
+        self.name = layout.where + (f" ({split})" if split else "")
         self.size = len(records)
         contents = [(r["image"], r["captions"], r["label"]) for r in records]
         self.fingerprint = fingerprint_of("folder", map(repr, contents))
-        self._paths = [r["image"] if "://" in r["image"] or r["image"][0] == "/" else join(root, r["image"])
+        self._paths = [r["image"] if "://" in r["image"] or r["image"][0] == "/" else join(layout.root, r["image"])
                        for r in records]  # fmt: skip
-        self._images = tf.constant(self._paths)
-        self._ids = tf.constant([record["image"] for record in records])
+        self._images = tf.constant([_encoded(path) for path in self._paths])
+        self._ids = tf.constant([_encoded(record["image"]) for record in records])
         self._labels = tf.constant([-1 if r["label"] is None else r["label"] for r in records], tf.int32)
         counts = [len(record["captions"]) for record in records]
         self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         pairs = [pair for record in records for pair in record["captions"]]
-        # Lone surrogates of JSON escapes stay invalid, to be counted as such.
-        self._captions = tf.constant([text.encode(errors="surrogatepass") for text, _ in pairs], tf.string)
-        self._languages = tf.constant([language for _, language in pairs], tf.string)
+        self._captions = tf.constant([_encoded(text) for text, _ in pairs], tf.string)
+        self._languages = tf.constant([_encoded(language) for _, language in pairs], tf.string)
         self.languages = sorted({language for _, language in pairs if language})
         self._has_labels = any(record["label"] is not None for record in records)
 
@@ -114,98 +120,64 @@ class FolderSource(Source):
         return self._paths[index], 0
 
 
-def _find_table(folder: str) -> str | None:
-    if not tf.io.gfile.isdir(folder):
-        raise ValueError(f"Expected a folder of images or a table ({', '.join(_TABLES)}). Received: {folder!r}")
-    tables = sorted(path for suffix in _TABLES for path in tf.io.gfile.glob(join(folder, "*" + suffix)))
-    if len(tables) > 1:
-        raise ValueError(f"{folder} holds several tables: name one of {tables}.")
-    return tables[0] if tables else None
+def _encoded(text: str) -> bytes:
+    """The bytes of a text; what was not UTF-8, or half a surrogate pair in JSON, stays invalid, to be counted."""
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode(errors="surrogatepass")
 
 
-def _rows(table: str) -> Iterator[dict[str, Any]]:
-    if table.endswith(".parquet"):
-        import pyarrow.parquet
-
-        with open_binary(table) as file:
-            yield from pyarrow.parquet.read_table(file).to_pylist()
-        return
-    with tf.io.gfile.GFile(table, "rb") as file:
-        try:
-            # Not str.splitlines: captions may hold other line separators.
-            lines = io.StringIO(file.read().decode("utf-8-sig"), newline="")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{table} is not UTF-8: {error}. Convert it first.") from error
-    if not table.endswith(".jsonl"):
-        for row in csv.DictReader(lines, delimiter="\t" if table.endswith(".tsv") else ","):
-            yield {key: _listed(value) for key, value in row.items() if key is not None}
-        return
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{table}, line {number}: {error}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{table}, line {number}: expected an object. Received: {line.strip()[:80]}")
-            yield row
-
-
-def _listed(value: str | None) -> Any:
-    """A CSV cell that is a JSON list of strings as that list."""
-    if value and value.startswith("["):
-        try:
-            values = json.loads(value)
-        except json.JSONDecodeError:  # a caption may begin with a bracket
-            return value
-        return values if isinstance(values, list) else value
-    return value
-
-
-def _classes(folder: str) -> Iterator[dict[str, Any]]:
-    for name in sorted(tf.io.gfile.listdir(folder)):
-        name = name.rstrip("/")
-        if tf.io.gfile.isdir(join(folder, name)) and not name.startswith("."):
-            for file in sorted(tf.io.gfile.listdir(join(folder, name))):
-                if file.lower().endswith(_IMAGE_FILES):
-                    yield {"image": join(name, file), "label": name}
-
-
-def _column(row: Mapping[str, Any], given: str | None, known: Sequence[str], where: str) -> str:
-    for name in known if given is None else [given]:
-        if name in row:
-            return name
-    wanted = repr(given) if given is not None else f"one of {', '.join(known)}"
-    raise ValueError(f"Expected a column {wanted} in {where}. Its columns: {', '.join(map(str, row))}")
-
-
-def _grouped(rows: list[dict[str, Any]], image_column: str, caption_column: str | None) -> list[dict[str, Any]]:
+def _grouped(
+    rows: Sequence[Mapping[str, Any]], image: str, caption: str | None, label: str, language: str, where: str
+) -> list[dict[str, Any]]:
     """One record an image, in order of first appearance: "image", "captions" [(text, language)], "label", "split"."""
     records: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(rows, 1):
-        image = row.get(image_column)
-        if not isinstance(image, str) or not image:
-            raise ValueError(f"Row {number} names no image in column {image_column!r}: {row}")
-        texts = row.get(caption_column) if caption_column else None
+        name = row.get(image)
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"Row {number} names no image in column {image!r} of {where}: {shown(row)}")
+        if name.startswith(("http://", "https://")):
+            raise ValueError(
+                f"Row {number} of {where} names its image by an address ({shown(name)}): download the images first, "
+                "e.g. by img2dataset."
+            )
+        texts = row.get(caption) if caption else None
         texts = texts if isinstance(texts, list) else [texts]
-        languages = row.get("language")
+        languages = row.get(language)
         languages = languages if isinstance(languages, list) else [languages] * len(texts)
         if len(languages) != len(texts):
-            raise ValueError(f"Row {number} has {len(texts)} captions and {len(languages)} languages: {row}")
-        label, split = row.get("label"), row.get("split")
-        record = records.setdefault(image, {"image": image, "captions": [], "label": label, "split": split})
+            raise ValueError(f"Row {number} has {len(texts)} captions and {len(languages)} languages: {shown(row)}")
+        fresh = {"image": name, "captions": [], "label": row.get(label), "split": row.get("split")}
+        record = records.setdefault(name, fresh)
+        if record["split"] and fresh["split"] and record["split"] != fresh["split"]:
+            raise ValueError(f"{where}: {shown(name)} is in two splits, {record['split']!r} and {fresh['split']!r}.")
         record["captions"] += [
-            (text, str(language or ""))
-            for text, language in zip(texts, languages, strict=True)
+            (text, str(spoken_in or ""))
+            for text, spoken_in in zip(texts, languages, strict=True)
             if isinstance(text, str)
         ]
     return list(records.values())
 
 
+def _named_splits(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The splits that a table or the folders name."""
+    return sorted({str(record["split"]) for record in records if record["split"]})
+
+
+def _split_notes(records: Sequence[Mapping[str, Any]], split: str | None) -> list[str]:
+    named = _named_splits(records)
+    if split is not None or len(named) < 2:
+        return []
+    return [f"all splits are read together ({', '.join(named)}): choose one by ?split={named[-1]}"]
+
+
 def _of_split(records: list[dict[str, Any]], split: str, where: str) -> list[dict[str, Any]]:
-    if any(record["split"] for record in records):
-        known = sorted({str(record["split"]) for record in records})
+    if known := _named_splits(records):
         chosen = [record for record in records if str(record["split"]) == split]
+        if split not in known and (part := SPLITS.get(split.lower())):
+            # "val" where the data says "validation": the same part by another of its usual names.
+            chosen = [record for record in records if SPLITS.get(str(record["split"]).lower()) == part]
     else:
         known = list(_SPLIT_PARTS)
         first, end = _SPLIT_PARTS.get(split, (0, 0))
@@ -216,14 +188,22 @@ def _of_split(records: list[dict[str, Any]], split: str, where: str) -> list[dic
 
 
 def _percentile(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % 100
+    return int.from_bytes(hashlib.sha256(_encoded(name)).digest()[:8]) % 100
 
 
-def _number_labels(records: list[dict[str, Any]], template: str) -> list[str] | None:
-    """Makes labels integers, or None; names of labels given as text come back sorted, and caption where none is."""
+def _number_labels(records: list[dict[str, Any]], template: str, classes: bool) -> list[str] | None:
+    """Makes labels integers, or None; names of labels come back sorted, and caption what has no caption.
+
+    Args:
+        records: with labels as they were read.
+        template: of those captions.
+        classes: whether labels are names even if all are numbers.
+    """
     given = {str(record["label"]) for record in records if record["label"] not in (None, "")}
     numbers = all(label.removeprefix("-").isdecimal() for label in given)
-    names = None if numbers else sorted(given)
+    # A folder "10" is class 10 if there are folders 0 to 9.
+    names = sorted(given, key=lambda name: (int(name), name) if numbers else name) if classes or not numbers else None
+    places = {name: place for place, name in enumerate(names or ())}
     for record in records:
         if record["label"] in (None, ""):
             record["label"] = None
@@ -231,6 +211,6 @@ def _number_labels(records: list[dict[str, Any]], template: str) -> list[str] | 
             record["label"] = int(record["label"])
         else:
             name = str(record["label"])
-            record["label"] = names.index(name)
-            record["captions"] = record["captions"] or [(template.format(name), "")]
+            record["label"] = places[name]
+            record["captions"] = record["captions"] or [(template.format(spoken(name)), "")]
     return names

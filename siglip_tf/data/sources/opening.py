@@ -1,23 +1,59 @@
-"""One line that names a source: a path whose kind is seen from its files, a data set of TFDS, or the embedded data."""
+"""One line that names a source: a path whose kind its files tell, a data set of TFDS, or a registered name.
 
+shards/{00000..00331}.tar?caption=title,alt&language=lang
+gs://bucket/cc12m?kind=tfrecord&suffix=.rec&index_dir=/tmp/index
+photos?image=url_path&split=train
+tfds:coco_captions?split=validation
+synthetic?languages=en,de
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from siglip_tf.data.sources.base import Source
 from siglip_tf.data.sources.folder import FolderSource
-from siglip_tf.data.sources.parquet import ParquetSource
-from siglip_tf.data.sources.paths import join, open_binary
+from siglip_tf.data.sources.options import NAMES, check_options, split_options
+from siglip_tf.data.sources.parquet import ParquetSource, holds_images
+from siglip_tf.data.sources.paths import archive_of, expand_braces, join, shard_kind
+from siglip_tf.data.sources.registry import registered
+from siglip_tf.data.sources.tables import table_kind
 from siglip_tf.data.sources.tar import TarSource
 from siglip_tf.data.sources.tfds import open_tfds
 from siglip_tf.data.sources.tfrecord import TFRecordSource
 
 USAGE = (
-    "a folder of shards or images, a path or glob of .tar, .tfrecord or .parquet shards, a .jsonl, .csv, .tsv or "
-    ".parquet table of image files, tfds:NAME, or scenes (the embedded data)"
+    "a folder of shards or images, a path or glob of .tar, .tfrecord or .parquet shards, a .jsonl, .json, .csv, .tsv "
+    "or .parquet table of image files, tfds:NAME, or synthetic; options follow as SOURCE?caption=title&split=train "
+    "(docs/data.md)"
 )
 
-_KINDS = {".tar": "tar", ".parquet": "parquet", ".jsonl": "folder", ".csv": "folder", ".tsv": "folder"}
+_KINDS = ("folder", "classes", "tar", "tfrecord", "parquet")
+# Options of each kind, by the keyword arguments that they set.
+_ARGUMENTS: dict[str, dict[str, str]] = {
+    "folder": {
+        "image": "image_column", "caption": "caption_column", "label": "label_column", "language": "language_column",
+        "template": "template", "separator": "separator",
+    },
+    "tar": {
+        "image": "image_members", "caption": "caption_keys", "label": "label_key", "language": "language_key",
+        "index_dir": "index_dir", "suffix": "suffix",
+    },
+    "tfrecord": {
+        "image": "image", "caption": "caption", "label": "label", "language": "language", "id": "id",
+        "index_dir": "index_dir", "suffix": "suffix",
+    },
+    "parquet": {"suffix": "suffix"},
+    "tfds": {"caption": "captions", "template": "template", "data_dir": "data_dir", "index_dir": "index_dir"},
+    "registered": {
+        "seed": "seed", "size": "size", "languages": "languages", "captions": "captions", "image_size": "image_size",
+    },
+}  # fmt: skip
+_PARQUET_COLUMNS = {"image": "image", "caption": "captions", "label": "label", "language": "language", "id": "id"}
+_LISTS = ("caption_keys", "image_members", "languages")
+_INTEGERS = ("seed", "size", "captions", "image_size")
+_HAVE_SPLITS = ("folder", "tfds", "registered")
 
 
 def open_source(spec: str, *, split: str | None = None, **options: Any) -> Source:
@@ -25,55 +61,93 @@ def open_source(spec: str, *, split: str | None = None, **options: Any) -> Sourc
 
     Args:
         spec: tar, TFRecord or Parquet shards (path, glob, brace range, folder), a folder of image files with or
-            without a table, "tfds:NAME", or "scenes".
-        split: of TFDS, folders and scenes ("train" of TFDS and scenes by default); shards are split by their paths.
-        options: keyword arguments of the source, e.g. `index_dir`, `caption_keys`, `seed`.
+            without a table, "tfds:NAME", or "synthetic"; behind it options as `SOURCE?key=value&key=value`, of
+            `options.NAMES`.
+        split: as the option `split`: of TFDS, folders and synthetic data ("train" of TFDS and synthetic data by
+            default); shards are split by their paths.
+        options: keyword arguments of the source, e.g. `index_dir`, `caption_keys`, `seed`; they win over those of
+            the line.
 
     Raises:
-        ValueError: nothing is there, or a split of shards; and what the source raises.
+        ValueError: nothing is there, an option that this kind of source does not take, a split of shards; and what the
+            source raises.
     """
-    kind = _kind(spec)
-    if kind == "tfds":
-        return open_tfds(spec.removeprefix("tfds:"), split or "train", **options)
-    if kind == "scenes":
-        from siglip_tf.synthetic import SceneSource
+    path, written = split_options(spec)
+    if unknown := sorted(written.keys() - NAMES.keys()):
+        raise ValueError(f"{spec!r} has an unknown option {unknown[0]!r}. Options: {', '.join(NAMES)}.")
+    kind = written.pop("kind", None)
+    if kind not in (None, *_KINDS):
+        raise ValueError(f"kind must be one of {', '.join(_KINDS)}. Received: {kind!r} in {spec!r}")
+    kind = kind or _kind(path, written.get("suffix"))
+    in_line = written.pop("split", None)
+    if None not in (split, in_line) and split != in_line:
+        raise ValueError(f"The split is {split!r} and, in {spec!r}, {in_line!r}. Name one.")
+    split = split or in_line
+    return _open(path, kind, split, written, options)
 
-        return SceneSource(split or "train", **options)
-    if kind == "folder":
-        return FolderSource(spec, split=split, **options)
-    if split is not None:
-        raise ValueError(f"Shards have no splits: name those of {split!r} by their paths. Received: {spec!r}")
-    return {"tar": TarSource, "tfrecord": TFRecordSource, "parquet": ParquetSource}[kind](spec, **options)
+
+def _open(path: str, kind: str, split: str | None, written: dict[str, str], options: dict[str, Any]) -> Source:
+    family = "folder" if kind == "classes" else kind
+    if family == "parquet":
+        check_options(written, [*_PARQUET_COLUMNS, *_ARGUMENTS[family], "kind"], f"Parquet source {path!r}")
+        columns = {_PARQUET_COLUMNS[key]: written.pop(key) for key in [*written] if key in _PARQUET_COLUMNS}
+        options = {**({"columns": columns} if columns else {}), **options}
+    arguments = _ARGUMENTS[family]
+    extra = ["kind", "split"] if family in _HAVE_SPLITS else ["kind"]
+    check_options(written, [*arguments, *extra], f"{path!r}, read as {kind},")
+    options = {**{arguments[key]: _value(arguments[key], value) for key, value in written.items()}, **options}
+    if family not in _HAVE_SPLITS and split is not None:
+        raise ValueError(f"Shards have no splits: name those of {split!r} by their paths. Received: {path!r}")
+    if family == "registered":
+        return registered(path)(split=split, **options)
+    if family == "tfds":
+        return open_tfds(path.removeprefix("tfds:"), split or "train", **options)
+    if family == "folder":
+        return FolderSource(path, split=split, **({"classes": True} if kind == "classes" else {}), **options)
+    sources: dict[str, Callable[..., Source]] = {"tar": TarSource, "tfrecord": TFRecordSource, "parquet": ParquetSource}
+    return sources[family](path, **options)
 
 
-def _kind(spec: str) -> str:
-    if spec == "scenes" or spec.startswith("tfds:"):
-        return spec.partition(":")[0]
+def _value(argument: str, value: str) -> Any:
+    if argument in _LISTS:
+        return tuple(value.split(","))
+    if argument in _INTEGERS:
+        if not value.isdecimal():
+            raise ValueError(f"{argument} must be a whole number. Received: {value!r}")
+        return int(value)
+    return value
+
+
+def _kind(spec: str, suffix: str | None) -> str:
+    if registered(spec):
+        return "registered"
+    if spec.startswith("tfds:"):
+        return "tfds"
     if tf.io.gfile.isdir(spec):
-        return _kind_of_folder(spec)
-    name = spec.rpartition("/")[2]
-    kind = "tfrecord" if ".tfrecord" in name else _KINDS.get("." + name.rpartition(".")[2])
+        return _kind_of_folder(spec, suffix)
+    name = expand_braces(spec)[0].rpartition("/")[2]
+    kind = shard_kind(name) or ("folder" if table_kind(name) or name.lower().endswith((".txt", ".token")) else None)
     if kind is None:
-        raise ValueError(f"Expected {USAGE}. Received: {spec!r}")
+        if archive_of(name):
+            hint = " Its records cannot be addressed as long as it is compressed: decompress it first."
+        else:
+            hint = " It is there: name its kind by ?kind=tar, tfrecord or parquet." if tf.io.gfile.exists(spec) else ""
+        raise ValueError(f"Expected {USAGE}. Received: {spec!r}.{hint}")
     found = tf.io.gfile.glob(spec) if kind == "parquet" else []
-    return "folder" if found and not _holds_images(found[0]) else kind
+    return "folder" if found and not holds_images(found[0]) else kind
 
 
-def _kind_of_folder(folder: str) -> str:
-    for kind, pattern in (("tar", "*.tar"), ("tfrecord", "*.tfrecord*")):
-        if tf.io.gfile.glob(join(folder, pattern)):
+def _kind_of_folder(folder: str, suffix: str | None) -> str:
+    names = [name for name in tf.io.gfile.listdir(folder) if not name.startswith(".")]
+    if suffix is not None:
+        kind = shard_kind("x" + suffix)
+        if kind is None:
+            raise ValueError(f"{suffix!r} says no kind of shard: name it too, e.g. {folder}?kind=tar&suffix={suffix}.")
+        return kind
+    kinds = {kind for name in names if (kind := shard_kind(name))}
+    # img2dataset writes a Parquet file of metadata beside each shard.
+    for kind in ("tar", "tfrecord"):
+        if kind in kinds:
             return kind
-    tables = tf.io.gfile.glob(join(folder, "*.parquet"))
-    return "parquet" if tables and _holds_images(tables[0]) else "folder"
-
-
-def _holds_images(path: str) -> bool:
-    """Whether a Parquet file has a column of bytes, rather than names of image files."""
-    import pyarrow
-    import pyarrow.parquet
-
-    with open_binary(path) as stream:
-        schema = pyarrow.parquet.read_schema(stream)
-    types = [field.type for field in schema]
-    types += [inner.type for kind in types if pyarrow.types.is_struct(kind) for inner in kind]
-    return any(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind) for kind in types)
+    tables = sorted(name for name in names if shard_kind(name) == "parquet")
+    return "parquet" if tables and holds_images(join(folder, tables[0])) else "folder"

@@ -1,12 +1,13 @@
 """Parquet files whose rows hold encoded images and captions, as img2dataset's `parquet` output.
 
-A row group is read at a time, by pyarrow: a call into Python a row group, none a record. Tables that only name image
-files are `FolderSource`'s.
+pyarrow reads a row group at a time: a call into Python a row group, none a record. Tables that only name image files
+are `FolderSource`'s.
 
 Source: img2dataset's `parquet` output (columns "key", "jpg", "caption"); Hugging Face's image columns
 (`{"bytes", "path"}`).
 """
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,8 @@ import tensorflow as tf
 
 from siglip_tf.data.order.bad_records import Cause
 from siglip_tf.data.sources.base import Source, fingerprint_of
-from siglip_tf.data.sources.paths import find_shards, open_binary
+from siglip_tf.data.sources.paths import find_shards, open_binary, shards_name
+from siglip_tf.data.sources.tables import shown
 
 _COLUMNS = {
     "image": ("jpg", "image", "png", "webp", "jpeg"),
@@ -29,49 +31,60 @@ _COLUMNS = {
 class ParquetSource(Source):
     """Rows of Parquet files with an encoded image each.
 
-    A file that cannot be opened, or holds no rows, counts as one bad record.
+    A file that cannot be opened, or holds no rows, counts as one bad record. The files may differ in their columns, as
+    long as each has one for images and one for captions.
 
     Args:
         shards: path, glob, brace range, folder, or a list of these.
         columns: names of the columns by field ("image", "captions", "id", "label", "language"); looked for among
             common names where a field is not given. Captions may be a string or a list of strings.
+        suffix: what the files of a folder end in, where it is not ".parquet".
 
     Raises:
-        ValueError: no shards, no row that can be read, or no column for images or captions.
+        ValueError: no shards, no file that can be read, or one without a column for images or captions.
     """
 
-    def __init__(self, shards: str | Sequence[str], *, columns: dict[str, str] | None = None):
-        self._paths = find_shards(shards, ".parquet")
+    def __init__(
+        self, shards: str | Sequence[str], *, columns: dict[str, str] | None = None, suffix: str | None = None
+    ):
+        self._paths = find_shards(shards, suffix or ".parquet")
         # Of each run: file, row group, rows; a broken file is a run of one row in no group.
         self._groups: list[tuple[int, int, int]] = []
         self._causes: dict[int, Cause] = {}
-        names = None
+        # Of each file its columns by field, and of each file its first run.
+        self._columns: list[dict[str, str]] = []
+        self._first_runs: list[int] = []
         for file, path in enumerate(self._paths):
-            rows, found = _row_groups(path)
-            names = names or found
-            if not rows:
-                self._causes[len(self._groups)] = Cause.TORN_SHARD if rows is None else Cause.EMPTY_SHARD
+            groups, schema = _row_groups(path)
+            self._first_runs.append(len(self._groups))
+            self._columns.append({} if schema is None else _choose(columns or {}, schema, path))
+            if not groups:
+                self._causes[len(self._groups)] = Cause.TORN_SHARD if groups is None else Cause.EMPTY_SHARD
                 self._groups.append((file, -1, 1))
-            self._groups += [(file, group, count) for group, count in enumerate(rows or ())]
-        if names is None:
+            self._groups += [(file, group, count) for group, count in groups or ()]
+        self.columns = next((found for found in self._columns if found), None)
+        if self.columns is None:
             raise ValueError(f"{self._paths[0]} is no Parquet file that can be read, nor is any other of the shards.")
-        self.columns = _choose(columns or {}, names, self._paths[0])
+        self._fields = {field for found in self._columns for field in found}
         counts = np.array([count for _, _, count in self._groups], np.int64)
         self.runs = np.concatenate([[0], np.cumsum(counts)])
         self.size = int(self.runs[-1])
-        self.name = shards if isinstance(shards, str) else f"{self._paths[0]} and {len(self._paths) - 1} more"
+        self.name = shards_name(shards, self._paths)
         sizes = [tf.io.gfile.stat(path).length for path in self._paths]
         self.record_bytes = sum(sizes) / self.size
         self.fingerprint = fingerprint_of(
             "parquet", [path.rpartition("/")[2] for path in self._paths], sizes, counts, sorted(self.columns.items())
         )
+        self.notes = (f"columns: {', '.join(f'{field} from {name!r}' for field, name in self.columns.items())}",)
+        # The last row group that could not be read, so that its records are not tried one by one.
+        self._failed: tuple[int, str] | None = None
+        self._lock = threading.Lock()
 
     def locate(self, index: int) -> tuple[str, int]:
         """The file and the row's number in it."""
         run = int(np.searchsorted(self.runs, index, side="right")) - 1
         file = self._groups[run][0]
-        first = next(number for number, group in enumerate(self._groups) if group[0] == file)
-        return self._paths[file], index - int(self.runs[first])
+        return self._paths[file], index - int(self.runs[self._first_runs[file]])
 
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
         """One raw example, in-graph, at the cost of a row group: see `read_run`."""
@@ -89,14 +102,18 @@ class ParquetSource(Source):
             "captions": tf.RaggedTensor.from_row_lengths(tf.ensure_shape(captions, [None]), counts),
             "id": tf.ensure_shape(ids, [None]),
         }
-        if "language" in self.columns:
+        if "language" in self._fields:
             fields["language"] = tf.RaggedTensor.from_row_lengths(tf.ensure_shape(languages, [None]), counts)
-        if "label" in self.columns:
+        if "label" in self._fields:
             fields["label"] = tf.ensure_shape(labels, [None])
         return tf.data.Dataset.from_tensor_slices(fields)
 
     def fetch(self, index: int) -> dict[str, Any]:
-        """One raw example outside the graph; of a broken file its cause."""
+        """One raw example outside the graph; of a broken file its cause.
+
+        Raises:
+            tf.errors.DataLossError: the record's row group cannot be read.
+        """
         run = int(np.searchsorted(self.runs, index, side="right")) - 1
         if run in self._causes:
             captions = np.zeros([0], object)
@@ -111,33 +128,54 @@ class ParquetSource(Source):
         }
 
     def _rows(self, first: int, count: int) -> list[dict[str, Any]]:
-        import pyarrow.parquet
-
         run = int(np.searchsorted(self.runs, first, side="right")) - 1
-        file, group, _ = self._groups[run]
+        file, group, rows = self._groups[run]
         inside = first - int(self.runs[run])
         if group < 0:
             return [{"image": b"", "captions": [], "id": b"", "label": -1, "language": []}]
-        with open_binary(self._paths[file]) as stream:
-            table = pyarrow.parquet.ParquetFile(stream).read_row_group(group, columns=[*self.columns.values()])
-        rows = table.slice(inside, count).to_pylist()
-        return [self._row(row, self.locate(first + number)) for number, row in enumerate(rows)]
+        table = self._group(run, self._paths[file], group, [*self._columns[file].values()])
+        if table.num_rows != rows:
+            raise tf.errors.DataLossError(
+                None, None, f"row group {group} of {self._paths[file]} holds {table.num_rows} rows, not {rows}"
+            )
+        values = table.slice(inside, count).to_pylist()
+        return [self._row(row, self._columns[file], self.locate(first + number)) for number, row in enumerate(values)]
 
-    def _row(self, row: dict[str, Any], place: tuple[str, int]) -> dict[str, Any]:
-        values = {field: row[column] for field, column in self.columns.items()}
+    def _group(self, run: int, path: str, group: int, columns: list[str]) -> Any:
+        """A row group's columns, texts as bytes; a group that failed fails again without being read."""
+        import pyarrow.parquet
+
+        with self._lock:
+            if self._failed is not None and self._failed[0] == run:
+                raise tf.errors.DataLossError(None, None, self._failed[1])
+        try:
+            with open_binary(path) as stream:
+                table = pyarrow.parquet.ParquetFile(stream).read_row_group(group, columns=columns)
+            table.validate()
+            return _with_bytes(table)
+        except (pyarrow.ArrowException, OSError, ValueError, MemoryError) as error:
+            message = f"row group {group} of {path} cannot be read: {shown(error)}"
+            with self._lock:
+                self._failed = run, message
+            raise tf.errors.DataLossError(None, None, message) from error
+
+    def _row(self, row: dict[str, Any], columns: dict[str, str], place: tuple[str, int]) -> dict[str, Any]:
+        values = {field: row[column] for field, column in columns.items()}
         image = values["image"]
         image = image.get("bytes") if isinstance(image, dict) else image
-        captions = [text for text in _listed(values["captions"]) if isinstance(text, str)]
-        languages = _listed(values.get("language")) or [""] * len(captions)
+        captions = [text for text in _listed(values["captions"]) if isinstance(text, bytes)]
+        languages = _listed(values.get("language")) or [b""] * len(captions)
         if len(languages) != len(captions):
             languages = languages[:1] * len(captions)
-        name = values.get("id")
+        name, label = values.get("id"), values.get("label")
+        if name is None:
+            name = f"{place[0].rpartition('/')[2]}:{place[1]}"
         return {
             "image": image or b"",
-            "captions": [text.encode() for text in captions],
-            "language": [str(language or "").encode() for language in languages],
-            "id": str(name if name is not None else f"{place[0].rpartition('/')[2]}:{place[1]}").encode(),
-            "label": values["label"] if isinstance(values.get("label"), int) else -1,
+            "captions": captions,
+            "language": [language if isinstance(language, bytes) else b"" for language in languages],
+            "id": name if isinstance(name, bytes) else str(name).encode(),
+            "label": label if isinstance(label, int) and abs(label) < 1 << 31 else -1,
         }
 
 
@@ -155,22 +193,82 @@ def _flattened(rows: list[dict[str, Any]]) -> list[np.ndarray]:
     ]
 
 
-def _row_groups(path: str) -> tuple[list[int] | None, list[str] | None]:
-    """Rows of each group and the columns' names; Nones for a file that is no whole Parquet file."""
+def _row_groups(path: str) -> tuple[list[tuple[int, int]] | None, Any]:
+    """Numbers and rows of the groups that hold any, and the schema; Nones for a file that is no whole Parquet file."""
     import pyarrow
     import pyarrow.parquet
 
     with open_binary(path) as stream:
         try:
             file = pyarrow.parquet.ParquetFile(stream)
-        except (pyarrow.ArrowInvalid, OSError):
+            metadata, schema = file.metadata, file.schema_arrow
+            rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        except (pyarrow.ArrowException, OSError, ValueError):
             return None, None
-        metadata = file.metadata
-        rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        return [count for count in rows if count], file.schema_arrow.names
+        return [(group, count) for group, count in enumerate(rows) if count > 0], schema
 
 
-def _choose(given: dict[str, str], names: list[str], path: str) -> dict[str, str]:
+def holds_images(path: str) -> bool:
+    """Whether a Parquet file has a column of bytes, rather than names of image files.
+
+    A file that cannot be read is taken for one: it is a shard, and broken.
+    """
+    _, schema = _row_groups(path)
+    return schema is None or any(_is_bytes(field.type) or _is_struct_of_bytes(field.type) for field in schema)
+
+
+def _is_bytes(kind: Any) -> bool:
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    views = types.is_binary_view(kind) if hasattr(types, "is_binary_view") else False
+    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind) or views
+
+
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    views = types.is_string_view(kind) if hasattr(types, "is_string_view") else False
+    return types.is_string(kind) or types.is_large_string(kind) or views
+
+
+def _is_struct_of_bytes(kind: Any) -> bool:
+    from pyarrow import types
+
+    return types.is_struct(kind) and any(field.name == "bytes" and _is_bytes(field.type) for field in kind)
+
+
+def _is_list(kind: Any) -> bool:
+    from pyarrow import types
+
+    views = [f"is_{name}" for name in ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")]
+    return any(getattr(types, name)(kind) for name in views if hasattr(types, name))
+
+
+def _with_bytes(table: Any) -> Any:
+    """A table whose texts are bytes: pyarrow refuses a whole column for one text that is not UTF-8."""
+    import pyarrow
+
+    for number, field in enumerate(table.schema):
+        kind = field.type
+        if _is_list(kind) and _is_text(kind.value_type):
+            target = pyarrow.large_list(pyarrow.large_binary())
+        elif _is_text(kind):
+            target = pyarrow.large_binary()
+        else:
+            continue
+        column = table.column(number)
+        if pyarrow.types.is_dictionary(kind):
+            column = column.cast(kind.value_type, safe=False)
+        table = table.set_column(number, pyarrow.field(field.name, target), column.cast(target, safe=False))
+    return table
+
+
+def _choose(given: dict[str, str], schema: Any, path: str) -> dict[str, str]:
+    names = schema.names
     if unknown := given.keys() - _COLUMNS.keys():
         raise ValueError(f"columns are named for {sorted(_COLUMNS)}. Received: {sorted(unknown)}")
     if missing := set(given.values()) - set(names):
@@ -179,6 +277,19 @@ def _choose(given: dict[str, str], names: list[str], path: str) -> dict[str, str
     columns = {field: name for field, name in {**found, **given}.items() if name is not None}
     if lacking := {"image", "captions"} - columns.keys():
         raise ValueError(f"{path} has no column for {sorted(lacking)}: name it. Its columns: {', '.join(names)}")
+    kind = schema.field(columns["image"]).type
+    if not _is_bytes(kind) and not _is_struct_of_bytes(kind):
+        raise ValueError(
+            f"{path}: expected the images' column {columns['image']!r} to hold bytes, or bytes and path. It holds "
+            f"{shown(str(kind))}."
+        )
+    kind = schema.field(columns["captions"]).type
+    inner = kind.value_type if _is_list(kind) else kind
+    if not _is_text(inner) and not _is_bytes(inner):
+        raise ValueError(
+            f"{path}: expected the captions' column {columns['captions']!r} to hold texts, or lists of texts. It "
+            f"holds {shown(str(kind))}."
+        )
     return columns
 
 

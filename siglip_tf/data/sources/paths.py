@@ -1,12 +1,26 @@
-"""Names of shards: globs, brace ranges and lists, on any file system that TensorFlow reads."""
+"""Names of shards: their kinds, globs, brace ranges and lists, on any file system that TensorFlow reads."""
 
 import io
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 import tensorflow as tf
 
+# What the shards of each kind end in.
+SHARD_SUFFIXES = {
+    "tar": (".tar",),
+    "tfrecord": (".tfrecord", ".tfrecords", ".tfrec"),
+    "parquet": (".parquet", ".pq"),
+}
+_ARCHIVES = (
+    ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tfrecord.gz", ".tfrecords.gz", ".tfrec.gz",
+    ".tfrecord.zlib", ".parquet.gz", ".zip", ".7z", ".rar",
+)  # fmt: skip
+# Writers number shards behind the suffix too: x.tfrecord-00000-of-00010.
+_NUMBER = re.compile(r"-\d+-of-\d+")
+REMOTE_BLOCK = 4 << 20
 _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 
 
@@ -54,8 +68,13 @@ class _RawFile(io.RawIOBase):
 
 
 def open_binary(path: str) -> BinaryIO:
-    """A file on any file system, as Python's `open(path, "rb")` would give it."""
-    return io.BufferedReader(_RawFile(path)) if is_remote(path) else open(path.removeprefix("file://"), "rb")
+    """A file on any file system, as Python's `open(path, "rb")` would give it.
+
+    Remote files are read in blocks of `REMOTE_BLOCK` bytes: a request for each small read would take longer.
+    """
+    if not is_remote(path):
+        return open(path.removeprefix("file://"), "rb")
+    return io.BufferedReader(_RawFile(path), REMOTE_BLOCK)
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -74,32 +93,70 @@ def expand_braces(pattern: str) -> list[str]:
     ]
 
 
+def shard_kind(name: str) -> str | None:
+    """ "tar", "tfrecord" or "parquet" by a file's name, whatever its case; None if it is no shard.
+
+    `x.tfrecord`, `x.tfrecords`, `x.tfrec` and `x.tfrecord-00000-of-00010` are TFRecord files.
+    """
+    name = _numberless(name)
+    return next((kind for kind, suffixes in SHARD_SUFFIXES.items() if name.endswith(suffixes)), None)
+
+
+def archive_of(name: str) -> str | None:
+    """The compression of a file by its name (`x.tar.gz`, `x.zip`, `x.tfrecord.gz`), or None."""
+    name = _numberless(name)
+    return next((suffix for suffix in _ARCHIVES if name.endswith(suffix)), None)
+
+
+def _numberless(name: str) -> str:
+    return _NUMBER.sub("", name.rpartition("/")[2].lower())
+
+
 def find_shards(shards: str | Sequence[str], suffix: str) -> list[str]:
     """Paths of shards in a fixed order: sorted within each pattern.
 
     Args:
-        shards: a path, a glob (`*`, `?`), a brace range (`{00000..00041}`), a folder of files that end in `suffix`, or
-            a list of these.
-        suffix: what the shards of a folder end in, e.g. ".tar".
+        shards: a path, a glob (`*`, `?`), a brace range (`{00000..00041}`), a folder of shards, or a list of these.
+        suffix: what the shards of a folder end in; one of `SHARD_SUFFIXES` stands for all of its kind.
 
     Raises:
-        ValueError: nothing matches, or a name comes twice.
+        ValueError: nothing matches, a file is compressed, or a name comes twice.
     """
+    kind = shard_kind("x" + suffix)
     paths: list[str] = []
     for pattern in [shards] if isinstance(shards, str) else shards:
+        pattern = str(pattern)
         if tf.io.gfile.isdir(pattern):
-            found = sorted(tf.io.gfile.glob(join(pattern, "*" + suffix)))
+            names = [name for name in tf.io.gfile.listdir(pattern) if not name.startswith(".")]
+            found = [
+                join(pattern, name)
+                for name in sorted(names)
+                if (name.endswith(suffix) if kind is None else shard_kind(name) == kind)
+            ]
+            compressed = [] if found else [name for name in names if archive_of(name)]
         else:
-            names = expand_braces(str(pattern))
+            names = expand_braces(pattern)
             found = [
                 path for name in names for path in (sorted(tf.io.gfile.glob(name)) if set(name) & {*"*?["} else [name])
             ]
+            compressed = [path for path in found if archive_of(path)]
+        if compressed:
+            raise ValueError(
+                f"{compressed[0]} is compressed: its records cannot be addressed. Decompress it first. "
+                f"Received: {pattern!r}"
+            )
         missing = [path for path in found if not tf.io.gfile.exists(path)] if len(found) < 64 else []
         if not found or missing:
-            what = f"{missing[0]} is not there" if missing else f"no file matches, nor ends in {suffix!r} in a folder"
+            wanted = " or ".join(map(repr, SHARD_SUFFIXES.get(kind or "", (suffix,))))
+            what = f"{missing[0]} is not there" if missing else f"no file matches, nor ends in {wanted} in a folder"
             raise ValueError(f"Expected the paths of shards. Received: {pattern!r}: {what}.")
         paths.extend(found)
     if len(set(paths)) < len(paths):
-        twice = next(path for path in paths if paths.count(path) > 1)
+        twice = next(path for path, count in Counter(paths).items() if count > 1)
         raise ValueError(f"{twice} comes twice in {shards!r}.")
     return paths
+
+
+def shards_name(shards: str | Sequence[str], paths: Sequence[str]) -> str:
+    """What reports call shards."""
+    return shards if isinstance(shards, str) else f"{paths[0]} and {len(paths) - 1} more"

@@ -1,81 +1,182 @@
-"""Where each record of a shard begins: scanned once, kept in a file, read in the graph.
+"""Where each record of a shard begins: in an index that is kept in a file, or made when the shard is read.
 
 An index file holds little-endian int64s, a header of `_HEADER` of them and then `columns` a record, and after them
 bytes that some columns point into. It is valid for a shard of the same size and time, and the same way of scanning.
+
+Local shards are scanned once, before the first record is read. Remote shards need only their counts to begin with,
+which their writers leave beside them (`shard_counts`); the index of each is made when the shard is read whole, and its
+count is checked then.
 """
 
 import concurrent.futures
 import dataclasses
 import hashlib
-import sys
-import time
+import io
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import BinaryIO
 
 import numpy as np
 import tensorflow as tf
 
-from siglip_tf.data.sources.paths import is_remote, join
+from siglip_tf.data.order.bad_records import Cause
+from siglip_tf.data.sources.mapped_files import can_map
+from siglip_tf.data.sources.paths import join, open_binary
+from siglip_tf.data.sources.shard_counts import ProgressLine, find_counts
 from siglip_tf.storage import write_file
 
 _MAGIC = 0x5349474C49585F31
 _HEADER = 8
 HEADER_BYTES = 8 * _HEADER
 _THREADS = 8
+# Indices of shards read lately: pieces of one shard come close to each other.
+_KEPT = 16
+# So many remote shards without a count are scanned at once; more need the command that resumes.
+MAX_SCANNED = 1000
+_CAUSES = (None, *Cause)
 
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """What a scan of one shard found: int64 (records, columns), and bytes that columns may point into."""
+    """What a scan of one shard found: int64 (records, columns), whose last column is a cause, and bytes for columns."""
 
     rows: np.ndarray
     blob: bytes = b""
 
 
-@dataclasses.dataclass(frozen=True)
+Scanner = Callable[[BinaryIO], Scan]
+
+
 class ShardIndex:
     """The indices of a list of shards.
 
     Attributes:
         shards: paths of the shards.
-        files: paths of their index files.
+        files: paths of their index files; None where an index is made when its shard is read.
         counts: int64 (shards,), records in each.
-        sizes: int64 (shards,), bytes of each shard.
-        columns: columns of a record's row.
+        sizes: int64 (shards,), bytes of each shard, or None where they are not known.
+        borders: int64 (shards + 1,), each shard's first record, and the number of all.
+        record_bytes: mean size of a record.
+        random_access: whether shards and indices are mapped into memory.
+        paths: string (shards,), the paths as a tensor.
     """
 
-    shards: list[str]
-    files: list[str]
-    counts: np.ndarray
-    sizes: np.ndarray
-    columns: int
-
-    @property
-    def borders(self) -> np.ndarray:
-        """int64 (shards + 1,): each shard's first record, and the number of all."""
-        return np.concatenate([[0], np.cumsum(self.counts)])
+    def __init__(
+        self,
+        shards: Sequence[str],
+        counts: np.ndarray,
+        scan: Scanner,
+        columns: int,
+        mark: int,
+        *,
+        files: list[str] | None = None,
+        sizes: np.ndarray | None = None,
+        random_access: bool = False,
+    ):
+        self.shards = list(shards)
+        self.files = files
+        self.counts = counts
+        self.sizes = sizes
+        self.borders = np.concatenate([[0], np.cumsum(counts)])
+        self.record_bytes = 100_000.0 if sizes is None else float(sizes.sum()) / int(self.borders[-1])
+        self.random_access = random_access
+        self.paths = tf.constant(self.shards)
+        self._scan = scan
+        self._columns = columns
+        self._mark = mark
+        self._read: OrderedDict[int, tuple[bytes, str]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def locate(self, index: int) -> tuple[str, int]:
         """A record's shard and its number in it."""
         shard = int(np.searchsorted(self.borders, index, side="right")) - 1
         return self.shards[shard], index - int(self.borders[shard])
 
-    def row(self, index: int) -> tuple[np.ndarray, bytes]:
-        """A record's row and the blob of its shard, read outside the graph."""
+    def row(self, index: int) -> tuple[np.ndarray, bytes, str]:
+        """A record's row, the blob of its shard, and what is wrong with the shard's count, outside the graph.
+
+        Raises:
+            tf.errors.OpError: the shard cannot be read.
+        """
         shard = int(np.searchsorted(self.borders, index, side="right")) - 1
-        with tf.io.gfile.GFile(self.files[shard], "rb") as file:
-            data = file.read()
-        rows = np.frombuffer(data, "<i8", int(self.counts[shard]) * self.columns, HEADER_BYTES)
+        if self.files is not None:
+            with tf.io.gfile.GFile(self.files[shard], "rb") as file:
+                data, problem = file.read(), ""
+        else:
+            data, problem = self._of(shard)
+        rows = np.frombuffer(data, "<i8", int(self.counts[shard]) * self._columns, HEADER_BYTES)
         blob = data[HEADER_BYTES + rows.nbytes :]
-        return rows.reshape(-1, self.columns)[index - int(self.borders[shard])], blob
+        return rows.reshape(-1, self._columns)[index - int(self.borders[shard])], blob, problem
+
+    def content(self, shard: tf.Tensor, data: tf.Tensor | None = None) -> tf.Tensor:
+        """string scalar, in-graph: the content of a shard's index file, as `int64s_at` takes it.
+
+        Args:
+            shard: int64 scalar.
+            data: string scalar, the shard's content where it was read anyway.
+        """
+        if self.files is not None:
+            return tf.io.read_file(tf.gather(self.files, shard))
+        return tf.numpy_function(
+            lambda number, content: self._of(int(number), content or None)[0],
+            [shard, "" if data is None else data],
+            tf.string,
+        )
+
+    def _of(self, shard: int, data: bytes | None = None) -> tuple[bytes, str]:
+        """An index with as many rows as the shard's count says, and a sentence where the shard holds another number."""
+        with self._lock:
+            if shard in self._read:
+                return self._read[shard]
+        if data is None:
+            with tf.io.gfile.GFile(self.shards[shard], "rb") as file:
+                data = file.read()
+        found = self._scan(io.BytesIO(data))
+        count = int(self.counts[shard])
+        rows, problem = _of_count(found.rows.reshape(-1, self._columns), count, self.shards[shard])
+        made = (
+            _serialized([_MAGIC, self._columns, self._mark, len(data), 0], Scan(rows, found.blob), self._columns),
+            problem,
+        )
+        with self._lock:
+            self._read[shard] = made
+            while len(self._read) > _KEPT:
+                self._read.popitem(last=False)
+        return made
+
+
+def _of_count(rows: np.ndarray, count: int, path: str) -> tuple[np.ndarray, str]:
+    """Rows of a shard made `count` many; where that takes some away or adds some, broken records say so."""
+    sound = rows[rows[:, -1] != _CAUSES.index(Cause.TORN_SHARD)]
+    if len(rows) == count or (len(sound) == count and len(sound) == len(rows)):
+        return rows, ""
+    broken = np.zeros([1, rows.shape[1]], np.int64)
+    if len(sound) < count:
+        torn = len(sound) < len(rows)
+        broken[0, -1] = _CAUSES.index(Cause.TORN_SHARD if torn else Cause.WRONG_COUNT)
+        problem = f"{path} holds {len(sound)} records where its count says {count}"
+        return np.concatenate([sound, np.repeat(broken, count - len(sound), axis=0)]), problem
+    if len(sound) == count:
+        return sound, ""
+    broken[0, -1] = _CAUSES.index(Cause.WRONG_COUNT)
+    problem = (
+        f"{path} holds {len(sound)} records where its count says {count}: the others would never be read. Count the "
+        "shards again by `python -m tools.count_shards`"
+    )
+    return np.concatenate([sound[: count - 1], broken]), problem
 
 
 def index_shards(
     shards: Sequence[str],
-    scan: Callable[[str], Scan],
+    scan: Scanner,
     columns: int,
     signature: str,
     index_dir: str | None = None,
     verbose: bool = True,
+    *,
+    random_access: bool | None = None,
+    counts: np.ndarray | None = None,
 ) -> ShardIndex:
     """Indexes shards, each once and for all; shards that changed are scanned again.
 
@@ -86,11 +187,35 @@ def index_shards(
         signature: changes with whatever changes the scan's result for the same shard.
         index_dir: folder for the index files; `.index` beside each shard by default.
         verbose: shows progress on stderr where it takes more than two seconds.
+        random_access: None maps local shards, unless they are very many; True or False insists.
+        counts: records in each shard, where they are known; looked for beside the shards where None.
 
     Raises:
-        ValueError: the folder cannot be written.
+        ValueError: random access to remote shards, the folder cannot be written, or very many shards without counts.
     """
+    if random_access and not can_map(shards):
+        raise ValueError(f"Only local shards can be read at random. Received: {shards[0]!r}")
     mark = int.from_bytes(hashlib.sha256(signature.encode()).digest()[:7])
+    mapped = can_map(shards) if random_access is None else random_access
+    if not mapped and counts is None and not (random_access is False and can_map(shards)):
+        counts = find_counts(shards, index_dir, verbose)
+        missing = int((counts < 0).sum())
+        if missing > MAX_SCANNED:
+            raise ValueError(
+                f"{missing:,} of {len(shards):,} shards have no count ({shards[int(np.argmax(counts < 0))]}, ...): "
+                "count them once by `python -m tools.count_shards SOURCE`, which goes on where it was stopped."
+            )
+        counts = None if missing else counts
+    if not mapped and counts is not None:
+        return ShardIndex(shards, counts.astype(np.int64), scan, columns, mark)
+    files, found, sizes = _scanned(shards, scan, columns, mark, index_dir, verbose)
+    return ShardIndex(shards, found, scan, columns, mark, files=files, sizes=sizes, random_access=mapped)
+
+
+def _scanned(
+    shards: Sequence[str], scan: Scanner, columns: int, mark: int, index_dir: str | None, verbose: bool
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Paths of index files, counts and sizes of all shards."""
     folders = {path: index_dir or join(path.rpartition("/")[0] or ".", ".index") for path in shards}
     for folder in set(folders.values()):
         try:
@@ -107,84 +232,41 @@ def index_shards(
         expected = [_MAGIC, columns, mark, stat.length, stat.mtime_nsec]
         header = _header(file)
         if header is None or header[:5].tolist() != expected:
-            header = _write(file, expected, scan(path), columns)
+            with open_binary(path) as stream:
+                header = _write(file, expected, scan(stream), columns)
         return file, int(header[5]), stat.length
 
     files, counts, sizes = [], [], []
-    begin = shown = time.monotonic()
+    line = ProgressLine("Indexing shards", len(shards), verbose)
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         for number, (file, count, size) in enumerate(pool.map(index_one, shards), 1):
             files.append(file)
             counts.append(count)
             sizes.append(size)
-            now = time.monotonic()
-            if verbose and (now - shown > 2 or (number == len(shards) and shown > begin)):
-                shown = now
-                left = (now - begin) / number * (len(shards) - number)
-                print(f"Indexing shards: {number}/{len(shards)}, {left:.0f} s left", file=sys.stderr)
-    return ShardIndex(list(shards), files, np.array(counts, np.int64), np.array(sizes, np.int64), columns)
+            line.show(number)
+    return files, np.array(counts, np.int64), np.array(sizes, np.int64)
 
 
 def _header(file: str) -> np.ndarray | None:
+    """The header of an index file, or None if it is not there or not whole."""
     if not tf.io.gfile.exists(file):
         return None
     with tf.io.gfile.GFile(file, "rb") as stream:
         data = stream.read(HEADER_BYTES)
-    return np.frombuffer(data, "<i8") if len(data) == HEADER_BYTES else None
+        if len(data) < HEADER_BYTES:
+            return None
+        header = np.frombuffer(data, "<i8")
+        whole = HEADER_BYTES + 8 * int(header[1]) * int(header[5]) + int(header[6])
+        return header if header[0] == _MAGIC and stream.size() == whole else None
+
+
+def _serialized(expected: list[int], scanned: Scan, columns: int) -> bytes:
+    rows = np.ascontiguousarray(scanned.rows, "<i8").reshape(-1, columns)
+    header = np.array([*expected, len(rows), len(scanned.blob), 0], "<i8")
+    return header.tobytes() + rows.tobytes() + scanned.blob
 
 
 def _write(file: str, expected: list[int], scanned: Scan, columns: int) -> np.ndarray:
-    rows = np.ascontiguousarray(scanned.rows, "<i8").reshape(-1, columns)
-    header = np.array([*expected, len(rows), len(scanned.blob), 0], "<i8")
-    write_file(file, [header.tobytes(), rows.tobytes(), scanned.blob])
-    return header
-
-
-class MappedFiles:
-    """Local files in memory as the operating system pages them, read in-graph at any offset without a copy of more.
-
-    Args:
-        paths: local files, which must not shrink while they are mapped.
-    """
-
-    def __init__(self, paths: Sequence[str], sizes: Sequence[int]):
-        handle = tf.raw_ops.TensorListReserve(element_shape=[-1], num_elements=len(paths), element_dtype=tf.uint8)
-        with tf.device("CPU:0"):
-            for number, (path, size) in enumerate(zip(paths, sizes, strict=True)):
-                content = tf.zeros([0], tf.uint8)
-                if size:
-                    content = tf.raw_ops.ImmutableConst(
-                        dtype=tf.uint8, shape=[int(size)], memory_region_name=path.removeprefix("file://")
-                    )
-                handle = tf.raw_ops.TensorListSetItem(input_handle=handle, index=number, item=content)
-        self._handle = handle
-
-    def content(self, number: tf.Tensor) -> tf.Tensor:
-        """uint8 (bytes,): file `number`, by reference."""
-        return tf.raw_ops.TensorListGetItem(
-            input_handle=self._handle, index=tf.cast(number, tf.int32), element_shape=[-1], element_dtype=tf.uint8
-        )
-
-
-def bytes_at(content: tf.Tensor, offset: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
-    """string scalar: bytes of a file's content, uint8 (bytes,) as `MappedFiles` gives it or a string scalar."""
-    if content.dtype == tf.string:
-        return tf.strings.substr(content, offset, length)
-    # A serialised uint8 tensor ends in its content.
-    message = tf.io.serialize_tensor(tf.strided_slice(content, [offset], [offset + length]))
-    total = tf.strings.length(message, unit="BYTE")
-    length = tf.cast(length, tf.int32)
-    return tf.strings.substr(message, total - length, length)
-
-
-def int64s_at(content: tf.Tensor, offset: tf.Tensor, count: int) -> tf.Tensor:
-    """int64 (count,): numbers of a file's content, as `bytes_at` takes it."""
-    if content.dtype == tf.string:
-        return tf.io.decode_raw(tf.strings.substr(content, offset, 8 * count), tf.int64)
-    numbers = tf.reshape(tf.strided_slice(content, [offset], [offset + 8 * count]), [count, 8])
-    return tf.bitcast(numbers, tf.int64)
-
-
-def can_map(paths: Sequence[str]) -> bool:
-    """Whether all paths are local, so that `MappedFiles` can take them."""
-    return not any(is_remote(path) for path in paths)
+    data = _serialized(expected, scanned, columns)
+    write_file(file, data)
+    return np.frombuffer(data[:HEADER_BYTES], "<i8")

@@ -3,53 +3,48 @@
 Local shards are mapped into memory and read at any sample; remote ones (`gs://`) are read whole, one after another in
 the shuffled order of shards, and their samples are shuffled within windows of several shards.
 
-Source: the webdataset format, https://github.com/webdataset/webdataset (grouping of members by key); img2dataset's
-`webdataset` output.
+Source: the webdataset format, https://github.com/webdataset/webdataset; img2dataset's `webdataset` output.
 """
 
 import io
 import json
-import tarfile
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import tensorflow as tf
 
 from siglip_tf.data.order.bad_records import Cause
 from siglip_tf.data.sources.base import Source, fingerprint_of
-from siglip_tf.data.sources.paths import find_shards
-from siglip_tf.data.sources.shard_index import (
-    HEADER_BYTES,
-    MappedFiles,
-    Scan,
-    bytes_at,
-    can_map,
-    index_shards,
-    int64s_at,
-)
+from siglip_tf.data.sources.mapped_files import MappedFiles, bytes_at, int64s_at
+from siglip_tf.data.sources.paths import find_shards, shards_name
+from siglip_tf.data.sources.shard_index import HEADER_BYTES, Scan, index_shards
+from siglip_tf.data.sources.tar_members import IMAGES, Record, grouped, read_members, records_of
 
-_IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 _CAUSES = (None, *Cause)
-# A row: offset and length of image and text in the shard, of id and captions in the index's blob; label; cause.
-_COLUMNS = 10
+# A row: offset and length of image and text in the shard, of id, captions and problem in the index's blob; label;
+# cause.
+_COLUMNS = 12
 _NO_LABEL = -1
 
 
 class TarSource(Source):
     """Samples of tar shards as the webdataset library and img2dataset write them.
 
-    A sample's captions are its `txt`; without one, "captions" or "caption" of its `json`. A shard that is torn or
-    empty counts as one bad record more, beside the samples that can be read.
+    A sample's captions are its `txt`; without one, "captions" or "caption" of its `json`. `tar_members` says which
+    members make a sample. A shard that is torn or empty counts as one bad record more, beside the samples that can be
+    read.
 
     Args:
         shards: path, glob, brace range, folder, or a list of these; `gs://` and whatever else TensorFlow reads.
-        caption_keys: fields of the `json` that hold a caption or a list of captions; takes them even if there is a
-            `txt`.
+        image_members: extensions of the members that are the picture, best first; those of images by default.
+        caption_keys: where the captions stand: fields of the `json` that hold a caption or a list of captions, or, as
+            names that end in "txt", members. They are taken even if there is a `txt`.
         language_key: field of the `json` with the captions' language, or a list beside a list of captions.
         label_key: field of the `json` that holds an integer label; `cls` members are labels without it.
         index_dir: where the index of the shards is kept; a folder `.index` beside them by default.
         random_access: None reads local shards at any sample, remote ones whole; True or False insists.
+        suffix: what the shards of a folder end in, where it is not ".tar".
 
     Raises:
         ValueError: no shards, or random access to remote ones.
@@ -59,30 +54,41 @@ class TarSource(Source):
         self,
         shards: str | Sequence[str],
         *,
+        image_members: Sequence[str] = (),
         caption_keys: Sequence[str] = (),
         language_key: str | None = None,
         label_key: str | None = None,
         index_dir: str | None = None,
         random_access: bool | None = None,
+        suffix: str | None = None,
         verbose: bool = True,
     ):
-        paths = find_shards(shards, ".tar")
-        if random_access and not can_map(paths):
-            raise ValueError(f"Only local shards can be read at random. Received: {paths[0]!r}")
-        self._caption_keys = tuple(caption_keys)
+        paths = find_shards(shards, suffix or ".tar")
+        self._images = tuple(name.lower().removeprefix(".") for name in image_members) or IMAGES
+        members = [key for key in caption_keys if key.lower().removeprefix(".").endswith("txt")]
+        self._texts = tuple(key.lower().removeprefix(".") for key in members) or ("txt",)
+        self._caption_keys = tuple(key for key in caption_keys if key not in members)
         self._language_key = language_key
         self._label_key = label_key
         signature = repr(("tar", 1, self._caption_keys, language_key, label_key))
-        self._index = index_shards(paths, self._scan, _COLUMNS, signature, index_dir, verbose)
+        if image_members or members:
+            signature += repr((self._images, self._texts))
+        self._index = index_shards(
+            paths, self._scan, _COLUMNS, "2" + signature, index_dir, verbose, random_access=random_access
+        )
         self._borders = self._index.borders
         self.size = int(self._borders[-1])
-        self.name = shards if isinstance(shards, str) else f"{paths[0]} and {len(paths) - 1} more"
+        self.name = shards_name(shards, paths)
         self.fingerprint = fingerprint_of(
             signature, [path.rpartition("/")[2] for path in paths], self._index.counts, self._index.sizes
         )
-        self.record_bytes = float(self._index.sizes.sum()) / self.size
+        self.record_bytes = self._index.record_bytes
+        self.notes = (
+            f"images from {', '.join(self._images)}; captions from "
+            f"{', '.join((*(members or ()), *self._caption_keys)) or 'txt, or captions or caption of json'}",
+        )
         self._mapped = None
-        if random_access or (random_access is None and can_map(paths)):
+        if self._index.random_access:
             index_sizes = [tf.io.gfile.stat(file).length for file in self._index.files]
             self._mapped = MappedFiles(paths, self._index.sizes), MappedFiles(self._index.files, index_sizes)
         else:
@@ -110,8 +116,8 @@ class TarSource(Source):
         if self._mapped is not None:
             return super().read_run(start, count)
         shard = tf.searchsorted(self._borders, start[None], side="right", out_type=tf.int64)[0] - 1
-        content = tf.io.read_file(tf.gather(self._index.shards, shard))
-        index = tf.io.read_file(tf.gather(self._index.files, shard))
+        content = tf.io.read_file(tf.gather(self._index.paths, shard))
+        index = self._index.content(shard, content)
         records = tf.gather(self._index.counts, shard)
         first = start - tf.gather(self._borders, shard)
         return tf.data.Dataset.range(first, first + count).map(
@@ -120,7 +126,7 @@ class TarSource(Source):
 
     def fetch(self, index: int) -> dict[str, Any]:
         """One raw example outside the graph, by ranges of the shard."""
-        row, blob = self._index.row(index)
+        row, blob, problem = self._index.row(index)
         with tf.io.gfile.GFile(self._index.locate(index)[0], "rb") as shard:
 
             def member(offset: int, length: int) -> bytes:
@@ -130,14 +136,15 @@ class TarSource(Source):
             image, text = member(*row[0:2]), member(*row[2:4])
         values = tf.io.parse_tensor(blob[row[6] : row[6] + row[7]], tf.string).numpy() if row[7] else np.zeros([0, 2])
         captions = [*values[:, 0]] if row[7] else [text]
-        cause = _CAUSES[row[9]]
+        cause = _CAUSES[row[11]]
         return {
             "image": image,
             "captions": np.array(captions, object),
             "language": np.array([*values[:, 1]] if row[7] else [b""], object),
             "id": blob[row[4] : row[4] + row[5]],
-            "label": np.int32(row[8]),
+            "label": np.int32(row[10]),
             "cause": b"" if cause is None else cause.value.encode(),
+            "detail": blob[row[8] : row[8] + row[9]] or problem.encode(),
         }
 
     def _example(
@@ -156,86 +163,67 @@ class TarSource(Source):
             "captions": values[:, 0],
             "language": values[:, 1],
             "id": bytes_at(index, blob + row[4], row[5]),
-            "label": tf.cast(row[8], tf.int32),
-            "cause": tf.gather(["", *Cause], row[9]),
+            "label": tf.cast(row[10], tf.int32),
+            "cause": tf.gather(["", *Cause], row[11]),
         }
 
-    def _scan(self, path: str) -> Scan:
-        rows, blob = [], io.BytesIO()
-        with tf.io.gfile.GFile(path, "rb") as file:
-            for sample in _samples(file):
-                rows.append(self._row(sample, file, blob))
+    def _scan(self, file: BinaryIO) -> Scan:
+        members, torn = read_members(file)
+        size = file.seek(0, io.SEEK_END)
+        samples = grouped(members)
+        blob = io.BytesIO()
+        rows = []
+        for number, (key, sample) in enumerate(samples, 1):
+            if torn and number == len(samples) and not self._is_whole(sample, size):
+                break
+            rows += [self._row(record, file, blob) for record in records_of(key, sample, self._images)]
+        if torn or not rows:
+            cause = Cause.TORN_SHARD if torn else Cause.EMPTY_SHARD
+            rows.append([0] * 10 + [_NO_LABEL, _CAUSES.index(cause)])
         return Scan(np.array(rows, np.int64).reshape(-1, _COLUMNS), blob.getvalue())
 
-    def _row(self, sample: dict[str, Any], file: Any, blob: io.BytesIO) -> list[int]:
+    def _is_whole(self, sample: dict[str, tuple[int, int]], size: int) -> bool:
+        """Whether the sample under way at a tear has its picture, its text, and all of their bytes."""
+        whole = all(offset + length <= size for offset, length in sample.values())
+        return whole and bool({*self._texts} & sample.keys()) and bool({*self._images} & sample.keys())
+
+    def _row(self, record: Record, file: BinaryIO, blob: io.BytesIO) -> list[int]:
         def add(value: bytes) -> tuple[int, int]:
             blob.write(value)
             return blob.tell() - len(value), len(value)
 
         def content(extension: str) -> bytes:
-            offset, length = sample[extension]
+            offset, length = members[extension]
             file.seek(offset)
             return file.read(length)
 
+        members = record.members
+        text = next((members[name] for name in self._texts if name in members), None)
         label, captions = _NO_LABEL, (0, 0)
-        if "json" in sample and (self._caption_keys or self._label_key or "txt" not in sample):
+        if "json" in members and (self._caption_keys or self._label_key or text is None):
             fields = _json(content("json"))
-            keys = self._caption_keys or (() if "txt" in sample else ("captions", "caption"))
+            keys = self._caption_keys or (() if text is not None else ("captions", "caption"))
             pairs = _captions(fields, keys, self._language_key)
             if pairs:
                 captions = add(tf.io.serialize_tensor(tf.constant(pairs)).numpy())
             label = _integer(fields.get(self._label_key))
-        if "cls" in sample and self._label_key is None:
+        if "cls" in members and self._label_key is None:
             label = _integer(content("cls"))
-        image = next((sample[extension] for extension in _IMAGES if extension in sample), (0, 0))
-        cause = _CAUSES.index(sample.get("cause"))
-        return [*image, *sample.get("txt", (0, 0)), *add(sample["key"].encode()), *captions, label, cause]
-
-
-def _samples(file: Any) -> list[dict[str, Any]]:
-    """Members grouped by key: `{"key", extension: (offset, length)}`; what is wrong with a shard as a last sample."""
-    samples: list[dict[str, Any]] = []
-    torn = False
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                folder, slash, name = member.name.rpartition("/")
-                stem, dot, extension = name.partition(".")
-                if not member.isfile() or not stem or not dot or (stem.startswith("__") and stem.endswith("__")):
-                    continue
-                key = folder + slash + stem
-                if not samples or samples[-1]["key"] != key:
-                    samples.append({"key": key})
-                for field in dict.fromkeys((extension.lower(), extension.lower().rpartition(".")[2])):
-                    samples[-1].setdefault(field, (member.offset_data, member.size))
-            file.seek(tar.offset)
-            # A whole archive ends in blocks of zeros; reading stopped at something else where it is torn.
-            torn = file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE)
-    except (tarfile.TarError, tf.errors.OutOfRangeError):
-        file.seek(0)
-        torn = bool(file.read(1))
-    if torn:
-        # The sample under way lacks members, or the bytes of its last one.
-        under_way = samples[-1] if samples else {}
-        size = file.size()
-        whole = all(sum(place) <= size for place in under_way.values() if isinstance(place, tuple))
-        if samples and not (whole and "txt" in under_way and under_way.keys() & {*_IMAGES}):
-            samples.pop()
-        samples.append({"key": "", "cause": Cause.TORN_SHARD})
-    elif not samples:
-        samples.append({"key": "", "cause": Cause.EMPTY_SHARD})
-    return samples
+        key = add(record.key.encode(errors="surrogateescape"))
+        cause = _CAUSES.index(Cause.MISSING_IMAGE if record.problem else None)
+        problem = add(record.problem.encode(errors="replace")) if record.problem else (0, 0)
+        return [*record.image, *(text or (0, 0)), *key, *captions, *problem, label, cause]
 
 
 def _json(data: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(data)
-    except ValueError:  # its captions are missing, and the record is reported as such
+    except (ValueError, RecursionError):  # its captions are missing, and the record is reported as such
         return {}
     return fields if isinstance(fields, dict) else {}
 
 
-def _captions(fields: dict[str, Any], keys: Sequence[str], language_key: str | None) -> list[tuple[str, str]]:
+def _captions(fields: dict[str, Any], keys: Sequence[str], language_key: str | None) -> list[tuple[bytes, bytes]]:
     pairs = []
     for key in keys:
         values = fields.get(key)
@@ -247,12 +235,13 @@ def _captions(fields: dict[str, Any], keys: Sequence[str], language_key: str | N
         for value, language in zip(values, languages, strict=True):
             if isinstance(value, str):
                 # Lone surrogates of JSON escapes stay invalid, to be counted as such.
-                pairs.append((value.encode(errors="surrogatepass"), str(language or "").encode()))
+                pairs.append((value.encode(errors="surrogatepass"), str(language or "").encode(errors="surrogatepass")))
     return pairs
 
 
 def _integer(value: Any) -> int:
     try:
-        return int(value)
-    except (TypeError, ValueError):
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
         return _NO_LABEL
+    return number if abs(number) < 1 << 31 else _NO_LABEL

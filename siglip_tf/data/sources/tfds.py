@@ -6,13 +6,13 @@ shards; one stored as ArrayRecord through TFDS's own random access (`as_data_sou
 Source: https://www.tensorflow.org/datasets/api_docs/python/tfds
 """
 
-import re
 from typing import Any
 
 import tensorflow as tf
 
 from siglip_tf.data.sources.base import Source, fingerprint_of
-from siglip_tf.data.sources.tfrecord import Parse, RecordFileSource
+from siglip_tf.data.sources.class_names import spoken
+from siglip_tf.data.sources.record_file import Parse, RecordFileSource
 
 _CAPTION_FEATURES = ("captions/text", "captions", "caption", "text", "sentences/raw", "description")
 _ID_FEATURES = ("image/filename", "file_name", "filename", "image/id", "image_id", "id", "key")
@@ -89,7 +89,7 @@ class _Features:
         self.class_names = features[self.label].names if self.label else None
         if self.captions is None and self.class_names is None:
             raise ValueError(f"{builder.name} has neither captions nor class names: name the captions. {known}")
-        self.names_as_captions = [template.format(_spoken(name)) for name in self.class_names or ()]
+        self.names_as_captions = [template.format(spoken(name)) for name in self.class_names or ()]
         wanted: dict[str, Any] = {}
         for key in filter(None, (self.image, self.label, self.captions, self.id)):
             folder, _, leaf = key.partition("/") if key not in builder.info.features else (key, "", "")
@@ -157,8 +157,3 @@ def _is_text(feature: Any) -> bool:
     if feature is None:
         return False
     return tf.as_dtype(getattr(feature, "feature", feature).tf_dtype) == tf.string
-
-
-def _spoken(name: str) -> str:
-    """A class name as a caption: `golden_retriever` is "golden retriever"."""
-    return re.sub(r"[_\s]+", " ", name).strip()

@@ -157,7 +157,7 @@ def test_the_index_is_kept_and_renewed(shards, tmp_path, monkeypatch):
     folder = tmp_path / "elsewhere"
     scans = []
     original = TarSource._scan
-    monkeypatch.setattr(TarSource, "_scan", lambda self, path: scans.append(path) or original(self, path))
+    monkeypatch.setattr(TarSource, "_scan", lambda self, file: scans.append(file.name) or original(self, file))
     first = TarSource(str(shards / "*.tar"), index_dir=str(folder))
     again = TarSource(str(shards / "*.tar"), index_dir=str(folder))
     assert len(scans) == 3 and first.fingerprint == again.fingerprint
@@ -173,7 +173,7 @@ def test_the_index_is_kept_and_renewed(shards, tmp_path, monkeypatch):
 
 def test_progress_is_shown(shards, capsys, monkeypatch):
     times = iter(range(0, 1000, 3))
-    monkeypatch.setattr("siglip_tf.data.sources.shard_index.time.monotonic", lambda: next(times))
+    monkeypatch.setattr("siglip_tf.data.sources.shard_counts.time.monotonic", lambda: next(times))
     TarSource(str(shards))
     assert "Indexing shards: 2/3, " in capsys.readouterr().err
 

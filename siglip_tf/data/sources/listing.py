@@ -1,0 +1,66 @@
+"""Files of a folder: which are images, and which are hidden. Every reader of folders shares these rules."""
+
+import os
+import posixpath
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from siglip_tf.data.sources.paths import is_remote
+
+# Encodings that are decoded here.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+# Pictures all the same: they count as records that cannot be decoded, so that none vanishes without a word.
+OTHER_IMAGE_SUFFIXES = (
+    ".heic", ".heif", ".avif", ".jxl", ".jp2", ".tif", ".tiff", ".jfif", ".jpe", ".ico", ".ppm", ".pgm", ".svg",
+    ".dng", ".cr2", ".nef", ".arw",
+)  # fmt: skip
+_HIDDEN = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini", "lost+found")
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's data: `.ipynb_checkpoints`, `._a.jpg`, `__MACOSX`."""
+    return name.startswith(".") or name in _HIDDEN
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name says that it is an image in an encoding that is read here."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file's name says that it is an image in any encoding, read here or not."""
+    return name.lower().endswith(IMAGE_SUFFIXES + OTHER_IMAGE_SUFFIXES)
+
+
+def walk(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """The folders below and including `folder`, hidden ones left out, each as its path and its files' names, sorted.
+
+    Links to folders are followed, but no folder is entered twice.
+    """
+    folder = folder.rstrip("/") or "/"
+    if is_remote(folder):
+        for where, _, files in tf.io.gfile.walk(folder):
+            inside = where[len(folder) :].strip("/")
+            if not any(map(is_hidden, inside.split("/"))):
+                yield where.rstrip("/"), sorted(name for name in files if name and not is_hidden(name))
+        return
+    yield from _walk_local(folder.removeprefix("file://"), set())
+
+
+def _walk_local(folder: str, entered: set[str]) -> Iterator[tuple[str, list[str]]]:
+    if (real := os.path.realpath(folder)) in entered:
+        return
+    entered.add(real)
+    with os.scandir(folder) as listing:
+        entries = sorted((entry for entry in listing if not is_hidden(entry.name)), key=lambda entry: entry.name)
+    folders = [entry.path for entry in entries if entry.is_dir()]
+    yield folder, [entry.name for entry in entries if not entry.is_dir()]
+    for path in folders:
+        yield from _walk_local(path, entered)
+
+
+def walk_images(folder: str) -> Iterator[str]:
+    """Paths of the images below a folder, hidden ones left out, folder by folder in order of their names."""
+    for where, files in walk(folder):
+        yield from (posixpath.join(where, file) for file in files if is_image(file))

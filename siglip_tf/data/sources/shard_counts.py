@@ -1,0 +1,177 @@
+"""How many records each shard holds, from what its writer left beside it or from our own counting.
+
+    .index/counts/*.jsonl   our own: {"shard": "00000.tar", "records": 8612} a line, by `tools.count_shards`
+    sizes.json              open_clip: {"00000.tar": 8612}
+    *.json with shardlist   the webdataset library's shard index: {"shardlist": [{"url", "nsamples"}]}
+    00000_stats.json        img2dataset: {"successes": 8612}
+
+A count is believed until the shard is read, and checked then.
+
+Source: https://github.com/rom1504/img2dataset; https://github.com/webdataset/webdataset (wids)
+"""
+
+import concurrent.futures
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from siglip_tf.data.sources.paths import is_remote, join, open_binary
+from siglip_tf.storage import StorageError, write_file
+
+_REMOTE_THREADS = 64
+# Counts read from this many small files are kept in one file of our own.
+_WORTH_KEEPING = 100
+_LARGEST_INDEX = 64 << 20
+
+
+class ProgressLine:
+    """Says on stderr, every other second, how many of `total` things are done and how long the rest will take."""
+
+    def __init__(self, what: str, total: int, verbose: bool = True):
+        self._what = what
+        self._total = total
+        self._verbose = verbose
+        self._begin = self._shown = time.monotonic()
+
+    def show(self, done: int) -> None:
+        """Says so if two seconds have passed, and at the end if anything was said before."""
+        now = time.monotonic()
+        last = done == self._total and self._shown > self._begin
+        if self._verbose and (now - self._shown > 2 or last):
+            self._shown = now
+            left = (now - self._begin) / max(done, 1) * (self._total - done)
+            print(f"{self._what}: {done}/{self._total}, {left:.0f} s left", file=sys.stderr, flush=True)
+
+
+def find_counts(shards: Sequence[str], index_dir: str | None = None, verbose: bool = True) -> np.ndarray:
+    """int64 (shards,): the count of each shard, -1 where nothing says it.
+
+    Args:
+        shards: paths of shards.
+        index_dir: where our own counts are kept; `.index` beside the shards by default.
+        verbose: shows progress where many small files are read.
+    """
+    counts = np.full(len(shards), -1, np.int64)
+    folders: dict[str, list[int]] = {}
+    for number, path in enumerate(shards):
+        folders.setdefault(path.rpartition("/")[0] or ".", []).append(number)
+    for folder, numbers in folders.items():
+        names = {count_key(shards[number], index_dir): number for number in numbers}
+        _take(counts, names, own_counts(folder, index_dir))
+        if (counts[numbers] >= 0).all():
+            continue
+        names = {shards[number].rpartition("/")[2]: number for number in numbers}
+        for found in _folder_counts(folder, len(names)):
+            _take(counts, names, found)
+        missing = [number for number in numbers if counts[number] < 0]
+        found = _stats([shards[number] for number in missing], verbose)
+        _take(counts, {shards[number]: number for number in missing}, found)
+        if len(found) >= _WORTH_KEEPING:
+            kept = {count_key(path, index_dir): count for path, count in found.items()}
+            with contextlib.suppress(StorageError, tf.errors.OpError):
+                keep_counts(folder, index_dir, kept)
+    return counts
+
+
+def count_key(path: str, index_dir: str | None) -> str:
+    """What a shard is called in our own counts: its name, or its path where one folder keeps those of several."""
+    return path if index_dir is not None else path.rpartition("/")[2]
+
+
+def _take(counts: np.ndarray, names: Mapping[str, int], found: Mapping[str, Any]) -> None:
+    for name, count in found.items():
+        number = names.get(name)
+        # A shard without records still stands for one broken record.
+        if number is not None and counts[number] < 0 and isinstance(count, int) and 0 <= count < 1 << 40:
+            counts[number] = max(count, 1)
+
+
+def _counts_folder(folder: str, index_dir: str | None) -> str:
+    return join(index_dir or join(folder, ".index"), "counts")
+
+
+def own_counts(folder: str, index_dir: str | None = None) -> dict[str, int]:
+    """Our own counts of the shards of a folder; a line that is torn is left out, and its shard counted again."""
+    where = _counts_folder(folder, index_dir)
+    if not tf.io.gfile.isdir(where):
+        return {}
+    parts = sorted(name for name in tf.io.gfile.listdir(where) if name.endswith(".jsonl"))
+    counts: dict[str, int] = {}
+    with concurrent.futures.ThreadPoolExecutor(_REMOTE_THREADS if is_remote(where) else 1) as pool:
+        for data in pool.map(_content, [join(where, part) for part in parts]):
+            for line in data.split(b"\n"):
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    if line:
+                        entry = json.loads(line)
+                        counts[entry["shard"]] = int(entry["records"])
+    return counts
+
+
+def keep_counts(folder: str, index_dir: str | None, counts: Mapping[str, int]) -> None:
+    """Adds counts to our own; later ones win over earlier ones of the same shard.
+
+    Raises:
+        StorageError: the folder cannot be written to.
+    """
+    lines = "".join(json.dumps({"shard": name, "records": count}) + "\n" for name, count in counts.items())
+    file = join(_counts_folder(folder, index_dir), f"{time.time_ns():020d}.jsonl")
+    write_file(file, lines.encode(errors="surrogateescape"))
+
+
+def _folder_counts(folder: str, shards: int) -> list[dict[str, Any]]:
+    """Counts by name from files that speak of the whole folder."""
+    if shards > 1 and not tf.io.gfile.isdir(folder):
+        return []
+    names = ["sizes.json"]
+    with contextlib.suppress(tf.errors.OpError):
+        listed = [n for n in tf.io.gfile.listdir(folder) if n.endswith(".json") and not n.endswith("_stats.json")]
+        names = [n for n in listed if not n[:-5].isdecimal()][:16]
+    found = []
+    for name in names:
+        with contextlib.suppress(tf.errors.OpError, OSError, ValueError, RecursionError):
+            if tf.io.gfile.stat(join(folder, name)).length > _LARGEST_INDEX:
+                continue
+            content = json.loads(_content(join(folder, name)))
+            if isinstance(content, dict) and isinstance(content.get("shardlist"), list):
+                entries = [entry for entry in content["shardlist"] if isinstance(entry, dict)]
+                found.append({str(e.get("url", "")).rpartition("/")[2]: e.get("nsamples") for e in entries})
+            elif isinstance(content, dict) and name == "sizes.json":
+                found.append(content)
+    return found
+
+
+def _stats(paths: Sequence[str], verbose: bool) -> dict[str, int]:
+    """img2dataset's counts by path."""
+
+    def successes(path: str) -> Any:
+        folder, slash, name = path.rpartition("/")
+        try:
+            content = json.loads(_content(f"{folder}{slash}{name.partition('.')[0]}_stats.json"))
+            return content.get("successes")
+        except (tf.errors.OpError, OSError, ValueError, AttributeError, RecursionError):
+            return None
+
+    found = {}
+    line = ProgressLine("Reading the counts of shards", len(paths), verbose)
+    with concurrent.futures.ThreadPoolExecutor(_REMOTE_THREADS if paths and is_remote(paths[0]) else 1) as pool:
+        for number, (path, count) in enumerate(zip(paths, pool.map(successes, paths), strict=True), 1):
+            line.show(number)
+            if isinstance(count, int):
+                found[path] = count
+    return found
+
+
+def _content(path: str) -> bytes:
+    # TensorFlow's file objects take ten times as long to open a local file.
+    if not is_remote(path):
+        with open(os.fspath(path.removeprefix("file://")), "rb") as file:
+            return file.read()
+    with open_binary(path) as file:
+        return file.read()

@@ -1,0 +1,277 @@
+"""Tables of captions as rows: JSON Lines, JSON, CSV, TSV, Parquet, each of the text forms also as .gz."""
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
+from typing import Any, TextIO
+
+from siglip_tf.data.sources.json_tables import rows_of_json
+from siglip_tf.data.sources.listing import is_picture
+from siglip_tf.data.sources.paths import open_binary
+
+Row = dict[str, Any]
+
+_KINDS = {
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
+    ".parquet": "parquet", ".pq": "parquet",
+}  # fmt: skip
+SUFFIXES = tuple(_KINDS)
+_SEPARATORS = {"csv": ",", "tsv": "\t"}
+# A quoted cell may hold line breaks, but not so many that one stray quote makes the rest of a table one cell.
+_LINES_A_CELL = 1000
+# The csv module's own limit is 131,072 characters.
+_MAX_CELL = 1 << 30
+_SHOWN = 80
+
+
+def table_kind(name: str) -> str | None:
+    """ "jsonl", "json", "csv", "tsv" or "parquet" by a file's name, whatever its case; None if it is no table."""
+    name = name.lower()
+    kind = _KINDS.get("." + name.removesuffix(".gz").rpartition(".")[2])
+    return None if kind == "parquet" and name.endswith(".gz") else kind
+
+
+def read_table(path: str, separator: str | None = None) -> Iterator[Row]:
+    """The rows of a table, each a dictionary by column.
+
+    Args:
+        path: a file whose name says its kind; a `.txt` file is read as CSV or TSV, whichever its first line is.
+        separator: what stands between the columns of a CSV or TSV file, if it is none of theirs.
+
+    Raises:
+        ValueError: the file cannot be read as what its name says; the line at fault is named.
+    """
+    kind = table_kind(path)
+    if kind == "parquet":
+        yield from _parquet_rows(path)
+        return
+    text = read_text(path)
+    if kind == "json":
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is not JSON: {shown(error)}") from error
+        yield from rows_of_json(content, path)
+        return
+    # Not str.splitlines: captions may hold other line separators.
+    lines = io.StringIO(text, newline="")
+    if kind == "jsonl":
+        yield from _jsonl_rows(lines, path)
+        return
+    if separator is None:
+        head = text.partition("\n")[0]
+        separator = _SEPARATORS.get(kind or "", "\t" if "\t" in head else ",")
+    yield from csv_rows(lines, path, separator)
+
+
+def read_text(path: str) -> str:
+    """The text of a UTF-8 file, without a byte order mark, uncompressed where it ends in `.gz`.
+
+    Raises:
+        ValueError: it is not UTF-8, or not a whole gzip file.
+    """
+    with open_binary(path) as file:
+        data = file.read()
+    if path.lower().endswith(".gz"):
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path} is not a whole gzip file: {shown(error)}") from error
+    check_not_utf16(data[:1024], path)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path} is not UTF-8: line {line} holds the byte 0x{data[error.start]:02X}, which is none of UTF-8's "
+            "there. Convert the file first, e.g. by `iconv -f LATIN1 -t UTF-8`."
+        ) from error
+
+
+def check_not_utf16(head: bytes, path: str) -> None:
+    """Refuses a file whose first bytes are UTF-16 or UTF-32.
+
+    Raises:
+        ValueError: with the command that converts it.
+    """
+    marked = head[:2] in (b"\xff\xfe", b"\xfe\xff")
+    if marked or head[1::2].count(0) * 3 > len(head) or head[::2].count(0) * 3 > len(head):
+        wide = "UTF-32" if head[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff") else "UTF-16"
+        raise ValueError(f"{path} is {wide} text. Convert it to UTF-8 first: `iconv -f {wide} -t UTF-8 {path}`.")
+
+
+def shown(value: Any) -> str:
+    """A value for an error message: short, and without the bytes of images."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {shown(item)}" for key, item in [*value.items()][:8]) + "}"
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    text = repr(value) if not isinstance(value, Exception) else str(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+
+
+def _jsonl_rows(lines: Iterable[str], path: str) -> Iterator[Row]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            hint = " The file begins like one JSON document: name it .json." if number == 1 and line[0] == "[" else ""
+            raise ValueError(f"{path}, line {number}: {shown(error)}.{hint}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number}: expected an object. Received: {line.strip()[:_SHOWN]}")
+        yield row
+
+
+def _parquet_rows(path: str) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with open_binary(path) as file:
+            rows = pyarrow.parquet.read_table(file).to_pylist()
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as Parquet: {shown(error)}") from error
+    yield from rows
+
+
+def csv_rows(lines: TextIO | Iterable[str], path: str, separator: str) -> Iterator[Row]:
+    """Rows of a CSV or TSV file with a header; a cell that is a JSON list comes as a list.
+
+    Quotes are CSV's, and a cell may hold separators and line breaks inside them. Tab-separated files are often written
+    without quoting: a quote that does not close in its line is a character like any other there.
+
+    Args:
+        lines: the file, line by line, with its line ends.
+        path: its name, for errors.
+        separator: what stands between two cells.
+
+    Raises:
+        ValueError: no header, a wrong separator, a column that comes twice, or a line that has another number of cells
+            than the header or quotes that do not close.
+    """
+    if len(separator) != 1 or separator in '"\r\n':
+        raise ValueError(f"A separator is one character, or tab. Received: {separator!r}")
+    numbered = _Lines(lines)
+    header = _header(numbered, path, separator)
+    for cells in _cells(numbered, path, separator, len(header)):
+        # A row that ends early lacks its last cells.
+        yield dict(zip_longest(header, map(_listed, cells)))
+
+
+class _Lines:
+    """Lines with their numbers, and a way to look at the next one."""
+
+    def __init__(self, lines: Iterable[str]):
+        self._lines = iter(lines)
+        self._next: str | None = None
+        self.number = 0
+
+    def peek(self) -> str | None:
+        """The next line, or None at the end."""
+        if self._next is None:
+            self._next = next(self._lines, None)
+        return self._next
+
+    def take(self) -> str | None:
+        """The next line, or None at the end, which is passed."""
+        line = self.peek()
+        self._next = None
+        self.number += line is not None
+        return line
+
+
+def _header(lines: _Lines, path: str, separator: str) -> list[str]:
+    line = lines.take()
+    while line is not None and not line.strip():
+        line = lines.take()
+    if line is None:
+        raise ValueError(f"{path} is empty: expected a first line with the names of its columns.")
+    header = [name.strip() for name in _split(line, separator) or line.rstrip("\r\n").split(separator)]
+    if len(header) == 1:
+        other = next((mark for mark in ("\t", ";", "|", ",") if mark != separator and mark in line), None)
+        if other is not None:
+            name = {"\t": "tab"}.get(other, other)
+            raise ValueError(
+                f"{path}: expected columns separated by {separator!r}. Its first line holds {other!r} instead: "
+                f"write {path}?separator={name}, or convert the file. Received: {line.strip()[:_SHOWN]!r}"
+            )
+    if twice := sorted({name for name in header if name and header.count(name) > 1}):
+        raise ValueError(f"{path} names the column {twice[0]!r} twice in its first line.")
+    return header
+
+
+def _cells(lines: _Lines, path: str, separator: str, width: int) -> Iterator[list[str]]:
+    while (line := lines.take()) is not None:
+        if not line.strip("\r\n"):
+            continue
+        cells = _split(line, separator)
+        plain = line.rstrip("\r\n").split(separator)
+        if cells is None and separator == "\t" and len(plain) == width and _stands_alone(lines.peek(), width):
+            cells = plain
+        if cells is None:
+            cells = _joined(lines, line, path, separator, width)
+        if len(cells) > width:
+            raise ValueError(
+                f"{path}, line {lines.number}: {len(cells)} cells where the first line names {width} columns. A cell "
+                f"with {separator!r} or a quote in it must be quoted. Received: {line.strip()[:_SHOWN]!r}"
+            )
+        yield cells
+
+
+def _stands_alone(line: str | None, width: int) -> bool:
+    """Whether a line of a TSV file is a row of its own, not the rest of a quoted cell."""
+    return line is None or line.count("\t") == width - 1
+
+
+def _joined(lines: _Lines, line: str, path: str, separator: str, width: int) -> list[str]:
+    """The cells of a row whose quoted cell goes on over the next lines."""
+    first = lines.number
+    for _ in range(_LINES_A_CELL):
+        more = lines.peek()
+        # A row that looks like one by itself is hardly the rest of a caption.
+        if more is None or (width > 1 and _like_row(more, separator, width)):
+            break
+        line += more
+        lines.take()
+        if (cells := _split(line, separator)) is not None:
+            return cells
+    raise ValueError(
+        f"{path}, line {first}: a quoted cell does not end where its row does. Close the quote, double a quote inside "
+        f"a cell, or write the table as .jsonl. Received: {line.strip()[:_SHOWN]!r}"
+    )
+
+
+def _like_row(line: str, separator: str, width: int) -> bool:
+    cells = line.rstrip("\r\n").split(separator)
+    return len(cells) == width and any(is_picture(cell.strip('" ')) for cell in cells)
+
+
+def _split(line: str, separator: str) -> list[str] | None:
+    """The cells of one row by CSV's rules of quoting; None if a quote does not close."""
+    if '"' not in line:
+        return line.rstrip("\r\n").split(separator)
+    limit = csv.field_size_limit(_MAX_CELL)
+    try:
+        rows = list(csv.reader([line], delimiter=separator, strict=True))
+    except csv.Error:
+        return None
+    finally:
+        csv.field_size_limit(limit)
+    return rows[0] if len(rows) == 1 else None
+
+
+def _listed(value: str) -> Any:
+    """A cell that is a JSON list as that list."""
+    if value.startswith("["):
+        try:
+            values = json.loads(value)
+        except (ValueError, RecursionError):  # a caption may begin with a bracket
+            return value
+        return values if isinstance(values, list) else value
+    return value

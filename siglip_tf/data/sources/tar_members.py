@@ -1,0 +1,100 @@
+"""Members of a tar shard as samples: grouped by key as the webdataset library groups them.
+
+A member's key is its name up to the first dot behind the last slash; what follows, in lower case, is its extension. The
+members of a sample are neighbours of one key, and an extension that comes again begins the next sample. The picture of
+a sample is the member whose whole extension is an image's: `0001.png` where `0001.mask.png` stands beside it.
+
+Names with more dots make one key for several pictures (`IMG.01.png`, `IMG.02.png`). Each that has a text of the same
+name is a record of its own; any other is a broken record, so that no picture is left out without being counted.
+
+Source: https://github.com/webdataset/webdataset (`base_plus_ext`, `group_by_keys`)
+"""
+
+import dataclasses
+import tarfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
+_TEXTS = ("txt", "json")
+
+Place = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A picture with what belongs to it: the offset and length of each member in the shard, (0, 0) for none."""
+
+    key: str
+    image: Place
+    members: dict[str, Place]
+    problem: str = ""
+
+
+def read_members(file: Any) -> tuple[list[tuple[str, Place]], bool]:
+    """Names and places of the files of a shard, and whether the shard is torn."""
+    members: list[tuple[str, Place]] = []
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                if member.isreg() and not member.issparse():
+                    members.append((member.name, (member.offset_data, member.size)))
+            file.seek(tar.offset)
+            # A whole archive ends in blocks of zeros; reading stopped at something else where it is torn.
+            return members, file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE)
+    except (tarfile.TarError, ValueError, OverflowError, EOFError, OSError, RecursionError):
+        # Of an empty file nothing is torn.
+        file.seek(0)
+        return members, bool(file.read(1))
+
+
+def base_and_extension(name: str) -> tuple[str, str] | None:
+    """The key and the extension of a member; None if its name has no extension, or is one of webdataset's own."""
+    folder, slash, file = name.rpartition("/")
+    stem, dot, extension = file.partition(".")
+    if not stem or not dot or (stem.startswith("__") and stem.endswith("__")):
+        return None
+    return folder + slash + stem, extension.lower()
+
+
+def grouped(members: Sequence[tuple[str, Place]]) -> list[tuple[str, dict[str, Place]]]:
+    """Keys and members, by extension, of each sample."""
+    samples: list[tuple[str, dict[str, Place]]] = []
+    for name, place in members:
+        found = base_and_extension(name)
+        if found is None:
+            continue
+        key, extension = found
+        if not samples or samples[-1][0] != key or extension in samples[-1][1]:
+            samples.append((key, {}))
+        samples[-1][1][extension] = place
+    return samples
+
+
+def records_of(key: str, members: dict[str, Place], images: Sequence[str]) -> Iterator[Record]:
+    """The records of a sample: one for each picture that is not left out by the sample's main picture.
+
+    Args:
+        key: of the sample.
+        members: places by extension.
+        images: extensions of pictures, best first.
+    """
+    exact = next((members[extension] for extension in images if extension in members), None)
+    pictures = [extension for extension in members if extension.rpartition(".")[2] in images and "." in extension]
+    pictures = [extension for extension in pictures if extension not in images]
+    own = [p for p in pictures if any(f"{p.rpartition('.')[0]}.{text}" in members for text in _TEXTS)]
+    other = [picture for picture in pictures if picture not in own]
+    if exact is not None or not pictures:
+        yield Record(key, exact or (0, 0), members)
+    for picture in own:
+        stem = picture.rpartition(".")[0]
+        start = stem + "."
+        inside = {name[len(start) :]: place for name, place in members.items() if name.startswith(start)}
+        yield Record(f"{key}.{stem}", members[picture], inside)
+    if exact is None:
+        for picture in other:
+            yield Record(
+                key, (0, 0), {},
+                f"the sample has {', '.join(sorted(members))[:200]} and no member {' or '.join(images)}: name its "
+                f"picture by ?image={picture}",
+            )  # fmt: skip
