@@ -19,7 +19,7 @@ from . import (
     noise,
     weight_decay,
 )
-from .study import main
+from .command import main
 
 # In the paper's order.
 STUDIES = (

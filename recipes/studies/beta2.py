@@ -10,8 +10,9 @@ import statistics
 import sys
 
 from . import small
+from .command import main
 from .plots import Line, Panel, draw
-from .study import Findings, PaperRow, Picture, Results, Study, Table, main
+from .study import Findings, PaperRow, Picture, Results, Study, Table
 from .verdict import greater
 
 BATCH, EXAMPLES = 64, 131_072  # 2,048 steps: 0.999 remembers a thousand

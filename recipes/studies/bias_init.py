@@ -10,9 +10,10 @@ import itertools
 import sys
 
 from . import small
+from .cell import Cell
+from .command import main
 from .plots import Line, Panel, draw
-from .study import Findings, PaperRow, Picture, Results, Study, Table, main
-from .sweep import Cell
+from .study import Findings, PaperRow, Picture, Results, Study, Table
 from .verdict import REVERSED, SEEN, Verdict, greater, text_of
 
 BATCH, EXAMPLES = 64, 12_288

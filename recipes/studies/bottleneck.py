@@ -9,8 +9,9 @@ import functools
 import sys
 
 from . import small
+from .command import main
 from .plots import Line, Panel, draw
-from .study import Findings, PaperRow, Picture, Results, Study, Table, main
+from .study import Findings, PaperRow, Picture, Results, Study, Table
 from .verdict import close, greater
 
 BATCH, EXAMPLES = 64, 98_304

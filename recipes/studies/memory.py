@@ -8,10 +8,11 @@ from __future__ import annotations
 import functools
 import sys
 
+from .cell import Cell
+from .command import main
 from .loss_probe import IMPLEMENTATIONS, MIB
 from .plots import Line, Panel, draw
-from .study import Findings, PaperRow, Picture, Results, Study, Table, main
-from .sweep import Cell
+from .study import Findings, PaperRow, Picture, Results, Study, Table
 from .verdict import REVERSED, SEEN, TOO_FEW, Verdict
 
 DIM = 256

@@ -17,8 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from .cell import with_requirements
 from .study import PaperRow, Study
-from .sweep import cores, with_requirements
+from .sweep import cores
 
 # SigLIP B/16 of 16 tokens, batch 4096 on four v4 chips, every block computed twice: what the compiler says of it
 # (docs/tpu.md), which estimates start from.
@@ -69,15 +70,13 @@ class Line:
 
 def small(studies: Sequence[Study], seeds: int, root: Path, out: TextIO) -> None:
     """Prints each study's cells, how many are computed, and the minutes that the others take."""
-    from .cells import KINDS
-
     counted: set[str] = set()
     whole = 0.0
     for study in studies:
         cells = [cell for cell in with_requirements(study.cells(seeds)) if cell.key not in counted]
         counted |= {cell.key for cell in cells}
         missing = [cell for cell in cells if cell.result(root) is None]
-        seconds = sum(KINDS[cell.kind].cost(cell.settings) for cell in missing) / cores()
+        seconds = sum(cell.cost for cell in missing) / cores()
         whole += seconds
         out.write(
             f"{study.name:<14} {len(cells):>4} cells, {len(cells) - len(missing)} computed; about "
@@ -128,7 +127,7 @@ def _settings(row: PaperRow) -> Any:
     """The recipe's settings with what the run changes."""
     from siglip_tf.experiments.config import flat, set_value
 
-    recipe = importlib.import_module(f"recipes.{row.recipe}").RECIPE
+    recipe = importlib.import_module(f"..{row.recipe}", __package__).RECIPE
     c = recipe.settings(row.setup)
     values = {"batch": row.batch, "topology": row.chips, "duration": f"{int(row.examples)} examples", **row.overrides}
     for key, value in values.items():

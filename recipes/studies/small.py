@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .sweep import Cell
+from .cell import Cell
 
 LANGUAGES = ("en", "de", "es", "fr", "tr", "zh")
 

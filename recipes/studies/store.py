@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .sweep import Cell
+from .cell import Cell
 
 SHARD = 4096
 EVALUATED = 1_000

@@ -1,16 +1,13 @@
-"""What a study is, and the command line that all of them share."""
+"""What a study is: a question of the paper, its cells, and what its results say."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .sweep import Cell, cores, run
+from .cell import Cell
 from .verdict import Estimate, Verdict, text_of
 
 ROOT = Path("runs") / "studies"
@@ -162,9 +159,7 @@ class Study:
 
     def cost(self, seeds: int) -> float:
         """Estimated seconds of all cells on one core."""
-        from .cells import KINDS
-
-        return sum(KINDS[cell.kind].cost(cell.settings) for cell in self.cells(seeds))
+        return sum(cell.cost for cell in self.cells(seeds))
 
     def seeds(self, asked: int) -> int:
         """How many seeds the study takes."""
@@ -173,60 +168,3 @@ class Study:
     def results(self, seeds: int, root: Path) -> Results:
         """What is computed so far."""
         return Results(self.rows(), self.seeds(seeds), root)
-
-
-def parser(name: str, description: str) -> argparse.ArgumentParser:
-    """The arguments that every study has."""
-    arguments = argparse.ArgumentParser(prog=f"python -m recipes.studies.{name}", description=description)
-    arguments.add_argument("--scale", choices=("small", "paper"), default="small", help="default %(default)s")
-    arguments.add_argument("--seeds", type=int, default=SEEDS, help="runs of every setting (%(default)s)")
-    arguments.add_argument("--dry-run", action="store_true", help="print the cells and what they cost, and stop")
-    arguments.add_argument("--compile", action="store_true", help="at paper scale: compile what was never compiled")
-    arguments.add_argument("--root", type=Path, default=ROOT, help="folder of cells and report (%(default)s)")
-    arguments.add_argument("--workers", type=int, default=None, help="processes (one for each core)")
-    return arguments
-
-
-def main(studies: Sequence[Study], name: str, argv: Sequence[str] | None = None) -> int:
-    """The command of one study, or of all."""
-    from . import plan, report
-
-    described = " ".join(studies[0].question.split()) if len(studies) == 1 else "All studies of the paper."
-    arguments = parser(name, described.replace("**", "").replace("%", "%%")).parse_args(argv)
-    try:
-        if arguments.seeds < 1:
-            raise ValueError(f"Expected --seeds of at least 1. Received: {arguments.seeds}.")
-        if arguments.workers is not None and arguments.workers < 1:
-            raise ValueError(f"Expected --workers of at least 1. Received: {arguments.workers}.")
-        if arguments.compile and not (arguments.scale == "paper" and arguments.dry_run):
-            raise ValueError("--compile belongs to --scale paper --dry-run, which it completes.")
-        if arguments.scale == "paper":
-            if not arguments.dry_run:
-                raise ValueError(
-                    "The paper's scale takes TPU slices, days and its data: --dry-run prints each run's chips, memory, "
-                    "days and the recipe that launches it."
-                )
-            plan.paper(studies, arguments.compile, sys.stdout)
-            return 0
-        if arguments.dry_run:
-            plan.small(studies, arguments.seeds, arguments.root, sys.stdout)
-            return 0
-        workers = arguments.workers or cores()
-        # The cheap ones first, so that a sweep that is stopped early has as many whole studies as can be.
-        ordered = sorted(studies, key=lambda study: study.cost(arguments.seeds))
-        cells = [cell for study in ordered for cell in study.cells(arguments.seeds)]
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        run(cells, arguments.root, workers, lambda text: print(text, flush=True))
-        report.write(studies, arguments.seeds, arguments.root, name)
-        for study in studies:
-            print(f"\n{study.title}")
-            for verdict in study.findings(study.results(arguments.seeds, arguments.root)).verdicts:
-                print(f"  {verdict.sentence().replace('**', '')}")
-        print(f"\n{arguments.root / 'report.html' if len(studies) > 1 else arguments.root / f'{name}.html'}")
-    except (ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"\nStopped. The same command goes on: python -m recipes.studies.{name}", file=sys.stderr)
-        return 130
-    return 0

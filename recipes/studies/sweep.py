@@ -1,83 +1,24 @@
-"""Cells of a sweep: each is computed once, kept by its content, and computed by as many processes as there are cores.
+"""Computes the missing cells of a sweep in as many processes as there are cores.
 
-A cell is a kind and a dict of settings. Its folder is named by a hash of both; `result.json` is written last, aside,
-then renamed: a cell is either there or not. A sweep that was killed goes on with the cells that are missing.
+A sweep that was killed continues with the cells that are missing.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import hashlib
 import json
 import os
 import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from siglip_tf.storage import write_file
+from .cell import Cell, with_requirements
 
 WORKER = f"{__package__}.worker"
 _LEARNING = 3  # finished cells before a time left is shown
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One computation.
-
-    Attributes:
-        kind: name in `cells.KINDS`.
-        settings: everything that decides the result, JSON-able; the seed too.
-        label: what people read of it; decides nothing.
-    """
-
-    kind: str
-    settings: Mapping[str, Any]
-    label: str = ""
-
-    @functools.cached_property
-    def key(self) -> str:
-        """Content hash: the same kind, version and settings, the same key."""
-        from .cells import KINDS
-
-        content = json.dumps([self.kind, KINDS[self.kind].version, self.settings], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-    def folder(self, root: Path) -> Path:
-        """Where the cell's files lie."""
-        return root / "cells" / f"{self.kind}-{self.key}"
-
-    def result(self, root: Path) -> dict[str, Any] | None:
-        """What the cell found, or None before it is computed."""
-        path = self.folder(root) / "result.json"
-        return json.loads(path.read_text())["result"] if path.exists() else None
-
-
-def write_result(cell: Cell, root: Path, result: dict[str, Any], seconds: float) -> None:
-    """Writes `result.json`."""
-    whole = {"kind": cell.kind, "settings": cell.settings, "seconds": round(seconds, 2), "result": result}
-    write_file(cell.folder(root) / "result.json", json.dumps(whole, indent=1) + "\n")
-
-
-def with_requirements(cells: Iterable[Cell]) -> list[Cell]:
-    """The cells and all that they need, each once, needed ones first."""
-    from .cells import KINDS
-
-    ordered: dict[str, Cell] = {}
-
-    def visit(cell: Cell) -> None:
-        if cell.key not in ordered:
-            for needed in KINDS[cell.kind].needs(cell.settings):
-                visit(needed)
-            ordered[cell.key] = cell
-
-    for cell in cells:
-        visit(cell)
-    return list(ordered.values())
 
 
 def run(
@@ -100,6 +41,10 @@ def run(
     """
     everything = with_requirements(cells)
     missing = [cell for cell in everything if cell.result(root) is None]
+    stale = [changed for cell in missing if (changed := cell.changes(root))]
+    if stale:
+        parts = sorted({part for changed in stale for part in changed})
+        say(f"{len(stale)} cells are stale and are computed again. Their source changed: {', '.join(parts)}.")
     if missing:
         _Pool(everything, missing, root, min(workers, len(missing)), say, module).run()
     return {cell.key: cell.result(root) for cell in everything}
@@ -109,12 +54,10 @@ class _Pool:
     """Worker processes that are handed one cell after another, as soon as what the cell needs is there."""
 
     def __init__(self, everything, missing, root, workers, say, module):
-        from .cells import KINDS
-
         self._waiting = list(missing)
         self._undone = {cell.key for cell in missing}
-        self._needs = {cell.key: {n.key for n in KINDS[cell.kind].needs(cell.settings)} for cell in missing}
-        self._cost = {cell.key: KINDS[cell.kind].cost(cell.settings) for cell in missing}
+        self._needs = {cell.key: {needed.key for needed in cell.needs} for cell in missing}
+        self._cost = {cell.key: cell.cost for cell in missing}
         self._root, self._say, self._total = root, say, len(everything)
         self._messages: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
         self._workers = [_Worker(root, self._messages, module) for _ in range(workers)]
@@ -134,7 +77,7 @@ class _Pool:
                 if message is None:
                     raise RuntimeError(
                         f"The process that computed '{worker.cell.label or worker.cell.key}' ended with exit code "
-                        f"{worker.exit_status()}; what it said stands above. The same command goes on from here."
+                        f"{worker.exit_status()}; its message stands above. The same command continues from here."
                     )
                 self._undone.discard(worker.cell.key)
                 self._spent.append((self._cost[worker.cell.key], message["seconds"]))
@@ -160,9 +103,7 @@ class _Pool:
 
     @staticmethod
     def _group(cell) -> str:
-        from .cells import KINDS
-
-        return "" if cell is None else KINDS[cell.kind].group(cell.settings)
+        return "" if cell is None else cell.group
 
     def _report(self, cell, message):
         done = self._total - len(self._undone)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import store
-from .sweep import Cell
+from .cell import Cell
 
 _POINTS = 60  # of each curve
 _EMBEDDED_AT_A_TIME = 500

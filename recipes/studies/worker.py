@@ -11,8 +11,7 @@ from pathlib import Path
 
 def main(root: Path) -> int:
     """Reads cells from standard input until it ends, or until nobody reads the answers."""
-    from .cells import KINDS
-    from .sweep import Cell, write_result
+    from .cell import KINDS, Cell, write_result
 
     # Whatever libraries print belongs to the people's stream; the answers have this one to themselves.
     answers = os.fdopen(os.dup(1), "w")

@@ -2,8 +2,8 @@
 
 import random
 
+from recipes.studies.cell import write_result
 from recipes.studies.loss_probe import IMPLEMENTATIONS
-from recipes.studies.sweep import write_result
 
 
 def fill(studies, seeds, root, skip=0):

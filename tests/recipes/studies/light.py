@@ -5,8 +5,7 @@ import time
 from pathlib import Path
 
 from recipes.studies import sweep
-from recipes.studies.cells import KINDS, Kind
-from recipes.studies.sweep import Cell
+from recipes.studies.cell import KINDS, Cell, Kind
 
 MODULE = "tests.recipes.studies.light_worker"
 
@@ -24,7 +23,7 @@ def _needs(settings):
     return [light(settings["after"])] if "after" in settings else []
 
 
-LIGHT = Kind(1, _compute, _needs, lambda settings: settings["sleep"], lambda result: f"value {result['value']}")
+LIGHT = Kind((), _compute, _needs, lambda settings: settings["sleep"], lambda result: f"value {result['value']}")
 
 
 def register():

@@ -4,7 +4,8 @@ import pytest
 
 from recipes.studies import all as everything
 from recipes.studies import bias_init, memory, plan
-from recipes.studies.study import PaperRow, main
+from recipes.studies.command import main
+from recipes.studies.study import PaperRow
 from tests.recipes.studies.invented import fill
 
 

@@ -2,10 +2,10 @@ import re
 
 import pytest
 
-from recipes.studies import bias_init, report, verdict
+from recipes.studies import bias_init, verdict, write_up
 from recipes.studies.all import STUDIES
+from recipes.studies.cell import write_result
 from recipes.studies.study import Results
-from recipes.studies.sweep import write_result
 from tests.recipes.studies.invented import fill, invent
 
 
@@ -18,7 +18,7 @@ def computed(tmp_path_factory):
 
 def test_the_document_holds_every_study_and_its_pictures(computed, tmp_path):
     document = tmp_path / "docs" / "studies.md"
-    sections = report.write_document(STUDIES, 2, computed, document)
+    sections = write_up.write_document(STUDIES, 2, computed, document)
     assert [section.title for section in sections] == [study.title for study in STUDIES]
     text = document.read_text()
     pictures = re.findall(r"!\[[^]]*\]\(studies/(\w+\.png)\)", text)
@@ -34,7 +34,7 @@ def test_the_document_holds_every_study_and_its_pictures(computed, tmp_path):
 
 
 def test_the_page_stands_alone(computed):
-    page = report.write(STUDIES, 2, computed, "all").read_text()
+    page = write_up.write(STUDIES, 2, computed, "all").read_text()
     assert page.count('<img src="data:image/png;base64,') == len(STUDIES)
     assert "http" not in page.replace("http-equiv", "") and "<section>" in page
 
@@ -42,7 +42,7 @@ def test_the_page_stands_alone(computed):
 def test_what_is_not_computed_is_said(tmp_path):
     fill([bias_init.STUDY], 2, tmp_path, skip=3)
     document = tmp_path / "studies.md"
-    (section,) = report.write_document(STUDIES, 2, tmp_path, document)
+    (section,) = write_up.write_document(STUDIES, 2, tmp_path, document)
     assert section.notes[0].startswith("**3 of this study's 12 cells are not computed yet**")
     assert "left out here:** Batch size" in document.read_text()
 

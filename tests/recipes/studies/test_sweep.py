@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -7,8 +8,9 @@ import time
 
 import pytest
 
-from recipes.studies import cells, sweep
-from recipes.studies.sweep import Cell, with_requirements
+from recipes.studies import cell as cells
+from recipes.studies import source, sweep
+from recipes.studies.cell import Cell, with_requirements
 from tests.recipes.studies.light import LIGHT, MODULE, light
 
 
@@ -21,8 +23,23 @@ def test_the_key_is_the_content(monkeypatch):
     key = Cell("light", {"number": 1, "sleep": 0}).key
     assert Cell("light", {"sleep": 0, "number": 1}, "another label").key == key
     assert Cell("light", {"number": 2, "sleep": 0}).key != key
-    monkeypatch.setitem(cells.KINDS, "light", cells.dataclasses.replace(LIGHT, version=2))
-    assert Cell("light", {"number": 1, "sleep": 0}).key != key
+
+
+def test_a_cell_is_stale_once_its_source_changed(tmp_path, monkeypatch):
+    code = tmp_path / "code.py"
+    monkeypatch.setitem(source._PLACES, "here", tmp_path)
+    monkeypatch.setitem(cells.KINDS, "light", dataclasses.replace(LIGHT, source=("here/code.py",)))
+
+    def outcome(text):
+        code.write_text(text)
+        source._digest.cache_clear()
+        cell = light(1)
+        return cell.result(tmp_path), cell.changes(tmp_path)
+
+    assert outcome('"""Doc."""\nx = 1\n') == (None, [])
+    cells.write_result(light(1), tmp_path, {"value": 2}, 0.0)
+    assert outcome('"""Another doc."""\n# a comment\nx = 1\n') == ({"value": 2}, [])
+    assert outcome("x = 2\n") == (None, ["here/code.py"])
 
 
 def test_needed_cells_come_first_and_once():
@@ -41,6 +58,7 @@ def test_a_sweep_computes_what_is_missing_and_says_what_is_left(tmp_path):
     assert sweep.run(wanted, tmp_path, 2, again.append, MODULE) == results and not again
 
 
+@pytest.mark.slow
 def test_a_failing_cell_ends_the_sweep_with_its_name(tmp_path, capfd):
     with pytest.raises(RuntimeError, match="'cell 7' ended with exit code 1"):
         sweep.run([light(7, fails=True)], tmp_path, 1, lambda text: None, MODULE)
@@ -48,6 +66,7 @@ def test_a_failing_cell_ends_the_sweep_with_its_name(tmp_path, capfd):
     assert light(7, fails=True).result(tmp_path) is None
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
     command = [sys.executable, "-m", "tests.recipes.studies.light", str(tmp_path), "6"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -55,7 +74,7 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    time.sleep(1.0)  # workers end with the cell that they are at
+    time.sleep(5.0)  # workers end with the cell that they are at
     wanted = [light(i, 0.3) for i in range(6)]
     done = [cell for cell in wanted if cell.result(tmp_path) is not None]
     assert 1 <= len(done) < 6

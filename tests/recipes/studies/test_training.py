@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from recipes.studies import cells, loss_probe, small, store, training
-from recipes.studies.sweep import Cell, with_requirements, write_result
+from recipes.studies import cell as cells
+from recipes.studies import loss_probe, small, store, training
+from recipes.studies.cell import Cell, with_requirements, write_result
 
 DATA = {"images": 96, "image_size": 32, "languages": ["en", "de"], "seed": 0, "evaluated": 24}
 MODEL = {
