@@ -1,16 +1,19 @@
 """Batches for evaluation: a source in its own order, every sound record exactly once, every other one accounted for."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from siglip_tf.data.order.bad_records import BadRecordReport, Cause, Explainer, is_utf8
+from siglip_tf.data.order.bad_records import BadRecordReport, Cause, Explainer
+from siglip_tf.data.order.early_limit import EarlyLimit, called_at_the_end
 from siglip_tf.data.order.position import PositionTracker
 from siglip_tf.data.preprocessing import Preprocessing
 from siglip_tf.data.reading import in_order
 from siglip_tf.data.sources.base import Source
+from siglip_tf.data.text.captions import usable_indices
 
 FIELDS = ("id", "label", "language", "captions")
 REMAINDERS = ("keep", "pad", "drop")
@@ -78,18 +81,32 @@ class EvaluationData:
         path = None if self._report_path is None else self._report_path.replace("{worker}", str(worker))
         self.report = BadRecordReport(path)
 
-        def explain(_: int, records: list[int]) -> list[Cause | None]:
-            explainer = Explainer(self.report, self.preprocessing.image)
+        def explain(certain: bool, records: list[int]) -> list[Cause | None]:
+            explainer = Explainer(self.report, self.preprocessing.image, certain)
             return [explainer(self.source, record) for record in records]
 
-        self._tracker = PositionTracker(explain, self._limit)
+        self._tracker = PositionTracker(lambda _, records: explain(True, records), self._limit)
         self._tracker.start(0, {0: self._span.start}, {})
-        decoded = in_order(self.source, self._span.start, self._span.stop).map(
-            _as_written(self._decode), tf.data.AUTOTUNE, deterministic=True
+        span = self._span
+        limit = EarlyLimit(
+            self._tracker,
+            0,
+            functools.partial(explain, False),
+            waiting=self.batch,
+            records=len(span),
+            stop=span.stop,
         )
+        records = tf.data.Dataset.zip(limit.numbers(span.start), in_order(self.source, span.start, span.stop))
+        decoded = records.map(_as_written(self._decode), tf.data.AUTOTUNE, deterministic=True)
         batches = decoded.ignore_errors().ragged_batch(self.batch)
         batches = batches.map(_as_written(self._account))
-        batches = batches.concatenate(self._end(batches.element_spec))
+
+        def end() -> None:
+            # What did not arrive by now is broken: records after the last sound one, or those behind a failure.
+            limit.raise_failure()
+            self._tracker.finished(0, span.stop)
+
+        batches = batches.concatenate(called_at_the_end(batches.element_spec, end))
         if self._remainder == "drop":
             batches = batches.filter(_as_written(lambda batch: tf.size(batch["record"]) == self.batch))
         return batches.map(_as_written(self._finish), tf.data.AUTOTUNE, deterministic=True).prefetch(2)
@@ -103,11 +120,13 @@ class EvaluationData:
         read = self._tracker.frontier(0) - self._span.start
         return {"read": read, "used": read - total, "skipped": total, "by_cause": skipped}
 
-    def _decode(self, record: tf.Tensor, example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def _decode(self, _: tf.Tensor, numbered: tuple[tf.Tensor, dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:
+        record, example = numbered
         captions = tf.ensure_shape(example["captions"], [None])
-        usable = tf.where(tf.strings.length(tf.strings.strip(captions)) > 0)[:, 0]
-        sound = (tf.size(usable) > 0) & tf.reduce_all(is_utf8(captions))
-        with tf.control_dependencies([tf.debugging.Assert(sound, ["No caption, or one that is not UTF-8."])]):
+        usable = usable_indices(captions)
+        with tf.control_dependencies(
+            [tf.debugging.Assert(tf.size(usable) > 0, ["No caption, or one that is not UTF-8."])]
+        ):
             data = tf.identity(example["image"])
         decoded = {
             "image": self.preprocessing.image.pixels(data, fused=True),
@@ -132,28 +151,6 @@ class EvaluationData:
         noted = tf.numpy_function(note, [batch["record"]], tf.int64)
         with tf.control_dependencies([noted]):
             return {**batch, "record": tf.identity(batch["record"])}
-
-    def _end(self, spec: dict[str, tf.TypeSpec]) -> tf.data.Dataset:
-        """A data set without batches, which notes the broken records after the last sound one when it is read."""
-        tracker, stop = self._tracker, self._span.stop
-
-        def finish(_: np.ndarray) -> np.bool_:
-            tracker.finished(0, stop)
-            return np.bool_(False)
-
-        @_as_written
-        def end(number: tf.Tensor) -> tf.Tensor:
-            return tf.ensure_shape(tf.numpy_function(finish, [number], tf.bool), [])
-
-        def blank(value: tf.TypeSpec) -> Any:
-            if isinstance(value, tf.RaggedTensorSpec):
-                return tf.RaggedTensor.from_row_lengths(
-                    tf.zeros([0], value.dtype), tf.zeros([0], value.row_splits_dtype)
-                )
-            return tf.zeros([0, *value.shape[1:]], value.dtype)
-
-        empty = _as_written(lambda _: {key: blank(value) for key, value in spec.items()})
-        return tf.data.Dataset.range(1).filter(end).map(empty)
 
     def _finish(self, batch: dict[str, Any]) -> dict[str, Any]:
         batch = dict(batch)

@@ -10,10 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from siglip_tf.data.images.header import FORMATS, image_format, image_size
-from siglip_tf.data.order.bad_records import BadRecordReport, Explainer, usable_captions
+from siglip_tf.data.order.bad_records import BadRecordReport, Explainer
 from siglip_tf.data.preprocessing import Preprocessing
 from siglip_tf.data.reading import some_in_order
 from siglip_tf.data.sources.base import Source
+from siglip_tf.data.text.captions import is_blank, usable_captions, usable_indices
 
 _BATCH = 64
 # Levels of 255 between the darkest and the brightest value: less is a picture of one colour.
@@ -210,7 +211,7 @@ def _measured(records: tf.data.Dataset, preprocessing: Preprocessing) -> tf.data
         if "label" in example:
             row["label"] = example["label"]
         if "language" in example:
-            row["language"] = tf.boolean_mask(example["language"], tf.strings.strip(example["captions"]) != "")
+            row["language"] = tf.gather(example["language"], usable_indices(example["captions"]))
         return row
 
     rows = records.map(measure, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).ignore_errors()
@@ -219,7 +220,7 @@ def _measured(records: tf.data.Dataset, preprocessing: Preprocessing) -> tf.data
 
 def _sample(source: Source, record: int, preprocessing: Preprocessing) -> Sample:
     example = source.fetch(record)
-    caption = next(text for text in example["captions"] if text.strip())
+    caption = next(text for text in example["captions"] if not is_blank(bytes(text).decode()))
     seen, tokens = None, 0
     if preprocessing.text is not None:
         seen = preprocessing.text.decode(preprocessing.text([caption])).numpy()[0].decode(errors="replace")

@@ -1,5 +1,6 @@
 """Batches for training: seeded and endless, the same sequence after any interruption, every record accounted for."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import tensorflow as tf
 
 from siglip_tf.data.images.augmentation import Augmentation
 from siglip_tf.data.order.bad_records import BadRecordReport, Cause, Explainer
+from siglip_tf.data.order.early_limit import EarlyLimit, called_at_the_end
 from siglip_tf.data.order.mixture import Mixture
 from siglip_tf.data.order.position import PositionTracker, check_state, state_of
 from siglip_tf.data.order.shares import Share, check_batch_and_seed, own_batches, share_of
@@ -129,7 +131,7 @@ class TrainingData:
         )
         self._start(reading, share)
         passed = self._tracker.position(self._first_step, 0)["passed"]
-        parts = [self._decoded(reading, stream, passed[str(stream)]) for stream in share.streams]
+        parts = [self._decoded(reading, stream, passed[str(stream)], share.size) for stream in share.streams]
         pairs = parts[0]
         if len(parts) > 1:
             block = self.global_batch // self.streams
@@ -177,10 +179,7 @@ class TrainingData:
         path = None if self._report_path is None else self._report_path.replace("{worker}", str(share.worker))
         self.report = BadRecordReport(path)
 
-        def explain(stream: int, slots: list[int]) -> list[Cause | None]:
-            explainer = Explainer(self.report, self.preprocessing.image, certain=self._deterministic)
-            return [explainer(*reading.locate(stream, slot)) for slot in slots]
-
+        explain = functools.partial(self._explain, reading, self._deterministic)
         self._tracker = PositionTracker(explain, self._limit, self._deterministic)
         if self._restored is None:
             self._tracker.start(0, dict.fromkeys(streams, 0), {})
@@ -195,7 +194,11 @@ class TrainingData:
             self._first_step, {stream: passed[str(stream)] for stream in streams}, self._restored["skipped"]
         )
 
-    def _decoded(self, reading: Reading, stream: int, slot: int) -> tf.data.Dataset:
+    def _explain(self, reading: Reading, certain: bool, stream: int, slots: list[int]) -> list[Cause | None]:
+        explainer = Explainer(self.report, self.preprocessing.image, certain=certain)
+        return [explainer(*reading.locate(stream, slot)) for slot in slots]
+
+    def _decoded(self, reading: Reading, stream: int, slot: int, waiting: int) -> tf.data.Dataset:
         @_as_written
         def decode(pair: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             with tf.control_dependencies([tf.debugging.Assert(pair["caption"] != "", ["No caption to train on."])]):
@@ -204,9 +207,18 @@ class TrainingData:
             kept = {key: pair[key] for key in ("caption", "slot", *self._extra_fields)}
             return {**kept, "image": image, "stream": tf.constant(stream, tf.int64)}
 
+        limit = EarlyLimit(
+            self._tracker,
+            stream,
+            functools.partial(self._explain, reading, False, stream),
+            waiting=waiting,
+            records=sum(source.size for source in self.mixture.sources),
+            parallel_calls=self._parallel_calls,
+        )
         # What cannot be decoded is left out; `_account` sees from the slots that it is missing.
-        pairs = reading.raw_pairs(stream, slot).map(decode, num_parallel_calls=self._parallel_calls)
-        return pairs.ignore_errors()
+        pairs = reading.raw_pairs(stream, slot, limit.numbers(slot))
+        pairs = pairs.map(decode, num_parallel_calls=self._parallel_calls).ignore_errors()
+        return pairs.concatenate(called_at_the_end(pairs.element_spec, limit.raise_failure))
 
     def _account(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         tracker = self._tracker

@@ -9,14 +9,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from siglip_tf.data.order.bad_records import is_utf8
+from siglip_tf.data.order.early_limit import ENDLESS
 from siglip_tf.data.order.mixture import BLOCK, Mixture
 from siglip_tf.data.order.permutation import mix
 from siglip_tf.data.order.record_order import RecordOrder, RunOrder
 from siglip_tf.data.sources.base import Source
+from siglip_tf.data.text.captions import usable_indices
 
-# More slots than any training will use.
-_ENDLESS = 1 << 62
 # Slots whose records are worked out together.
 _SLOTS = 1024
 _CAPTION = 4
@@ -63,8 +62,14 @@ class Reading:
         component, own_slot = self.mixture.component_at(self.seed, stream, slot)
         return self.mixture.sources[component], int(self.order(component).records(stream, [own_slot])[0])
 
-    def raw_pairs(self, stream: int, slot: int) -> tf.data.Dataset:
+    def raw_pairs(self, stream: int, slot: int, numbers: tf.data.Dataset | None = None) -> tf.data.Dataset:
         """The pairs of a stream from a slot on, endless, in order.
+
+        Args:
+            stream: the stream's number.
+            slot: where to begin.
+            numbers: the slots' numbers, int64 scalars from `slot` on, which end the pairs when they end; None never
+                ends them.
 
         Returns:
             Dataset of `"image"`: string scalar, encoded; `"caption"`: string scalar, one of the image's, `""` if it
@@ -80,7 +85,7 @@ class Reading:
             choices = _computed(block, lambda number: [self.mixture.components(self.seed, stream, number)], 1)
             choices = choices.flat_map(_as_written(tf.data.Dataset.from_tensor_slices)).skip(inside)
             pairs = tf.data.Dataset.choose_from_datasets(parts, choices)
-        numbered = tf.data.Dataset.zip(tf.data.Dataset.range(slot, _ENDLESS), pairs)
+        numbered = tf.data.Dataset.zip(numbers or tf.data.Dataset.range(slot, ENDLESS), pairs)
         return numbered.map(_as_written(lambda number, pair: {**pair, "slot": number}))
 
     def _component(self, component: int, stream: int, slot: int) -> tf.data.Dataset:
@@ -132,7 +137,7 @@ class Reading:
                 _as_written(lambda number: {key: values[number] for key, values in window.items()})
             )
 
-        windows = tf.data.Dataset.range(_ENDLESS).scan(tf.constant(slot, tf.int64), next_window)
+        windows = tf.data.Dataset.range(ENDLESS).scan(tf.constant(slot, tf.int64), next_window)
         # One window is loaded while another is used.
         return windows.map(load).prefetch(1).flat_map(arrange)
 
@@ -163,9 +168,7 @@ class Reading:
     def _pair(self, source: Source, example: dict, record: tf.Tensor, choice: tf.Tensor) -> dict[str, tf.Tensor]:
         """An example with one of its captions."""
         captions = tf.ensure_shape(example["captions"], [None])
-        usable = tf.where(tf.strings.length(tf.strings.strip(captions)) > 0)[:, 0]
-        # One caption that is not UTF-8 spoils its record, in every epoch alike.
-        usable = usable[: tf.size(usable) * tf.cast(tf.reduce_all(is_utf8(captions)), tf.int32)]
+        usable = usable_indices(captions)
         count = tf.size(usable, out_type=tf.int64)
         number = tf.concat([usable, [tf.size(captions, out_type=tf.int64)]], 0)[choice % tf.maximum(count, 1)]
 
@@ -238,4 +241,4 @@ def _computed(start: int, compute: Callable[[int], list[np.ndarray]], outputs: i
         arrays = tuple(tf.ensure_shape(array, [None]) for array in arrays)
         return arrays if outputs > 1 else arrays[0]
 
-    return tf.data.Dataset.range(start, _ENDLESS).map(element)
+    return tf.data.Dataset.range(start, ENDLESS).map(element)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
+from siglip_tf.data.order.bad_records import TooManyBadRecordsError
 from siglip_tf.training.diagnostics import Diagnostics
 from siglip_tf.training.progress import Progress, Speed
 from siglip_tf.training.resume import PositionedData, Resume
@@ -60,6 +61,7 @@ def train(
         The step reached: `steps`, or fewer if a callback stopped training.
 
     Raises:
+        TooManyBadRecordsError: more of the data is broken than its limit allows.
         UnstableTrainingError: at NaN or a spike, if it is not to be passed over.
         SystemExit: after a signal, when the state is saved.
     """
@@ -117,6 +119,8 @@ def train(
                 raise
             start = resume.restore(model, pass_over=True)
             resume.say(f"{fault}. Went back to step {start:,} and passed over the batches up to {fault.batches:,}.")
+        except tf.errors.OpError as error:
+            raise TooManyBadRecordsError.within(error) or error from None
         finally:
             resume.close()
     return resume.step

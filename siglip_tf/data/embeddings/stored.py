@@ -184,6 +184,13 @@ class StoredEmbeddings:
                 raise ValueError(f"{self.folder}/{shard['file']} is not the shard that {MANIFEST} counts.")
         self._starts = np.cumsum([0, *(shard["images"] for shard in shards)])
         self.size = int(self._starts[-1])
+        if not self.size:
+            counts = self.manifest["counts"]
+            causes = ", ".join(f"{count} {cause}" for cause, count in counts["skipped"].items())
+            raise ValueError(
+                f"{self.folder} holds no embeddings: {counts['read']} of {counts['read']} records are broken "
+                f"({causes}). Mend the data, and precompute the embeddings into another folder."
+            )
         self.texts = sum(shard["texts"] for shard in shards)
         self.embed_dim = self.manifest["embed_dim"]
         self.text_length = self.manifest["preprocessing"]["text"]["length"]

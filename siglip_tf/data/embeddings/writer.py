@@ -21,11 +21,17 @@ from siglip_tf.data.embeddings.stored import (
     shard_name,
     write_shard,
 )
-from siglip_tf.data.order.bad_records import BadRecordReport, Explainer, TooManyBadRecordsError, usable_captions
+from siglip_tf.data.order.bad_records import BadRecordReport, Cause, Explainer, TooManyBadRecordsError
+from siglip_tf.data.order.early_limit import EarlyLimit, called_at_the_end
+from siglip_tf.data.order.position import PositionTracker
 from siglip_tf.data.preprocessing import Preprocessing
 from siglip_tf.data.reading import in_order
 from siglip_tf.data.sources.base import Source
+from siglip_tf.data.text.captions import usable_captions
 from siglip_tf.storage import sweep, write_file
+
+# Part of the records that may be broken before a run ends without waiting for the end of a shard.
+_MOSTLY_BROKEN = 0.5
 
 
 @dataclasses.dataclass
@@ -92,7 +98,8 @@ class EmbeddingWriter:
         self._encode = encode
         self._batch_size = batch_size
         self._limit = bad_record_limit
-        self._explainer = Explainer(BadRecordReport(report), preprocessing.image)
+        self._report = BadRecordReport(report)
+        self._explainer = Explainer(self._report, preprocessing.image)
         self._count = -(-source.size // shard_records)
         self._mine = range(worker * self._count // workers, (worker + 1) * self._count // workers)
         self._claim_folder()
@@ -117,16 +124,6 @@ class EmbeddingWriter:
     def _records(self, shard: int) -> range:
         size = self._identity["shard_records"]
         return range(shard * size, min((shard + 1) * size, self._source.size))
-
-    def _spans(self, shards: list[int]) -> list[tuple[int, int]]:
-        """The records of some shards, as few ranges."""
-        spans: list[tuple[int, int]] = []
-        for records in map(self._records, shards):
-            if spans and spans[-1][1] == records.start:
-                spans[-1] = spans[-1][0], records.stop
-            else:
-                spans.append((records.start, records.stop))
-        return spans
 
     def missing(self) -> list[int]:
         """This worker's shards that are not written yet."""
@@ -170,7 +167,8 @@ class EmbeddingWriter:
         """Encoded batches in order of records: `record`, `image_embedding`, `texts` (ids a caption), `captions`."""
 
         @tf.autograph.experimental.do_not_convert
-        def prepare(record: tf.Tensor, example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        def prepare(_: tf.Tensor, numbered: tuple[tf.Tensor, dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:
+            record, example = numbered
             usable = usable_captions(example["captions"])
             with tf.control_dependencies([usable]):  # before an image is decoded in vain
                 image = tf.identity(example["image"])
@@ -183,16 +181,22 @@ class EmbeddingWriter:
 
         if not shards:
             return
-        parts = [in_order(self._source, start, stop) for start, stop in self._spans(shards)]
-        dataset = (
-            functools.reduce(tf.data.Dataset.concatenate, parts)
+        spans = _Spans([self._records(shard) for shard in shards])
+        parts = [in_order(self._source, start, stop) for start, stop in spans]
+        tracker, limit = self._early_limit(spans)
+        decoded = (
+            tf.data.Dataset.zip(limit.numbers(0), functools.reduce(tf.data.Dataset.concatenate, parts))
             .map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
             .ignore_errors()
+        )
+        dataset = (
+            decoded.concatenate(called_at_the_end(decoded.element_spec, limit.raise_failure))
             .ragged_batch(self._batch_size)
             .map(tokenize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
             .prefetch(2)
         )
-        for batch in dataset:
+        for batch in _with_failure(dataset):
+            tracker.arrived(0, spans.numbers(batch["record"].numpy()))
             pixels = batch["pixels"]
             count = int(pixels.shape[0])
             padded = tf.pad(pixels, [[0, self._batch_size - count], [0, 0], [0, 0], [0, 0]])
@@ -205,6 +209,26 @@ class EmbeddingWriter:
                 "first_text": np.concatenate([[0], np.cumsum(batch["counts"].numpy())]),
                 "text": batch["text"].numpy(),
             }
+
+    def _early_limit(self, spans: "_Spans") -> tuple[PositionTracker, EarlyLimit]:
+        """Ends the run early if most records are broken; `_write` judges each shard exactly."""
+
+        def explain(certain: bool, numbers: list[int]) -> list[Cause | None]:
+            explainer = Explainer(self._report, self._preprocessing.image, certain)
+            return [explainer(self._source, record) for record in spans.records(numbers)]
+
+        limit = self._limit if self._limit >= 1 else max(self._limit, _MOSTLY_BROKEN)
+        tracker = PositionTracker(lambda _, numbers: explain(True, numbers), limit)
+        tracker.start(0, {0: 0}, {})
+        early = EarlyLimit(
+            tracker,
+            0,
+            functools.partial(explain, False),
+            waiting=self._batch_size,
+            records=spans.size,
+            stop=spans.size,
+        )
+        return tracker, early
 
     def _write(self, shard: int, parts: list[dict[str, np.ndarray]]) -> None:
         records = self._records(shard)
@@ -248,6 +272,42 @@ class EmbeddingWriter:
         write_file(f"{self._folder}/{MANIFEST}", _json({**self._identity, "counts": counts, "shards": shards}))
         sweep(self._folder, names)
         return StoredEmbeddings(self._folder)
+
+
+class _Spans:
+    """The records of some shards, numbered without gaps."""
+
+    def __init__(self, shards: list[range]):
+        spans: list[tuple[int, int]] = []
+        for records in shards:
+            if spans and spans[-1][1] == records.start:
+                spans[-1] = spans[-1][0], records.stop
+            else:
+                spans.append((records.start, records.stop))
+        self._spans = np.array(spans, np.int64)
+        self._first = np.concatenate([[0], np.cumsum(np.diff(self._spans, axis=1))])
+        self.size = int(self._first[-1])
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(self._spans.tolist())
+
+    def records(self, numbers: list[int]) -> list[int]:
+        """The record of each number."""
+        span = np.searchsorted(self._first, numbers, side="right") - 1
+        return (self._spans[span, 0] + numbers - self._first[span]).tolist()
+
+    def numbers(self, records: np.ndarray) -> list[int]:
+        """The number of each record."""
+        span = np.searchsorted(self._spans[:, 0], records, side="right") - 1
+        return (self._first[span] + records - self._spans[span, 0]).tolist()
+
+
+def _with_failure(dataset: tf.data.Dataset) -> Iterator[dict[str, Any]]:
+    """The elements of a data set; the error that ended it as the Python error that it was."""
+    try:
+        yield from dataset
+    except tf.errors.OpError as error:
+        raise TooManyBadRecordsError.within(error) or error from None
 
 
 def _json(content: dict[str, Any]) -> bytes:

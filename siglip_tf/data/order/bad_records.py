@@ -12,6 +12,7 @@ import tensorflow as tf
 from siglip_tf.data.images.header import image_size
 from siglip_tf.data.preprocessing import ImagePreprocessing
 from siglip_tf.data.sources.base import Source
+from siglip_tf.data.text.captions import encoding_fault, is_blank
 
 
 class Cause(enum.StrEnum):
@@ -32,24 +33,11 @@ class Cause(enum.StrEnum):
 class TooManyBadRecordsError(ValueError):
     """More records are broken than the limit allows."""
 
-
-def is_utf8(texts: tf.Tensor) -> tf.Tensor:
-    """bool, like `texts`: whether each string is valid UTF-8; in-graph, never an error."""
-    # Transcoding leaves out what is not valid.
-    return tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="ignore") == texts
-
-
-def usable_captions(captions: tf.Tensor) -> tf.Tensor:
-    """The captions, string (k,), that are not blank; in-graph.
-
-    Raises:
-        tf.errors.InvalidArgumentError: there is none, or one of all is not UTF-8.
-    """
-    captions = tf.ensure_shape(captions, [None])
-    usable = tf.boolean_mask(captions, tf.strings.length(tf.strings.strip(captions)) > 0)
-    sound = (tf.size(usable) > 0) & tf.reduce_all(is_utf8(captions))
-    with tf.control_dependencies([tf.debugging.Assert(sound, ["No caption, or one that is not UTF-8."])]):
-        return tf.identity(usable)
+    @classmethod
+    def within(cls, error: tf.errors.OpError) -> "TooManyBadRecordsError | None":
+        """The error of this class that a data set raised, out of the TensorFlow error that wraps it, or None."""
+        found = re.search(rf"{cls.__name__}: (.*)", str(error.message))
+        return None if found is None else cls(found[1])
 
 
 def diagnose(example: dict[str, Any], image: ImagePreprocessing | None) -> tuple[Cause, str] | None:
@@ -69,14 +57,9 @@ def diagnose(example: dict[str, Any], image: ImagePreprocessing | None) -> tuple
 
 def _wrong_captions(captions: Any) -> tuple[Cause, str] | None:
     captions = [bytes(caption) for caption in np.atleast_1d(captions)]
-    if not any(caption.strip() for caption in captions):
-        return Cause.MISSING_CAPTION, ""
-    for caption in captions:
-        try:
-            caption.decode()
-        except UnicodeDecodeError as error:
-            return Cause.NOT_UTF8, str(error)
-    return None
+    if fault := encoding_fault(captions):
+        return Cause.NOT_UTF8, fault
+    return (Cause.MISSING_CAPTION, "") if all(is_blank(caption.decode()) for caption in captions) else None
 
 
 def _wrong_image(data: bytes, image: ImagePreprocessing | None) -> tuple[Cause, str] | None:

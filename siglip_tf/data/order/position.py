@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -26,6 +27,8 @@ class _Stream:
     ahead: set[int]  # slots that arrived before an earlier one did (unordered pipelines only)
     skipped: list[int]  # slots from `start` on that were skipped, rising
     causes: list[str]
+    has_arrived: bool = False  # whether any slot did
+    next_look: int = 0  # how many slots may be absent before `handed_out` examines them
 
     def holds(self, slot: int) -> bool:
         """Whether a slot was skipped."""
@@ -60,6 +63,9 @@ class PositionTracker:
     KEPT = 100_000
     # Unordered slots this far behind the newest are looked into.
     SLACK = 4096
+    # While nothing arrives: how many slots must be absent before some are examined, and how many are.
+    LOOK = 64
+    EXAMINED = 64
 
     def __init__(
         self,
@@ -97,8 +103,10 @@ class PositionTracker:
                 self._skip(stream, missing)
                 # A second iterator over the same data starts again from the first slot.
                 state.frontier = max(state.frontier, slots[-1] + 1)
+                state.has_arrived, state.next_look = True, 0
                 return
             state.ahead.update(slot for slot in slots if slot >= state.frontier)
+            state.has_arrived, state.next_look = True, 0
             self._advance(state)
             before = -1
             while before < state.frontier and state.ahead and max(state.ahead) - state.frontier > self.SLACK:
@@ -112,6 +120,58 @@ class PositionTracker:
             state = self._streams[stream]
             self._skip(stream, sorted(set(range(state.frontier, end)) - state.ahead))
             state.frontier = end
+
+    def handed_out(
+        self,
+        stream: int,
+        decoded: int,
+        examine: Callable[[list[int]], list[Cause | None]],
+        waiting: int,
+        records: int,
+    ) -> None:
+        """Checks the limit while no batch arrives.
+
+        Args:
+            stream: the stream's number.
+            decoded: every slot before it was decoded or found broken.
+            examine: for slots, the cause of each that is broken and None for the others.
+            waiting: how many sound slots may wait for the rest of their batch.
+            records: how many different records the data holds.
+
+        Raises:
+            TooManyBadRecordsError: more than the limit are surely broken.
+        """
+        with self._lock:
+            state = self._streams[stream]
+            late = bisect.bisect_left(state.skipped, state.frontier)
+            absent = decoded - state.frontier - len(state.ahead) - (len(state.skipped) - late)
+            # Before the first batch nothing is known of the data, so a few records are examined early.
+            if absent < max(self.LOOK, state.next_look) + (waiting if state.has_arrived else 0):
+                return
+            state.next_look = 4 * absent
+            gone = (
+                slot
+                for slot in range(state.frontier, min(decoded, state.frontier + records))
+                if slot not in state.ahead and not state.holds(slot)
+            )
+            slots = list(itertools.islice(gone, self.EXAMINED))
+            causes = Counter(cause.value for cause in examine(slots) if cause is not None)
+            if causes:
+                self._judge(causes, len(slots), absent, waiting, absent >= 2 * records and not state.has_arrived)
+
+    def _judge(self, causes: Counter[str], examined: int, absent: int, waiting: int, twice: bool) -> None:
+        """Judges examined slots and what their absence proves; `twice`: every record had its chance two times."""
+        skipped = sum(self._base_skipped.values()) + sum(len(s.skipped) for s in self._streams.values())
+        passed = sum(state.frontier for state in self._streams.values())
+        broken = causes.total()
+        # A sample proves less than all records do: three standard deviations more must be broken.
+        chance = min(self._limit, 0.5)
+        margin = 3 * (examined * chance * (1 - chance)) ** 0.5 if self._limit < 1 else 0
+        if skipped + broken > self._allowed(passed + examined) + margin or (twice and broken == examined):
+            raise self._too_many(broken, examined, _counts(causes))
+        proven = absent - waiting  # no more than these can wait for their batch
+        if skipped + proven > self._allowed(passed + absent):
+            raise self._too_many(proven, absent, f"of {examined} examined: {_counts(causes)}")
 
     @staticmethod
     def _advance(state: _Stream) -> None:
@@ -131,18 +191,24 @@ class PositionTracker:
         if slots:
             self._check_limit(max(slots))
 
+    def _allowed(self, passed: int) -> float:
+        """How many of so many slots may be broken."""
+        return self._limit if self._limit >= 1 else max(self._limit * passed, self.GRACE if self._limit > 0 else 0)
+
+    def _too_many(self, broken: int, passed: int, told: str) -> TooManyBadRecordsError:
+        what = f"{self._limit:g} records" if self._limit >= 1 else f"{self._limit:.2%} of the records"
+        more = f", more than {what}" if broken > self._allowed(passed) else ""
+        return TooManyBadRecordsError(
+            f"{broken} of {passed} records are broken ({told}){more}. Look at the report of bad records; mend the "
+            "data, or raise bad_record_limit."
+        )
+
     def _check_limit(self, newest: int) -> None:
         skipped = sum(self._base_skipped.values()) + sum(len(s.skipped) for s in self._streams.values())
         passed = sum(max(state.frontier, newest + 1) for state in self._streams.values())
-        grace = self.GRACE if self._limit > 0 else 0
-        allowed = self._limit if self._limit >= 1 else max(self._limit * passed, grace)
-        if skipped > allowed:
+        if skipped > self._allowed(passed):
             causes = self._base_skipped + Counter(c for state in self._streams.values() for c in state.causes)
-            what = f"{self._limit:g} records" if self._limit >= 1 else f"{self._limit:.2%} of the records"
-            raise TooManyBadRecordsError(
-                f"{skipped} of {passed} records are broken ({_counts(causes)}), more than {what}. "
-                "Look at the report of bad records; mend the data, or raise bad_record_limit."
-            )
+            raise self._too_many(skipped, passed, _counts(causes))
 
     def frontier(self, stream: int) -> int:
         """The first slot of a stream that neither arrived nor was skipped."""

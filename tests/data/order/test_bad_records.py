@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from siglip_tf.data.order.bad_records import BadRecordReport, Cause, Explainer, diagnose, is_utf8
+from siglip_tf.data.order.bad_records import BadRecordReport, Cause, Explainer, diagnose
 from siglip_tf.data.preprocessing import ImagePreprocessing
+from siglip_tf.data.text.captions import is_utf8
 from tests.data.memory_source import MemorySource, encode
 
 
