@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from siglip_tf.data.images.augmentation import Augmentation
 from siglip_tf.data.images.decoding import decode_image
-from siglip_tf.data.images.exif import exif_orientation, upright
 from siglip_tf.data.images.fused_resize import can_fuse, fused_resize
 from siglip_tf.data.images.header import MAX_PIXELS
 from siglip_tf.data.images.pillow_resize import resize_as_pillow
+from siglip_tf.data.images.transparency import ALPHA
 from siglip_tf.data.text.tokenizer import Tokenizer
 
 METHODS = ("big_vision", "bicubic_antialias", "bilinear_antialias")
@@ -29,15 +29,18 @@ class ImagePreprocessing:
             paper's checkpoints saw, and the cheaper. "bicubic_antialias": accurate JPEG decoding and Pillow's
             bicubic; what open_clip, Hugging Face and KerasHub feed SigLIP. "bilinear_antialias": likewise with Pillow's
             bilinear; what Hugging Face feeds SigLIP 2.
-        exif: turn a JPEG upright by its EXIF tag. None asks the method: Hugging Face's `load_image` does,
-            big_vision does not.
+        exif: turn a JPEG, PNG or WebP upright as its EXIF or XMP says. None follows the method: Hugging Face's
+            `load_image` turns pictures, big_vision does not.
+        alpha: "white" composes transparent pictures on white, and is for models that are trained from scratch.
+            "drop" shows the colors under the transparency, as all public checkpoints were trained, and logs once in
+            a pipeline that it met a transparent picture.
         scaled_decoding: decode a large JPEG at 1/2, 1/4 or 1/8 where both sides stay at least `size`. Saves time with
             an antialias method but is not exact: on photographs at 224 pixels differ by 0.3 to 0.6 of 255 on average
             and by 9 at most. Off unless asked for.
         max_pixels: largest image that is decoded; a header that announces more is an error.
 
     Raises:
-        ValueError: unknown method, a size below one pixel, or scaled decoding with "big_vision".
+        ValueError: an unknown method or `alpha`, a size below one pixel, or scaled decoding with "big_vision".
 
     Example:
         preprocess = ImagePreprocessing(224)
@@ -50,11 +53,14 @@ class ImagePreprocessing:
         method: str = "big_vision",
         *,
         exif: bool | None = None,
+        alpha: str = "drop",
         scaled_decoding: bool = False,
         max_pixels: int = MAX_PIXELS,
     ):
         if method not in METHODS:
             raise ValueError(f"method must be one of {METHODS}. Received: {method!r}")
+        if alpha not in ALPHA:
+            raise ValueError(f"alpha must be one of {ALPHA}. Received: {alpha!r}")
         if size < 1:
             raise ValueError(f"size must be at least one pixel. Received: {size}")
         if scaled_decoding and method == "big_vision":
@@ -64,17 +70,20 @@ class ImagePreprocessing:
         self.size = size
         self.method = method
         self.exif = method != "big_vision" if exif is None else exif
+        self.alpha = alpha
         self.scaled_decoding = scaled_decoding
         self.max_pixels = max_pixels
 
-    def _decode(self, data: tf.Tensor) -> tf.Tensor:
-        image = decode_image(
+    def _decode(self, data: tf.Tensor, note: bool) -> tf.Tensor:
+        return decode_image(
             data,
             accurate=self.method != "big_vision",
+            exif=self.exif,
+            alpha=self.alpha,
+            note=note,
             max_pixels=self.max_pixels,
             at_least=self.size if self.scaled_decoding else None,
         )
-        return upright(image, exif_orientation(data)) if self.exif else image
 
     def _resize(self, image: tf.Tensor, fused: bool) -> tf.Tensor:
         if fused and can_fuse():
@@ -116,7 +125,7 @@ class ImagePreprocessing:
         if augmentation is not None and seed is None:
             raise ValueError("augmentation needs a seed, int (2,), so that a resumed run sees the same images.")
         if image.dtype == tf.string and image.shape.rank == 0:
-            image = self._decode(image)
+            image = self._decode(image, note=fused)
         if image.dtype != tf.uint8 or image.shape.rank != 3 or image.shape[2] != 3:
             raise ValueError(
                 "Expected image bytes (scalar string) or pixels uint8 (height, width, 3). "
@@ -150,7 +159,7 @@ class ImagePreprocessing:
 
     def to_config(self) -> dict[str, Any]:
         """The constructor's arguments, JSON-able."""
-        names = ("size", "method", "exif", "scaled_decoding", "max_pixels")
+        names = ("size", "method", "exif", "alpha", "scaled_decoding", "max_pixels")
         return {name: getattr(self, name) for name in names}
 
     @classmethod

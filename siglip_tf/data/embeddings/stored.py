@@ -38,6 +38,10 @@ _TYPE_CODES = {
 }
 
 
+# Values of manifests that are older than the key.
+_BEFORE_IT_WAS_STORED = {"preprocessing.image.alpha": "drop"}
+
+
 def tower_fingerprint(weights: Mapping[str, Any]) -> str:
     """SHA-256 of a tower's weights, by name, shape and value.
 
@@ -134,7 +138,7 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str
     """Lines that name each entry of `wanted` that `found` has otherwise."""
     lines = []
     for key, value in wanted.items():
-        other = found.get(key)
+        other = found.get(key, _BEFORE_IT_WAS_STORED.get(f"{prefix}{key}"))
         if isinstance(value, Mapping) and isinstance(other, Mapping):
             lines += differences(other, value, f"{prefix}{key}.")
         elif other != value:

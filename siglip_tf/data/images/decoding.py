@@ -1,30 +1,36 @@
-"""Image bytes to RGB pixels inside the graph.
+"""Image bytes to upright RGB pixels in the graph: one pass from the header to the pixels.
 
-Source: big_vision `pp/ops_image.py` (`decode`); Pillow's `Image.convert("RGB")`.
+Source: big_vision `pp/ops_image.py` (`decode`); Pillow's `Image.convert("RGB")` and `ImageOps.exif_transpose`.
 """
 
 import functools
+from collections.abc import Callable
 
 import tensorflow as tf
 
-from siglip_tf.data.images.header import (
-    FORMATS,
-    MAX_PIXELS,
-    checked,
-    image_format,
-    rarely,
-    read_bytes,
-    refuse_bomb,
-    starts_with,
-)
+from siglip_tf.data.images.exif import jpeg_orientation, png_orientation, upright, webp_orientation
+from siglip_tf.data.images.gif import decode_gif
+from siglip_tf.data.images.graph import contains, rarely, read_bytes, starts_with
+from siglip_tf.data.images.header import FORMATS, MAX_PIXELS, checked, image_format, refuse_bomb
+from siglip_tf.data.images.transparency import without_alpha
 
+_Reader = Callable[[tf.Tensor], tf.Tensor]
 _RGB = [None, None, 3]
+_RGBA = [None, None, 4]
+# An Adobe marker without a color transform. A later one in the file overrules it.
+_ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
+
+
+def _with_adobe_marker(data: tf.Tensor) -> tf.Tensor:
+    return tf.strings.join([tf.strings.substr(data, 0, 2), _ADOBE, tf.strings.substr(data, 2, -1)])
 
 
 def _decode_jpeg(data: tf.Tensor, max_pixels: int, accurate: bool, at_least: int | None) -> tf.Tensor:
-    height, width, _ = tf.unstack(tf.cast(tf.io.extract_jpeg_shape(data), tf.int64))
+    height, width, channels = tf.unstack(tf.cast(tf.io.extract_jpeg_shape(data), tf.int64))
     with tf.control_dependencies([refuse_bomb(height * width, [height, width], max_pixels)]):
         data = tf.identity(data)
+    # Programs that write CMYK store it inverted, as Adobe's do, and Pillow reads all of it so, marked or not.
+    data = tf.cond(channels == 4, rarely(_with_adobe_marker, data), lambda: data)
     dct_method = "INTEGER_ACCURATE" if accurate else ""
 
     def decode(ratio: int) -> tf.Tensor:
@@ -39,8 +45,17 @@ def _decode_jpeg(data: tf.Tensor, max_pixels: int, accurate: bool, at_least: int
     return tf.switch_case(halvings, [functools.partial(decode, ratio) for ratio in (1, 2, 4, 8)])
 
 
-def _decode_png_or_gif(data: tf.Tensor) -> tf.Tensor:
-    return tf.ensure_shape(tf.io.decode_image(data, channels=3, expand_animations=False), _RGB)
+def _decode_png(data: tf.Tensor) -> tf.Tensor:
+    return tf.ensure_shape(tf.io.decode_png(data, channels=3), _RGB)
+
+
+def _png_may_be_transparent(data: tf.Tensor) -> tf.Tensor:
+    # Color types 4 and 6 hold alpha; any other may name transparent colors in a chunk.
+    return (read_bytes(data, 25, 1)[0] // 4 % 2 == 1) | contains(data, "tRNS")
+
+
+def _decode_transparent_png(data: tf.Tensor) -> tf.Tensor:
+    return tf.ensure_shape(tf.io.decode_png(data, channels=4), _RGBA)
 
 
 def _decode_bmp(data: tf.Tensor) -> tf.Tensor:
@@ -66,23 +81,31 @@ def _decode_bmp(data: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(pixels, _RGB)
 
 
-def _decode_webp(data: tf.Tensor) -> tf.Tensor:
-    """Still images only. The channels are named: with `channels=0` the op of TensorFlow 2.21 overruns its buffer."""
+def _bmp_may_be_transparent(data: tf.Tensor) -> tf.Tensor:
+    header = read_bytes(data, 14, 56)
+    # 32 bits with masks, and a mask of alpha in a header that is long enough to hold one.
+    return (header[14] == 32) & (header[16] == 3) & (header[0] >= 56) & (tf.reduce_max(header[52:56]) > 0)
+
+
+def _decode_transparent_bmp(data: tf.Tensor) -> tf.Tensor:
+    return tf.ensure_shape(tf.io.decode_bmp(data, channels=4), _RGBA)
+
+
+def _webp_may_be_transparent(data: tf.Tensor) -> tf.Tensor:
     flags = read_bytes(data, 20, 5)
     extended = starts_with(data, b"VP8X", 12)
     lossless = starts_with(data, b"VP8L", 12)
-    animated = extended & (tf.bitwise.bitwise_and(flags[0], 0x02) > 0)
-    alpha = (extended & (tf.bitwise.bitwise_and(flags[0], 0x10) > 0)) | (
-        lossless & (tf.bitwise.bitwise_and(flags[4], 0x10) > 0)
-    )
+    return (extended & (flags[0] // 16 % 2 == 1)) | (lossless & (flags[4] // 16 % 2 == 1))
+
+
+def _decode_webp(data: tf.Tensor, channels: int = 3) -> tf.Tensor:
+    """Still images only. The channels are named: with `channels=0` the op of TensorFlow 2.21 overruns its buffer."""
+    animated = starts_with(data, b"VP8X", 12) & (read_bytes(data, 20, 1)[0] // 2 % 2 == 1)
     with tf.control_dependencies([tf.debugging.Assert(~animated, ["An animated WebP cannot be decoded."])]):
         data = tf.identity(data)
-    pixels = tf.cond(
-        alpha,
-        lambda: tf.io.decode_webp(data, channels=4)[..., :3],
-        lambda: tf.io.decode_webp(data, channels=3),
-    )
-    return tf.ensure_shape(tf.squeeze(pixels, 0) if pixels.shape.rank == 4 else pixels[0], _RGB)
+    pixels = tf.io.decode_webp(data, channels=channels)
+    pixels = tf.squeeze(pixels, 0) if pixels.shape.rank == 4 else pixels[0]
+    return tf.ensure_shape(pixels, [None, None, channels])
 
 
 def _refuse_unknown(data: tf.Tensor) -> tf.Tensor:
@@ -91,34 +114,66 @@ def _refuse_unknown(data: tf.Tensor) -> tf.Tensor:
         return tf.zeros([1, 1, 3], tf.uint8)
 
 
-def _decode_other(data: tf.Tensor, max_pixels: int) -> tf.Tensor:
+def _decode_other(data: tf.Tensor, max_pixels: int, exif: bool, alpha: str, note: bool) -> tf.Tensor:
     data = checked(data, max_pixels)
-    decoders = {"png": _decode_png_or_gif, "gif": _decode_png_or_gif, "bmp": _decode_bmp, "webp": _decode_webp}
-    branches = [functools.partial(decoders.get(name, _refuse_unknown), data) for name in FORMATS]
-    return tf.switch_case(image_format(data), branches)
+    flatten = functools.partial(without_alpha, alpha=alpha, note=note)
+
+    def either(may_be_transparent: _Reader, transparent: _Reader, opaque: _Reader) -> tf.Tensor:
+        return tf.cond(may_be_transparent(data), lambda: flatten(transparent(data)), lambda: opaque(data))
+
+    def png() -> tf.Tensor:
+        pixels = either(_png_may_be_transparent, _decode_transparent_png, _decode_png)
+        return upright(pixels, png_orientation(data)) if exif else pixels
+
+    def webp() -> tf.Tensor:
+        transparent = functools.partial(_decode_webp, channels=4)
+        pixels = either(_webp_may_be_transparent, transparent, _decode_webp)
+        return upright(pixels, webp_orientation(data)) if exif else pixels
+
+    decoders = {
+        "png": png,
+        "gif": lambda: flatten(decode_gif(data)),
+        "bmp": lambda: either(_bmp_may_be_transparent, _decode_transparent_bmp, _decode_bmp),
+        "webp": webp,
+    }
+    unknown = functools.partial(_refuse_unknown, data)
+    pixels = tf.switch_case(image_format(data), [decoders.get(name, unknown) for name in FORMATS])
+    return tf.ensure_shape(pixels, _RGB)
 
 
 def decode_image(
-    data: tf.Tensor, *, accurate: bool, max_pixels: int = MAX_PIXELS, at_least: int | None = None
+    data: tf.Tensor,
+    *,
+    accurate: bool,
+    exif: bool = False,
+    alpha: str = "drop",
+    note: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    at_least: int | None = None,
 ) -> tf.Tensor:
-    """RGB pixels of one encoded image: grey repeated, alpha dropped, CMYK converted, first frame of a GIF.
+    """RGB pixels of one encoded image: gray repeated, CMYK converted, the first frame of a GIF on its canvas.
 
     Args:
         data: scalar string, the bytes of a JPEG, PNG, GIF, BMP or still WebP file.
         accurate: True decodes JPEG with the accurate inverse DCT, as Pillow and PyTorch do; False with
             TensorFlow's default, as big_vision does.
-        max_pixels: largest height * width that is decoded (of a GIF: pixels of all its frames).
+        exif: whether to turn the picture upright as its file says, as `PIL.ImageOps.exif_transpose` does.
+        alpha: "white" composes a transparent picture on white; "drop" shows the colors under its transparency.
+        note: whether to log once that "drop" met a transparent picture; for input pipelines, never for a SavedModel.
+        max_pixels: largest height * width that is decoded (of a GIF: of its canvas and all its frames together).
         at_least: decode a JPEG at a half, a quarter or an eighth where its shorter side stays at least this long,
             in pixels; None decodes all of it.
 
     Returns:
-        uint8 (height, width, 3), before any EXIF rotation.
+        uint8 (height, width, 3).
 
     Raises:
         tf.errors.InvalidArgumentError: undecodable bytes, or a header that announces more than `max_pixels`.
     """
-    return tf.cond(
-        starts_with(data, b"\xff\xd8\xff"),
-        lambda: tf.ensure_shape(_decode_jpeg(data, max_pixels, accurate, at_least), _RGB),
-        rarely(_decode_other, data, max_pixels=max_pixels),
-    )
+
+    def jpeg() -> tf.Tensor:
+        pixels = tf.ensure_shape(_decode_jpeg(data, max_pixels, accurate, at_least), _RGB)
+        return upright(pixels, jpeg_orientation(data)) if exif else pixels
+
+    other = rarely(_decode_other, data, max_pixels=max_pixels, exif=exif, alpha=alpha, note=note)
+    return tf.cond(starts_with(data, b"\xff\xd8\xff"), jpeg, other)

@@ -1,33 +1,49 @@
-"""The orientation tag of a JPEG, read and applied inside the graph.
+"""The orientation of a picture, read and applied in the graph.
 
-Source: EXIF 2.3, section 4.6 (tag 0x0112); Pillow `ImageOps.exif_transpose`.
+EXIF says it in a segment of a JPEG, a chunk of a PNG or a chunk of a WebP. Where EXIF says nothing, XMP may.
+
+Source: EXIF 2.3, section 4.6 (tag 0x0112); PNG 3, section 11.3.4.5 (eXIf); RFC 9649 (WebP); Pillow
+`ImageOps.exif_transpose`.
 """
 
 import tensorflow as tf
 
-from siglip_tf.data.images.header import rarely, read_bytes, starts_with
+from siglip_tf.data.images.graph import big_endian, contains, little_endian, rarely, read_bytes, starts_with
 
 _ORIENTATION_TAG = 0x0112
-_MAX_SEGMENTS = 64
-# A segment holds less than 64 KiB; EXIF comes first, or after a few short ones.
+# More than any file has; a damaged one must not loop for long.
+_MAX_SEGMENTS = 4096
+_MAX_ENTRIES = 4096
+# The head of a JPEG that is searched at once: a segment holds less than this.
 _HEAD_BYTES = 1 << 16
+_XMP = r'tiff:Orientation(?:="|>)([0-9])'
+_EXIF_NAME = b"Exif\x00\x00"
 
 
-def _exif_segment(data: tf.Tensor) -> tf.Tensor:
-    """int32 offset of the TIFF header in the first EXIF segment, or 0; walks the segments before the image's own."""
+def _walk_jpeg(data: tf.Tensor, named: tf.Tensor) -> tf.Tensor:
+    """int32 offset of the TIFF header in the first EXIF segment of a JPEG, or 0.
 
-    def is_application_segment(offset: tf.Tensor, found: tf.Tensor, header: tf.Tensor) -> tf.Tensor:
+    `named`: whether the head holds EXIF's name. If it does not, only application segments can be long enough to hide
+    one behind them, and the walk ends after those.
+    """
+
+    def may_follow(offset: tf.Tensor, found: tf.Tensor, header: tf.Tensor) -> tf.Tensor:
         del offset
-        return (found == 0) & (header[0] == 0xFF) & (((header[1] & 0xF0) == 0xE0) | (header[1] == 0xFE))
+        application = ((header[1] & 0xF0) == 0xE0) | (header[1] == 0xFE)
+        padding = header[1] == 0xFF
+        # From the scan on (0xDA) there is image data.
+        other = named & (header[1] > 0x01) & (header[1] != 0xDA) & (header[1] != 0xD9)
+        return (found == 0) & (header[0] == 0xFF) & (application | padding | other)
 
     def step(offset: tf.Tensor, found: tf.Tensor, header: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        is_exif = (header[1] == 0xE1) & (tf.strings.substr(data, offset + 4, 6) == b"Exif\x00\x00")
-        after = tf.minimum(offset + 2 + header[2] * 256 + header[3], tf.strings.length(data))
+        is_exif = (header[1] == 0xE1) & starts_with(data, _EXIF_NAME, offset + 4)
+        size = tf.where(header[1] == 0xFF, 1, 2 + header[2] * 256 + header[3])
+        after = tf.minimum(offset + size, tf.strings.length(data))
         return after, tf.where(is_exif, offset + 10, found), read_bytes(data, after, 4)
 
     start = tf.constant(2)
     _, found, _ = tf.while_loop(
-        is_application_segment,
+        may_follow,
         step,
         (start, tf.constant(0), read_bytes(data, start, 4)),
         maximum_iterations=_MAX_SEGMENTS,
@@ -36,41 +52,106 @@ def _exif_segment(data: tf.Tensor) -> tf.Tensor:
 
 
 def _orientation_tag(data: tf.Tensor, tiff: tf.Tensor) -> tf.Tensor:
+    """int32 orientation 1..8 in the TIFF structure at an offset, 0 without such a tag."""
     header = read_bytes(data, tiff, 8)
     little = header[0] == ord("I")
+    is_tiff = starts_with(data, b"II*\0", tiff) | starts_with(data, b"MM\0*", tiff)
 
     def number(values: tf.Tensor) -> tf.Tensor:
         """Unsigned integers from the last axis, in the file's byte order."""
         size = values.shape[-1]
-        powers = tf.constant([256**i for i in range(size)], tf.int64)
-        total = tf.reduce_sum(tf.cast(values, tf.int64) * tf.where(little, powers, powers[::-1]), -1)
+        powers = [256**i for i in range(size)]
+        powers = tf.where(little, tf.constant(powers, tf.int64), tf.constant(powers[::-1], tf.int64))
+        total = tf.reduce_sum(tf.cast(values, tf.int64) * powers, -1)
         return tf.cast(tf.minimum(total, 1 << 30), tf.int32)
 
     directory = tiff + number(header[4:8])
-    count = number(read_bytes(data, directory, 2))
+    count = tf.minimum(number(read_bytes(data, directory, 2)), _MAX_ENTRIES)
     entries = tf.strings.substr(data, tf.minimum(directory + 2, tf.strings.length(data)), count * 12)
     count = tf.strings.length(entries) // 12
     entries = tf.io.decode_raw(tf.strings.substr(entries, 0, count * 12), tf.uint8)
     entries = tf.cast(tf.reshape(entries, [count, 12]), tf.int32)
-    is_orientation = number(entries[:, :2]) == _ORIENTATION_TAG
-    value = tf.reduce_sum(tf.where(is_orientation, number(entries[:, 8:10]), 0))
-    return tf.where((value >= 1) & (value <= 8), value, 1)
+    # A later entry replaces an earlier one.
+    numbers = tf.where(number(entries[:, :2]) == _ORIENTATION_TAG, tf.range(count), -1)
+    last = tf.reduce_max(tf.concat([numbers, [-1]], 0))
+    entry = tf.concat([entries, tf.zeros([1, 12], tf.int32)], 0)[last]
+    kind = number(entry[2:4])
+    # A short number by the standard; some programs write a long one, or a signed one. Anything else says nothing.
+    short, long = tf.reduce_any(kind == [3, 8]), tf.reduce_any(kind == [4, 9])
+    value = tf.where(short, number(entry[8:10]), tf.where(long, number(entry[8:12]), 1))
+    value = tf.where((value >= 1) & (value <= 8), value, 1)
+    return tf.where(is_tiff & (last >= 0), value, 0)
 
 
-def _orientation(data: tf.Tensor) -> tf.Tensor:
-    tiff = _exif_segment(data)
-    return tf.cond(tiff > 0, lambda: _orientation_tag(data, tiff), lambda: tf.constant(1))
+def _xmp_orientation(text: tf.Tensor) -> tf.Tensor:
+    """int32 orientation 1..8 in the first XMP packet of a scalar string, 0 without one."""
+
+    def digit() -> tf.Tensor:
+        found = tf.strings.regex_replace(text, rf"(?s)\A\C*?{_XMP}\C*\z", r"\1", replace_global=False)
+        value = read_bytes(found, 0, 1)[0] - ord("0")
+        return tf.where((tf.strings.length(found) == 1) & (value >= 1) & (value <= 8), value, 0)
+
+    return tf.cond(contains(text, "tiff:Orientation"), digit, lambda: tf.constant(0))
 
 
-def _searched_orientation(data: tf.Tensor) -> tf.Tensor:
+def _tag_or_xmp(data: tf.Tensor, tiff: tf.Tensor, xmp: tf.Tensor) -> tf.Tensor:
+    # Some writers repeat the name of a JPEG's segment.
+    tiff += tf.where(starts_with(data, _EXIF_NAME, tiff), len(_EXIF_NAME), 0)
+    tag = tf.cond(tiff > 0, lambda: _orientation_tag(data, tiff), lambda: tf.constant(0))
+    value = tf.cond(tag == 0, lambda: _xmp_orientation(xmp), lambda: tag)
+    return tf.maximum(value, 1)
+
+
+def _jpeg_orientation(data: tf.Tensor) -> tf.Tensor:
     # Looking for the segment's name is much cheaper than walking the segments.
     head = tf.strings.substr(data, 0, _HEAD_BYTES)
-    without = tf.strings.regex_replace(head, r"Exif\x00\x00", "", replace_global=False)
-    has_name = tf.strings.length(without) < tf.strings.length(head)
-    return tf.cond(has_name, rarely(_orientation, data), lambda: tf.constant(1))
+    named = contains(head, r"Exif\x00\x00")
+    tiff = tf.cond(
+        named | (tf.strings.length(data) > _HEAD_BYTES), lambda: _walk_jpeg(data, named), lambda: tf.constant(0)
+    )
+    return _tag_or_xmp(data, tiff, head)
 
 
-def exif_orientation(data: tf.Tensor) -> tf.Tensor:
+def png_orientation(data: tf.Tensor) -> tf.Tensor:
+    """As `jpeg_orientation`, of a PNG; its chunk may stand before or after the image data."""
+
+    def size(offset: tf.Tensor) -> tf.Tensor:
+        return tf.cast(tf.minimum(big_endian(read_bytes(data, offset, 4)), 1 << 30), tf.int32)
+
+    def chunks() -> tf.Tensor:
+        def more(offset: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
+            return (found == 0) & (offset < tf.strings.length(data))
+
+        def step(offset: tf.Tensor, found: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            found = tf.where(starts_with(data, b"eXIf", offset + 4), offset + 8, found)
+            return offset + 12 + size(offset), found
+
+        return tf.while_loop(more, step, (tf.constant(8), tf.constant(0)))[1]
+
+    tiff = tf.cond(contains(data, "eXIf"), chunks, lambda: tf.constant(0))
+    return _tag_or_xmp(data, tiff, data)
+
+
+def webp_orientation(data: tf.Tensor) -> tf.Tensor:
+    """As `jpeg_orientation`, of a WebP."""
+
+    def more(offset: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
+        return (found == 0) & (offset < tf.strings.length(data))
+
+    def step(offset: tf.Tensor, found: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        found = tf.where(starts_with(data, b"EXIF", offset), offset + 8, found)
+        size = tf.cast(tf.minimum(little_endian(read_bytes(data, offset + 4, 4)), 1 << 30), tf.int32)
+        return offset + 8 + size + size % 2, found
+
+    tiff = tf.while_loop(more, step, (tf.constant(12), tf.constant(0)), maximum_iterations=_MAX_SEGMENTS)[1]
+    flags = tf.where(starts_with(data, b"VP8X", 12), read_bytes(data, 20, 1)[0], 0)
+    tiff = tf.where(tf.bitwise.bitwise_and(flags, 0x08) > 0, tiff, 0)
+    return tf.cond(
+        tf.bitwise.bitwise_and(flags, 0x0C) > 0, lambda: _tag_or_xmp(data, tiff, data), lambda: tf.constant(1)
+    )
+
+
+def jpeg_orientation(data: tf.Tensor) -> tf.Tensor:
     """Orientation of a JPEG.
 
     Args:
@@ -79,9 +160,13 @@ def exif_orientation(data: tf.Tensor) -> tf.Tensor:
     Returns:
         int32 scalar 1..8, 1 (upright) where the file does not say.
     """
-    # Where the tables follow the JFIF header there is none, as in most files that a program wrote again.
-    plain = starts_with(data, b"\xff\xe0\x00\x10", 2) & starts_with(data, b"\xff\xdb", 20)
-    return tf.cond(plain, lambda: tf.constant(1), rarely(_searched_orientation, data))
+    # A program that writes a JPEG again puts the tables (DQT) after the JFIF header, and then the frame (SOF).
+    head = tf.io.decode_raw(tf.strings.substr(data, 0, 160), tf.uint8, fixed_length=160)
+    after_tables = tf.reduce_any(
+        (tf.gather(head, [89, 154, 158]) == 0xFF) & (tf.gather(head, [90, 155, 159]) // 4 * 4 == 0xC0)
+    )
+    plain = starts_with(data, b"\xff\xe0\x00\x10", 2) & starts_with(data, b"\xff\xdb", 20) & after_tables
+    return tf.cond(plain, lambda: tf.constant(1), rarely(_jpeg_orientation, data))
 
 
 def _turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:

@@ -11,7 +11,7 @@ unless the height shrinks by more than twice as many pixels; before Pillow 13 it
 
 import tensorflow as tf
 
-from siglip_tf.data.images.header import rarely
+from siglip_tf.data.images.graph import rarely
 
 _KERNELS = {"bicubic": "keyscubic", "bilinear": "triangle"}
 

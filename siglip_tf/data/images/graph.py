@@ -1,0 +1,76 @@
+"""Pieces of graph code that the readers of image files share: bytes of a string, and branches that cost nothing."""
+
+import functools
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import tensorflow as tf
+
+
+@functools.cache
+def _apart(function: Callable[..., tf.Tensor], signature: tuple[tf.TensorSpec, ...], options: tuple) -> Any:
+    """A graph of its own, traced once in a process however many pipelines call it."""
+    return tf.function(
+        functools.partial(function, **dict(options)),
+        input_signature=signature,
+        autograph=False,
+        experimental_attributes={"_noinline": True},
+    )
+
+
+def rarely(function: Callable[..., tf.Tensor], *inputs: tf.Tensor, **options: Hashable) -> Callable[[], tf.Tensor]:
+    """A branch for `tf.cond` that costs nothing where it is not taken.
+
+    Branches are inlined otherwise, and each op of a branch not taken is still scheduled, as a dead one. Eager code
+    calls the branch as it is: a new trace for every image would cost time and memory without end.
+
+    Args:
+        function: a function of a module, so that it is the same one in every call.
+        inputs: its tensors.
+        options: its keyword arguments.
+    """
+    if tf.executing_eagerly():
+        return lambda: function(*inputs, **options)
+    signature = tuple(tf.TensorSpec(value.shape, value.dtype) for value in inputs)
+    return lambda: _apart(function, signature, tuple(sorted(options.items())))(*inputs)
+
+
+def assert_that(condition: tf.Tensor, data: list[Any]) -> tf.Operation:
+    """`tf.debugging.Assert` without its branch, whose ops cost 3 % of decoding a JPEG."""
+    if tf.executing_eagerly():
+        return tf.debugging.Assert(condition, data)
+    return tf.raw_ops.Assert(condition=condition, data=[tf.convert_to_tensor(each) for each in data], summarize=3)
+
+
+def read_bytes(data: tf.Tensor, offset: tf.Tensor | int, count: int) -> tf.Tensor:
+    """int32 (count,) bytes of the scalar string from `offset`; zeros beyond its end."""
+    offset = tf.minimum(offset, tf.strings.length(data))
+    return tf.cast(tf.io.decode_raw(tf.strings.substr(data, offset, count), tf.uint8, fixed_length=count), tf.int32)
+
+
+def starts_with(data: tf.Tensor, text: bytes, offset: int = 0) -> tf.Tensor:
+    """bool scalar: whether the scalar string holds `text` at `offset`; False beyond its end."""
+    return tf.strings.substr(data, tf.minimum(offset, tf.strings.length(data)), len(text)) == text
+
+
+def contains(data: tf.Tensor, pattern: str) -> tf.Tensor:
+    """bool scalar: whether the scalar string holds a match of a regular expression of ASCII characters.
+
+    A literal is searched for at memory speed, several times faster than one step of a loop over the file's segments.
+    """
+    without = tf.strings.regex_replace(data, pattern, "", replace_global=False)
+    return tf.strings.length(without) < tf.strings.length(data)
+
+
+def little_endian(values: tf.Tensor) -> tf.Tensor:
+    """int64 scalar from int32 bytes (count,), the least significant first."""
+    return _weighted(values, [256**i for i in range(values.shape[0])])
+
+
+def big_endian(values: tf.Tensor) -> tf.Tensor:
+    """int64 scalar from int32 bytes (count,), the most significant first."""
+    return _weighted(values, [256**i for i in reversed(range(values.shape[0]))])
+
+
+def _weighted(values: tf.Tensor, powers: list[int]) -> tf.Tensor:
+    return tf.reduce_sum(tf.cast(values, tf.int64) * tf.constant(powers, tf.int64))
