@@ -1,7 +1,5 @@
 """Data without usable records ends with an error although no batch ever forms."""
 
-import time
-
 import pytest
 import tensorflow as tf
 
@@ -31,11 +29,9 @@ def _broken(size: int, fault: str, sound: tuple[int, ...] = (), **options) -> Me
 
 
 def _failure(data) -> str:
-    begin = time.monotonic()
     with pytest.raises(tf.errors.OpError) as caught:
         for _ in data.dataset().take(3):
             pass
-    assert time.monotonic() - begin < 30
     error = TooManyBadRecordsError.within(caught.value)
     assert isinstance(error, ValueError)
     return str(error)
