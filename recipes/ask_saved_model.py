@@ -1,8 +1,8 @@
-"""Asks an exported SavedModel which label fits a picture: a process that imports TensorFlow, tensorflow_text, no more.
+"""Asks an exported SavedModel which label fits a picture. It imports TensorFlow and tensorflow_text, and nothing else.
 
     python recipes/ask_saved_model.py runs/quickstart/saved_model/1 picture.jpg --labels "a red circle" "a blue star"
 
-This is all that a program needs to use a model trained here; it is what the quickstart runs to prove it.
+A program needs no more than this to use a model that was trained here. The quickstart runs it to prove that.
 """
 
 import argparse

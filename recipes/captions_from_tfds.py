@@ -1,12 +1,12 @@
 """A small SigLIP on the smallest real captions there are: COCO's, by TensorFlow Datasets. Not a run of the paper.
 
-    python -m recipes.captions_from_tfds --embedded                  any machine, a tiny run on drawn scenes
+    python -m recipes.captions_from_tfds --synthetic                 any machine, a tiny run on drawn scenes
     python -m recipes.captions_from_tfds --dry-run                   the plan; nothing is downloaded, nothing runs
     python -m recipes.captions_from_tfds                             downloads COCO (20 GB) and trains, GPU advised
     python -m recipes.captions_from_tfds --data tfds:NAME            any data set of TFDS with images and texts
 
-The last two are the ones for one GPU, for four TPU v4 chips, and for this machine, slowly; the strategy is found by
-looking. Several machines: the same command on each, with a shared folder for --run and
+Use the last two for one GPU, for four TPU v4 chips and, slowly, for this machine; the strategy follows from the
+devices. Several machines: the same command on each, with a shared folder for --run and
 
     TF_CONFIG='{"cluster": {"worker": ["host0:3333", "host1:3333"]}, "task": {"type": "worker", "index": 0}}'
 
@@ -22,9 +22,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from siglip_tf.experiments import run
+from siglip_tf.experiments import command
 from siglip_tf.experiments.config import settings
-from siglip_tf.experiments.recipe import PAIRS, Recipe
+from siglip_tf.experiments.recipe import PAIRS, Option, Recipe
 
 from . import siglip
 
@@ -58,9 +58,9 @@ def setup(name: str) -> ConfigDict:
     )
 
 
-def embedded(c: ConfigDict) -> None:
-    """Makes settings those of a tiny run on the embedded data."""
-    siglip.embedded(c)
+def synthetic(c: ConfigDict) -> None:
+    """Makes the settings those of a tiny run on synthetic data."""
+    siglip.synthetic(c)
     c.model.dropout = 0.0
 
 
@@ -71,11 +71,11 @@ def size(c: ConfigDict) -> int:
     return EXAMPLES if (c.data, c.split) == (DATA, "train") else build.open_data(c).size
 
 
-def prepare(c: ConfigDict, folder: str, is_embedded: bool) -> Any:
+def prepare(c: ConfigDict, folder: str, is_synthetic: bool) -> Any:
     """Pairs of the data set, with a vocabulary trained on its captions."""
     from siglip_tf.experiments import inputs
 
-    return inputs.pairs(c, folder, is_embedded, own_vocabulary=True)
+    return inputs.pairs(c, folder, is_synthetic, own_vocabulary=True)
 
 
 RECIPE = Recipe(
@@ -83,13 +83,13 @@ RECIPE = Recipe(
     about=__doc__,
     setup=setup,
     setups=("coco",),
-    embedded=embedded,
+    synthetic=synthetic,
     prepare=prepare,
-    options={**PAIRS, "split": "of the data set (train)"},
+    options={**PAIRS, "split": Option("split", "of the data set (train)")},
     size=size,
 )
 tpu_subject = RECIPE.subject
 
 
 if __name__ == "__main__":
-    sys.exit(run.main(RECIPE))
+    sys.exit(command.main(RECIPE))

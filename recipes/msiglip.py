@@ -1,11 +1,11 @@
 """mSigLIP, section 4.3: pairs in over a hundred languages, a large vocabulary, and a bottlenecked token embedding.
 
-    python -m recipes.msiglip --embedded                             this machine, scenes described in five languages
+    python -m recipes.msiglip --synthetic                            this machine, scenes described in five languages
     python -m recipes.msiglip k96 --dry-run                          the plan for 32 TPU v4 chips; nothing runs
     python -m recipes.msiglip k96 --data "gs://bucket/{00000..99999}.tar" --tokenizer mc4.model --run gs://bucket/k96
 
-The last line is the one for TPU hosts (four v4 chips: --set batch=4096 --set topology=v4:2x2x1) and for GPUs; the
-strategy is found by looking. Several machines: the same command on each, with a shared folder for --run and
+Use the last line for TPU hosts (four v4 chips: --set batch=4096 --set topology=v4:2x2x1) and for GPUs; the
+strategy follows from the devices. Several machines: the same command on each, with a shared folder for --run and
 
     TF_CONFIG='{"cluster": {"worker": ["host0:3333", "host1:3333"]}, "task": {"type": "worker", "index": 0}}'
 
@@ -24,7 +24,7 @@ import sys
 
 from ml_collections import ConfigDict
 
-from siglip_tf.experiments import run
+from siglip_tf.experiments import command
 from siglip_tf.experiments.config import settings
 from siglip_tf.experiments.recipe import Recipe
 
@@ -54,17 +54,17 @@ def setup(name: str) -> ConfigDict:
     )
 
 
-def embedded(c: ConfigDict) -> None:
-    """Makes settings those of a tiny run on scenes in five languages, through a bottleneck if the setup has one."""
-    siglip.embedded(c)
+def synthetic(c: ConfigDict) -> None:
+    """Makes the settings those of a tiny run on scenes in five languages, through a bottleneck if the setup has one."""
+    siglip.synthetic(c)
     c.languages = 5
     if c.model.token_bottleneck:
         c.model.token_bottleneck = 16
 
 
-RECIPE = Recipe("msiglip", __doc__, setup, VOCABULARIES, embedded)
+RECIPE = Recipe("msiglip", __doc__, setup, VOCABULARIES, synthetic)
 tpu_subject = RECIPE.subject
 
 
 if __name__ == "__main__":
-    sys.exit(run.main(RECIPE))
+    sys.exit(command.main(RECIPE))

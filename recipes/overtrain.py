@@ -1,11 +1,11 @@
 """Scaling up SigLIP by overtraining it, section 4.6: more patches, more tokens, 40 billion examples.
 
-    python -m recipes.overtrain --embedded                           this machine, a tiny run on drawn scenes
+    python -m recipes.overtrain --synthetic                          this machine, a tiny run on drawn scenes
     python -m recipes.overtrain B --dry-run                          the plan for 32 TPU v4 chips; nothing runs
     python -m recipes.overtrain B --data "gs://bucket/{00000..99999}.tar" --tokenizer c4_en.model --run gs://bucket/B
 
-The last line is the one for TPU hosts (four v4 chips: --set batch=2048 --set topology=v4:2x2x1) and for GPUs; the
-strategy is found by looking. Several machines: the same command on each, with a shared folder for --run and
+Use the last line for TPU hosts (four v4 chips: --set batch=2048 --set topology=v4:2x2x1) and for GPUs; the
+strategy follows from the devices. Several machines: the same command on each, with a shared folder for --run and
 
     TF_CONFIG='{"cluster": {"worker": ["host0:3333", "host1:3333"]}, "task": {"type": "worker", "index": 0}}'
 
@@ -14,7 +14,7 @@ SETUP is one of
     B    B/16 with a Base text tower (Table 3: 76.6 % zero-shot on ImageNet)
     L    L/16 with a Large text tower (Table 3: 80.6 %)
 
-`recipes.resolution` goes on from its checkpoint at another resolution.
+`recipes.resolution` continues from its checkpoint at another resolution.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import sys
 
 from ml_collections import ConfigDict
 
-from siglip_tf.experiments import run
+from siglip_tf.experiments import command
 from siglip_tf.experiments.config import settings
 from siglip_tf.experiments.recipe import Recipe
 
@@ -52,9 +52,9 @@ def setup(name: str) -> ConfigDict:
     )
 
 
-RECIPE = Recipe("overtrain", __doc__, setup, SIZES, siglip.embedded)
+RECIPE = Recipe("overtrain", __doc__, setup, SIZES, siglip.synthetic)
 tpu_subject = RECIPE.subject
 
 
 if __name__ == "__main__":
-    sys.exit(run.main(RECIPE))
+    sys.exit(command.main(RECIPE))

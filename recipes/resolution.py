@@ -1,12 +1,12 @@
 """Another resolution for a trained model, section 4.6: 5 billion more examples, a 100 times smaller learning rate.
 
-    python -m recipes.resolution --embedded                          this machine, a tiny run on drawn scenes
+    python -m recipes.resolution --synthetic                         this machine, a tiny run on drawn scenes
     python -m recipes.resolution 384 --dry-run                       the plan for 32 TPU v4 chips; nothing runs
     python -m recipes.resolution 384 --start gs://bucket/B/checkpoint --data "gs://bucket/{00000..99999}.tar" \\
         --run gs://bucket/B384
 
-The last line is the one for TPU hosts (four v4 chips: --set batch=1024 --set topology=v4:2x2x1) and for GPUs; the
-strategy is found by looking. Several machines: the same command on each, with a shared folder for --run and
+Use the last line for TPU hosts (four v4 chips: --set batch=1024 --set topology=v4:2x2x1) and for GPUs; the
+strategy follows from the devices. Several machines: the same command on each, with a shared folder for --run and
 
     TF_CONFIG='{"cluster": {"worker": ["host0:3333", "host1:3333"]}, "task": {"type": "worker", "index": 0}}'
 
@@ -15,8 +15,8 @@ SETUP is one of
     224    196 patches (Table 3: B 76.3 %)
     384    576 patches
 
---start is a checkpoint of both towers, such as `recipes.overtrain` wrote or a public one; its size and its tokenizer
-are taken over, its position embeddings resampled.
+--start is a checkpoint of both towers, one of `recipes.overtrain` or a public one. Its size and its tokenizer are used,
+and its position embeddings are resampled.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from siglip_tf.experiments import run
+from siglip_tf.experiments import command
 from siglip_tf.experiments.config import settings
-from siglip_tf.experiments.recipe import PAIRS, Recipe, from_start
+from siglip_tf.experiments.recipe import NO_DATA, PAIRS, Option, Recipe, from_start
 
 from . import overtrain, siglip
 
@@ -49,9 +49,9 @@ def setup(name: str) -> ConfigDict:
     )
 
 
-def embedded(c: ConfigDict) -> None:
-    """Makes settings those of a tiny run that goes on from `recipes.siglip`'s tiny model, from 72 to 96 pixels."""
-    siglip.embedded(c)
+def synthetic(c: ConfigDict) -> None:
+    """Makes the settings those of a tiny run that continues `recipes.siglip`'s tiny model, from 72 to 96 pixels."""
+    siglip.synthetic(c)
     c.model.image_size = 96
     c.optimizer.learning_rate /= 100
     c.optimizer.scalars_learning_rate = 1.0
@@ -69,13 +69,14 @@ RECIPE = Recipe(
     about=__doc__,
     setup=setup,
     setups=IMAGE_SIZES,
-    embedded=embedded,
-    prepare=from_start(adopt, siglip.tiny_checkpoint, "No model to go on with: name its checkpoint by --start."),
-    options={"start": "a checkpoint of both towers, in any format", **PAIRS},
+    synthetic=synthetic,
+    prepare=from_start(adopt, siglip.tiny_checkpoint),
+    options={"start": Option("start", "a checkpoint of both towers, in any format"), **PAIRS},
+    needs={"start": "No model to start from: name its checkpoint by --start.", "data": NO_DATA},
     adopt=adopt,
 )
 tpu_subject = RECIPE.subject
 
 
 if __name__ == "__main__":
-    sys.exit(run.main(RECIPE))
+    sys.exit(command.main(RECIPE))

@@ -1,10 +1,10 @@
 """SigLIP from scratch, section 4.2: both towers trained on English image-text pairs with the sigmoid loss.
 
-    python -m recipes.siglip --embedded                              this machine, a tiny run on drawn scenes
+    python -m recipes.siglip --synthetic                             this machine, a tiny run on drawn scenes
     python -m recipes.siglip 4k --dry-run                            the plan for four TPU v4 chips; nothing runs
     python -m recipes.siglip 4k --data "gs://bucket/{00000..09999}.tar" --tokenizer c4_en.model --run gs://bucket/siglip
 
-The last line is the one for a TPU host with four v4 chips and for GPUs; the strategy is found by looking. Several
+Use the last line for a TPU host with four v4 chips and for GPUs; the strategy follows from the devices. Several
 machines: the same command on each, with a shared folder for --run and
 
     TF_CONFIG='{"cluster": {"worker": ["host0:3333", "host1:3333"]}, "task": {"type": "worker", "index": 0}}'
@@ -24,7 +24,7 @@ import sys
 
 from ml_collections import ConfigDict
 
-from siglip_tf.experiments import run
+from siglip_tf.experiments import command
 from siglip_tf.experiments.config import settings
 from siglip_tf.experiments.recipe import Recipe
 
@@ -83,8 +83,8 @@ def setup(name: str) -> ConfigDict:
     )
 
 
-def embedded(c: ConfigDict, steps: int = 300) -> None:
-    """Makes settings those of a tiny run on the embedded data: about a minute on two cores."""
+def synthetic(c: ConfigDict, steps: int = 300) -> None:
+    """Makes the settings those of a tiny run on synthetic data: about a minute on two cores."""
     for key, value in {**TINY_MODEL, **OFF_TPU}.items():
         c.model[key] = value
     c.batch = 32
@@ -92,7 +92,7 @@ def embedded(c: ConfigDict, steps: int = 300) -> None:
     c.topology = "v4:1x1x1"
     c.schedule.warmup = "10%"
     c.optimizer.learning_rate = 2e-3
-    c.optimizer.scalars_learning_rate = 10.0  # a short run leaves t and b no time else
+    c.optimizer.scalars_learning_rate = 10.0  # a short run leaves t and b little time
     c.checkpoint_every = 100
     c.log_every = 10
 
@@ -100,21 +100,21 @@ def embedded(c: ConfigDict, steps: int = 300) -> None:
 def tiny_checkpoint(c: ConfigDict, folder: str, steps: int = 200) -> str:
     """Trains this recipe's tiny model in a folder, or finds it trained there; returns its checkpoint.
 
-    Recipes that begin with trained weights begin with these when they run on the embedded data.
+    Recipes that start from trained weights start from these when they run on synthetic data.
 
     Raises:
-        ValueError: it did not come to its end.
+        ValueError: the training did not finish.
     """
-    print(f"First a tiny model to begin with, in {folder}:", flush=True)
+    print(f"First a tiny model to start from, in {folder}:", flush=True)
     values = ["--set", f"seed={c.seed}", "--set", f"duration={steps} steps"]
-    if run.main(RECIPE, ["--embedded", "--run", folder, *values]):
-        raise ValueError(f"The tiny model in {folder} did not come to its end.")
+    if command.main(RECIPE, ["--synthetic", "--run", folder, *values]):
+        raise ValueError(f"The tiny model in {folder} was not trained to its end.")
     return f"{folder}/checkpoint"
 
 
-RECIPE = Recipe("siglip", __doc__, setup, BATCHES, embedded)
+RECIPE = Recipe("siglip", __doc__, setup, BATCHES, synthetic)
 tpu_subject = RECIPE.subject
 
 
 if __name__ == "__main__":
-    sys.exit(run.main(RECIPE))
+    sys.exit(command.main(RECIPE))

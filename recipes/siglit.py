@@ -1,6 +1,6 @@
 """SigLiT, sections 4.1 and 4.4: a frozen image tower's stored embeddings, and a text tower trained from scratch.
 
-    python -m recipes.siglit --embedded                              this machine, a tiny run on drawn scenes
+    python -m recipes.siglit --synthetic                             this machine, a tiny run on drawn scenes
     python -m recipes.siglit b8 --dry-run                            the plan for four TPU v4 chips; nothing runs
 
 The embeddings are computed once, on any machine, and trained on as often as one likes:
@@ -9,7 +9,7 @@ The embeddings are computed once, on any machine, and trained on as often as one
         --tokenizer c4_en.model --text-length 16
     python -m recipes.siglit b8 --data embeddings --tower augreg_b8.npz --tokenizer c4_en.model --run runs/siglit
 
-The last line is the one for this machine, for a TPU host with four v4 chips and for GPUs. Several machines: the same
+Use the last line for this machine, for a TPU host with four v4 chips and for GPUs. Several machines: the same
 command on each, with a shared folder for --run and
 
     TF_CONFIG='{"cluster": {"worker": ["host0:3333", "host1:3333"]}, "task": {"type": "worker", "index": 0}}'
@@ -31,9 +31,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from siglip_tf.experiments import run
+from siglip_tf.experiments import command
 from siglip_tf.experiments.config import set_value, settings
-from siglip_tf.experiments.recipe import Recipe
+from siglip_tf.experiments.recipe import Option, Recipe
 
 from . import siglip
 
@@ -64,7 +64,8 @@ RUNS = {
     "g14": {"batch": 20_480, "duration": "107k steps", "optimizer": LION, "warmup": "10%"},
     "million": {"batch": 1_048_576, "duration": "18B examples", "optimizer": ADAFACTOR, "warmup": "10%"},
 }
-EMBEDDED_SCENES = 2_048
+SYNTHETIC_SCENES = 2_048
+NO_DATA = "Nothing to train on: name a folder that tools.precompute_embeddings wrote by --data."
 
 
 def setup(name: str) -> ConfigDict:
@@ -75,10 +76,10 @@ def setup(name: str) -> ConfigDict:
     return settings(model=model, schedule=schedule, topology="v4:2x2x1", **run)
 
 
-def embedded(c: ConfigDict, steps: int = 300) -> None:
-    """Makes settings those of a tiny run: `recipes.siglip`'s tiny image tower, frozen, and a new text tower."""
+def synthetic(c: ConfigDict, steps: int = 300) -> None:
+    """Makes the settings those of a tiny run: `recipes.siglip`'s tiny image tower, frozen, and a new text tower."""
     lion = c.optimizer.name == "lion"
-    siglip.embedded(c, steps)
+    siglip.synthetic(c, steps)
     for key in siglip.TINY_MODEL:
         if key.startswith("image_") and key != "image_size":
             c.model[key] = None
@@ -96,19 +97,19 @@ def size(c: ConfigDict) -> int:
     return StoredEmbeddings(c.data).size
 
 
-def prepare(c: ConfigDict, folder: str, is_embedded: bool) -> Any:
+def prepare(c: ConfigDict, folder: str, is_synthetic: bool) -> Any:
     """Stored embeddings, checked against tower and tokenizer where these are named.
 
     Raises:
-        ValueError: none are named, or they are another tower's or tokenizer's.
+        ValueError: they are another tower's or tokenizer's.
     """
     from siglip_tf.data import EmbeddingData, StoredEmbeddings
+    from siglip_tf.experiments import inputs
+    from siglip_tf.experiments.held_out import held_out_part
     from siglip_tf.experiments.inputs import Prepared
 
-    if is_embedded:
+    if is_synthetic:
         _embed_scenes(c, folder)
-    if not c.data:
-        raise ValueError("Nothing to train on: name a folder that tools.precompute_embeddings wrote by --data.")
     stored = StoredEmbeddings(c.data)
     set_value(c, "model.embed_dim", stored.embed_dim)
     if stored.text_length != c.model.text_length:
@@ -119,11 +120,17 @@ def prepare(c: ConfigDict, folder: str, is_embedded: bool) -> Any:
     preprocessing, finish = None, None
     if c.tower:
         preprocessing, finish = _joining(c, stored)
-    return Prepared(EmbeddingData(stored, c.batch, seed=c.seed), preprocessing, stored.size, finish=finish)
+    return Prepared(
+        lambda: EmbeddingData(stored, c.batch, seed=c.seed),
+        preprocessing,
+        stored.size,
+        finish=finish,
+        held_out=held_out_part(c, True, inputs.SCENES_HELD_OUT) if is_synthetic and finish else None,
+    )
 
 
 def _joining(c: ConfigDict, stored: Any) -> tuple[Any, Any]:
-    """The frozen tower's preprocessing with the texts', and how to write both towers as one checkpoint."""
+    """The frozen tower's preprocessing with the texts', and how both towers become one checkpoint."""
     from pathlib import Path
 
     from siglip_tf import checkpoints
@@ -168,7 +175,7 @@ def _embed_scenes(c: ConfigDict, folder: str) -> None:
     set_value(c, "model.image_size", model.image_size[0])
     writer = EmbeddingWriter(
         c.data,
-        build.scenes(c, size=EMBEDDED_SCENES),
+        build.scenes(c, size=SYNTHETIC_SCENES),
         preprocessing,
         encode,
         tower=tower_fingerprint({n: w for n, w in model.named_weights().items() if n.startswith("image/")}),
@@ -184,17 +191,18 @@ RECIPE = Recipe(
     about=__doc__,
     setup=setup,
     setups=RUNS,
-    embedded=embedded,
+    synthetic=synthetic,
     prepare=prepare,
     options={
-        "data": "a folder of stored embeddings, from tools.precompute_embeddings",
-        "tower": "the checkpoint of their image tower, to join it with the text tower at the end",
-        "tokenizer": "the SentencePiece model file of their texts, where the tower's checkpoint has none",
+        "data": Option("data", "a folder of stored embeddings, from tools.precompute_embeddings"),
+        "tower": Option("tower", "the checkpoint of their image tower, to join it with the text tower at the end"),
+        "tokenizer": Option("tokenizer", "the SentencePiece model file of their texts, if the checkpoint has none"),
     },
+    needs={"data": NO_DATA},
     size=size,
 )
 tpu_subject = RECIPE.subject
 
 
 if __name__ == "__main__":
-    sys.exit(run.main(RECIPE))
+    sys.exit(command.main(RECIPE))

@@ -1,12 +1,12 @@
 """SigLIP with a pre-trained, unlocked image tower, section 4.5: small learning rate and no decay on what is trained.
 
-    python -m recipes.unlocked --embedded                            this machine, a tiny run on drawn scenes
+    python -m recipes.unlocked --synthetic                           this machine, a tiny run on drawn scenes
     python -m recipes.unlocked --dry-run                             the plan for 16 TPU v4 chips; nothing runs
     python -m recipes.unlocked --start augreg_b16.npz --data "gs://bucket/{00000..09999}.tar" \\
         --tokenizer c4_en.model --run gs://bucket/unlocked
 
-The last line is the one for TPU hosts (four v4 chips: --set batch=4096 --set topology=v4:2x2x1) and for GPUs; the
-strategy is found by looking. Several machines: the same command on each, with a shared folder for --run and
+Use the last line for TPU hosts (four v4 chips: --set batch=4096 --set topology=v4:2x2x1) and for GPUs; the
+strategy follows from the devices. Several machines: the same command on each, with a shared folder for --run and
 
     TF_CONFIG='{"cluster": {"worker": ["host0:3333", "host1:3333"]}, "task": {"type": "worker", "index": 0}}'
 
@@ -26,9 +26,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from siglip_tf.experiments import run
+from siglip_tf.experiments import command
 from siglip_tf.experiments.config import settings
-from siglip_tf.experiments.recipe import PAIRS, Recipe, from_start
+from siglip_tf.experiments.recipe import NO_DATA, PAIRS, Option, Recipe, from_start
 
 from . import siglip
 
@@ -56,9 +56,9 @@ def setup(name: str) -> ConfigDict:
     )
 
 
-def embedded(c: ConfigDict) -> None:
-    """Makes settings those of a tiny run that begins with `recipes.siglip`'s tiny image tower."""
-    siglip.embedded(c)
+def synthetic(c: ConfigDict) -> None:
+    """Makes the settings those of a tiny run that starts from `recipes.siglip`'s tiny image tower."""
+    siglip.synthetic(c)
     c.model.image_pool = "map"
 
 
@@ -74,17 +74,17 @@ RECIPE = Recipe(
     about=__doc__,
     setup=setup,
     setups=IMAGE_TOWER,
-    embedded=embedded,
-    prepare=from_start(
-        adopt,
-        siglip.tiny_checkpoint,
-        "No image tower to begin with: name its checkpoint by --start, such as AugReg's B_16.npz.",
-    ),
-    options={"start": "the checkpoint of the image tower: AugReg npz, or any that holds one", **PAIRS},
+    synthetic=synthetic,
+    prepare=from_start(adopt, siglip.tiny_checkpoint),
+    options={"start": Option("start", "the checkpoint of the image tower: AugReg npz, or any that holds one"), **PAIRS},
+    needs={
+        "start": "No image tower to start from: name its checkpoint by --start, such as AugReg's B_16.npz.",
+        "data": NO_DATA,
+    },
     adopt=adopt,
 )
 tpu_subject = RECIPE.subject
 
 
 if __name__ == "__main__":
-    sys.exit(run.main(RECIPE))
+    sys.exit(command.main(RECIPE))

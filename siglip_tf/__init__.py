@@ -3,24 +3,35 @@
 Source: "Sigmoid Loss for Language Image Pre-Training", https://arxiv.org/abs/2303.15343
 """
 
+import importlib
+import re
+import sys
+from typing import Any
+
 from siglip_tf import processor
-
-processor.use_onednn()  # TensorFlow reads the switch when it is imported, which the next line does.
-
-# `backend` comes first: it refuses a wrong Keras backend before anything is built on it.
-from siglip_tf import backend, losses, models  # noqa: E402
-from siglip_tf.data.sources import registry  # noqa: E402
-from siglip_tf.models import SigLIP  # noqa: E402
-from siglip_tf.version import __version__  # noqa: E402
+from siglip_tf.version import __version__
 
 __all__ = ["SigLIP", "__version__", "backend", "losses", "models", "processor"]
 
+# `python -m recipes.siglip` and `siglip-tf train`: they check what a user typed before they wait for TensorFlow.
+_RECIPE_COMMAND = re.compile(r" -m (siglip_tf\.)?recipes\.(?!studies)|\bsiglip-tf train\b")
+_PUBLIC = "siglip_tf.public"
 
-def _synthetic(split=None, **options):
-    from siglip_tf.synthetic import SceneSource
-
-    return SceneSource(split or "train", **options)
+processor.use_onednn()  # TensorFlow reads the switch when it is imported, which `load` does.
 
 
-# The data package cannot import the synthetic data, which are built on it. "scenes" is their former name.
-registry.register(_synthetic, "synthetic", "scenes")
+def load() -> None:
+    """Imports all that the package offers, and TensorFlow. `import siglip_tf` does so, except in a recipe's command."""
+    public = importlib.import_module(_PUBLIC)
+    globals().update({name: getattr(public, name) for name in public.__all__})
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__ or _PUBLIC in sys.modules:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    load()
+    return globals()[name]
+
+
+if not _RECIPE_COMMAND.search(" ".join(sys.orig_argv)):
+    load()

@@ -43,9 +43,9 @@ def _train(arguments: list[str]) -> int:
         return 2
     if hasattr(module, "main"):
         return module.main(arguments[1:])
-    from siglip_tf.experiments import run
+    from siglip_tf.experiments import command
 
-    return run.main(module.RECIPE, arguments[1:])
+    return command.main(module.RECIPE, arguments[1:])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -32,7 +32,7 @@ class TrainingData:
         seed: names the order, the choice of captions and every augmentation.
         streams: equal parts of the global batch, each with its own passage through the data. The number of workers by
             default; a multiple of it lets a run go on with another number of workers that divides it.
-        augmentation: random flip and crop, or None.
+        augmentation: random changes of the pictures, or None.
         corruption: `(batch, seed int64 (2,)) -> batch`, after everything else, or None.
         deterministic: False lets pairs overtake each other. Faster where records differ much in cost; a resumed run
             then repeats or misses as many pairs as were on their way.
@@ -85,6 +85,7 @@ class TrainingData:
         self.seed = seed
         self.streams = streams
         self._augmentation = augmentation
+        self._changes_batches = augmentation is not None and augmentation.changes_batches
         self._corruption = corruption
         self._deterministic = deterministic
         self._limit = bad_record_limit
@@ -205,6 +206,8 @@ class TrainingData:
                 data = tf.identity(pair["image"])
             image = self.preprocessing.image.pixels(data, self._augmentation, pair["seed"], fused=True)
             kept = {key: pair[key] for key in ("caption", "slot", *self._extra_fields)}
+            if self._changes_batches:
+                kept["draws"] = self._augmentation.draws(pair["seed"])
             return {**kept, "image": image, "stream": tf.constant(stream, tf.int64)}
 
         limit = EarlyLimit(
@@ -234,7 +237,10 @@ class TrainingData:
 
     def _finish(self, batch: dict[str, tf.Tensor], seed: tf.Tensor) -> dict[str, tf.Tensor]:
         batch["image"] = self.preprocessing.image.normalize(batch["image"], fused=True)
-        batch["text"] = self.preprocessing.text(batch.pop("caption"))
+        captions = batch.pop("caption")
+        if self._changes_batches:
+            batch["image"] = self._augmentation.batch(batch["image"], captions, batch.pop("draws"))
+        batch["text"] = self.preprocessing.text(captions)
         if self._corruption is not None:
             batch = self._corruption(batch, tf.stack([seed[1], seed[0] + self.seed]))
         return batch

@@ -1,4 +1,4 @@
-"""From a recipe's settings to its parts: steps, optimizer, model, tokenizer, preprocessing, data."""
+"""From settings to parts: number of steps, optimizer, model, tokenizer, preprocessing, augmentation, source."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 import siglip_tf
-from siglip_tf import optimizers
+from siglip_tf import optimizers, storage
 from siglip_tf.checkpoints import Checkpoint
-from siglip_tf.data import ImagePreprocessing, Preprocessing, Tokenizer
+from siglip_tf.data import Augmentation, ImagePreprocessing, Preprocessing, Tokenizer
 from siglip_tf.data.sources.base import Source
-from siglip_tf.experiments.config import OPTIMIZERS, SCHEDULES
-from siglip_tf.optimizers import Duration, ParameterGroup
-from siglip_tf.storage import write_file
+from siglip_tf.experiments.schema import AUTO
+from siglip_tf.experiments.tuning import IMAGE_TOWER, SCALARS, parameter_groups
+from siglip_tf.models import VARIANTS
+from siglip_tf.optimizers import Duration
 from siglip_tf.synthetic import LANGUAGES, SceneSource
 
-# Of the embedded data; what a small model needs and no more.
+__all__ = ["IMAGE_TOWER", "SCALARS"]  # for the studies, which make groups of their own
+
+# Of the synthetic data; what a small model needs and no more.
 _TOKENIZER_SCENES = 400
 _TOKENIZER_PIECES = 600
-
-# Parameter groups: the image tower's variables; temperature and bias.
-IMAGE_TOWER = r"(^|/)image/"
-SCALARS = r"(log_temperature|^[^/]*/?bias)$"
 
 
 def total_steps(c: ConfigDict, examples_per_epoch: int | None = None) -> int:
@@ -40,30 +39,17 @@ def _steps(c: ConfigDict, duration: str, examples_per_epoch: int | None = None, 
 
 
 def needs_data_size(c: ConfigDict) -> bool:
-    """Whether the duration is in epochs, which only the data's size makes steps."""
-    return "epoch" in c.duration
+    """Whether only the data's size makes the duration steps: one in epochs, or one that follows the data."""
+    return "epoch" in c.duration or c.duration == AUTO
 
 
 def build_optimizer(c: ConfigDict, steps: int) -> optimizers.ReferenceChain:
-    """The optimizer with its schedule and parameter groups.
-
-    Raises:
-        ValueError: an unknown optimizer or schedule.
-    """
+    """The optimizer with its schedule and parameter groups."""
     o = c.optimizer
-    if o.name not in OPTIMIZERS:
-        raise ValueError(f"Expected optimizer.name among {', '.join(OPTIMIZERS)}. Received: {o.name!r}")
-    groups = []
-    if o.freeze_image:
-        groups.append(ParameterGroup(IMAGE_TOWER, freeze=True))
-    elif (o.image_learning_rate, o.image_decay) != (1.0, 1.0):
-        groups.append(ParameterGroup(IMAGE_TOWER, o.image_learning_rate, o.image_decay))
-    if o.scalars_learning_rate != 1.0:
-        groups.append(ParameterGroup(SCALARS, o.scalars_learning_rate))
     common: dict[str, Any] = {
         "weight_decay": o.weight_decay,
         "beta_1": o.beta_1,
-        "groups": groups,
+        "groups": parameter_groups(c, tower_depths(c)),
         "global_clipnorm": o.clip,
     }
     schedule = build_schedule(c, steps)
@@ -73,11 +59,19 @@ def build_optimizer(c: ConfigDict, steps: int) -> optimizers.ReferenceChain:
     return kind(o.learning_rate, schedule, beta_2=o.beta_2, **common)
 
 
+def tower_depths(c: ConfigDict) -> dict[str, int]:
+    """Blocks of each tower that the model has."""
+    names = {"image": c.model.image, "text": c.model.text}
+    return {
+        tower: c.model[f"{tower}_depth"] or VARIANTS[name.partition("/")[0]].depth
+        for tower, name in names.items()
+        if name is not None
+    }
+
+
 def build_schedule(c: ConfigDict, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
     """The schedule, in steps of this run. Warm-up and cooldown that are longer than a short run are cut to it."""
     s = c.schedule
-    if s.name not in SCHEDULES:
-        raise ValueError(f"Expected schedule.name among {', '.join(SCHEDULES)}. Received: {s.name!r}")
     warmup = min(_steps(c, s.warmup, total=steps), steps)
     cooldown = min(_steps(c, s.cooldown, total=steps), steps - warmup)
     if s.name == "rsqrt":
@@ -89,7 +83,7 @@ def build_schedule(c: ConfigDict, steps: int) -> keras.optimizers.schedules.Lear
 
 def build_model(c: ConfigDict, steps: int) -> siglip_tf.SigLIP:
     """The model, compiled; call it inside the strategy's scope."""
-    optimizer = build_optimizer(c, steps)  # first, as it is soon said what is wrong with it
+    optimizer = build_optimizer(c, steps)  # before the weights: it is the sooner found to be wrong
     model = siglip_tf.SigLIP(**c.model.to_dict(), seed=c.seed)
     model.compile(optimizer, steps_per_execution=c.steps_per_execution)
     return model
@@ -104,7 +98,7 @@ def batch_spec(model: siglip_tf.SigLIP) -> dict[str, tf.TensorSpec]:
 
 
 def scenes(c: ConfigDict, split: str = "train", size: int | None = None) -> SceneSource:
-    """The embedded data at the model's resolution."""
+    """The synthetic data at the model's resolution."""
     side = min(256, max(32, c.model.image_size))
     languages = tuple(LANGUAGES)[: c.languages]
     options = {} if size is None else {"size": size}
@@ -114,7 +108,7 @@ def scenes(c: ConfigDict, split: str = "train", size: int | None = None) -> Scen
 def own_tokenizer(c: ConfigDict, source: Source, folder: str) -> bytes:
     """A vocabulary of a source's captions, trained once a run and kept in its folder; `model.vocab_size` at most."""
     from siglip_tf.data.text.training import train_tokenizer
-    from siglip_tf.experiments.tasks import captions_of
+    from siglip_tf.experiments.held_out import captions_of
 
     path = f"{folder}/tokenizer.model"
     if not tf.io.gfile.exists(path):
@@ -124,9 +118,9 @@ def own_tokenizer(c: ConfigDict, source: Source, folder: str) -> bytes:
             proto = train_tokenizer(texts, _TOKENIZER_PIECES * c.languages, model_type="bpe")
         else:
             proto = train_tokenizer(captions_of(source), c.model.vocab_size)
-        write_file(path, proto)
-    with tf.io.gfile.GFile(path, "rb") as file:
-        return file.read()
+        tf.io.gfile.makedirs(folder)
+        storage.write_file(path, proto)
+    return storage.read_file(path)
 
 
 def build_tokenizer(c: ConfigDict, proto: bytes) -> Tokenizer:
@@ -145,25 +139,37 @@ def build_tokenizer(c: ConfigDict, proto: bytes) -> Tokenizer:
 
 
 def build_preprocessing(c: ConfigDict, tokenizer: Tokenizer, start: Checkpoint | None = None) -> Preprocessing:
-    """How images and texts are prepared; images as the checkpoint that training starts from says, if it does."""
+    """How images and texts are prepared; images as the checkpoint that training starts from says, if it does.
+
+    `image_alpha` decides what becomes of transparent pictures in either case: no public checkpoint says it.
+    """
     known = start.preprocessing if start is not None else None
+    alpha = {} if c.image_alpha == "drop" else {"alpha": c.image_alpha}
     if known and known.get("image"):
-        image = Preprocessing.from_config({**known, "text": None}).image
+        image = ImagePreprocessing.from_config({**known["image"], **alpha})
     else:
-        image = ImagePreprocessing(c.model.image_size, method=c.image_method)
+        image = ImagePreprocessing(c.model.image_size, method=c.image_method, **alpha)
     return Preprocessing(image, tokenizer)
+
+
+def build_augmentation(c: ConfigDict) -> Augmentation | None:
+    """The random changes of training pictures that `augment` asks for, if any."""
+    a = c.augment
+    options = {"shift": a.shift, "scale": a.scale, "rotate": a.rotate, "color": a.color}
+    if a.flip == "none" and a.crop == 1.0 and not any(options.values()):
+        return None
+    flip = {"none": False, "captions": "captions", "all": True}[a.flip]
+    return Augmentation(flip, None if a.crop == 1.0 else (a.crop, 1.0), **options)
 
 
 def open_data(c: ConfigDict) -> Source:
     """The source of pictures and captions that `data` names.
 
     Raises:
-        ValueError: none is named.
+        ValueError: it cannot be opened.
     """
-    from siglip_tf.data.sources.opening import USAGE, open_source
+    from siglip_tf.data.sources.opening import open_source
 
-    if not c.data:
-        raise ValueError(f"Nothing to train on: name it by --data ({USAGE}), or use --embedded.")
     return open_source(c.data, split=c.split)
 
 

@@ -1,6 +1,7 @@
-"""What the TPU compiler said of a run's step: kept beside the compiler's own cache, by settings and source code.
+"""What the TPU compiler said of a run's step, kept on this machine by settings and source code.
 
-Tracing and lowering a step take minutes before that cache can be asked; a plan that was made before is shown at once.
+Tracing and lowering a step take minutes before the compiler's own cache can help. A plan that was made before is shown
+at once.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ _PACKAGES = ("primitives", "distribution", "losses", "models", "optimizers", "tp
 
 
 def kept_report(folder: str, decides: Any) -> Path:
-    """Where a program's report is kept, whether it is there or not.
+    """The path of a program's report, which may not exist yet.
 
     Args:
         folder: of the kind of plan, such as "plans".
-        decides: everything beside the source code that decides the program, JSON-able.
+        decides: everything but the source code that decides the program, JSON-able.
     """
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode())
     digest.update(_source())

@@ -15,6 +15,7 @@ from siglip_tf.data import Tokenizer
 from siglip_tf.data.sources.base import Source
 from siglip_tf.experiments import build
 from siglip_tf.experiments.config import set_value
+from siglip_tf.experiments.held_out import HeldOut, held_out_part
 
 # Arguments of `SigLIP` that a checkpoint decides, by tower.
 IMAGE = ("image", "image_size", "patch_size", "image_pool")
@@ -23,56 +24,76 @@ _TEXT = ("text", "text_length", "vocab_size", "text_head", "token_bottleneck")
 _TEXT += ("text_width", "text_depth", "text_mlp_dim", "text_heads")
 
 
+SCENES_HELD_OUT = 256
+
+
 @dataclasses.dataclass
 class Prepared:
     """What a run trains on and begins with.
 
     Attributes:
-        data: `TrainingData` or `EmbeddingData`.
+        data: makes the `TrainingData` or `EmbeddingData` that the settings describe by then.
         preprocessing: of the model; None for one without an image tower.
         examples: pairs an epoch.
         weights: canonical name -> array that the model begins with; the others keep their initial values.
         finish: called with the trained model and the final checkpoint's path by the chief, in place of
             `model.save_checkpoint`.
+        held_out: what the run is judged on, if anything is held out of training.
     """
 
-    data: Any
+    data: Callable[[], Any]
     preprocessing: Any
     examples: int
     weights: Mapping[str, Any] | None = None
     finish: Callable[[Any, str], None] | None = None
+    held_out: HeldOut | None = None
 
 
 def pairs(
-    c: ConfigDict, folder: str, embedded: bool, start: Checkpoint | None = None, own_vocabulary: bool = False
+    c: ConfigDict,
+    folder: str,
+    synthetic: bool,
+    start: Checkpoint | None = None,
+    own_vocabulary: bool = False,
+    hold_out: bool = False,
+    scenes_held_out: int | None = None,
 ) -> Prepared:
     """Pictures and captions of `data`, or the drawn scenes.
 
     Args:
-        c: the settings; the embedded data's vocabulary sets `model.vocab_size`.
+        c: the settings; a vocabulary of the run's own sets `model.vocab_size`.
         folder: the run's.
-        embedded: whether to draw scenes in place of `data`.
+        synthetic: whether to draw scenes in place of `data`.
         start: a checkpoint that the model begins with; its tokenizer and image preprocessing are used if it has them.
         own_vocabulary: whether a tokenizer is trained on the captions where none is named.
+        hold_out: whether a part of `data` is held out of training even if no evaluation asks for it.
+        scenes_held_out: how many drawn scenes each evaluation takes; `SCENES_HELD_OUT` by default.
 
     Raises:
         ValueError: no data or tokenizer is named, or they do not fit the model.
     """
     from siglip_tf.data.pipeline import TrainingData
 
-    source = build.scenes(c) if embedded else build.open_data(c)
-    trains_own = embedded or own_vocabulary
+    holds_out = synthetic or hold_out or "held_out" in (c.evaluate.tasks or "").split()
+    held_out = held_out_part(c, synthetic, scenes_held_out or SCENES_HELD_OUT) if holds_out else None
+    source = held_out.train if held_out and not synthetic else build.scenes(c) if synthetic else build.open_data(c)
+    trains_own = synthetic or own_vocabulary
     tokenizer = build.build_tokenizer(c, _vocabulary(c, folder, source if trains_own else None, start))
     preprocessing = build.build_preprocessing(c, tokenizer, start)
-    data = TrainingData(
-        source,
-        preprocessing,
-        c.batch,
-        seed=c.seed,
-        bad_record_limit=c.bad_record_limit,
-        report=f"{folder}/bad_records_{{worker}}.jsonl",
-    )
-    return Prepared(data, preprocessing, source.size, None if start is None else start.weights)
+
+    def data() -> TrainingData:
+        return TrainingData(
+            source,
+            preprocessing,
+            c.batch,
+            seed=c.seed,
+            augmentation=build.build_augmentation(c),
+            bad_record_limit=c.bad_record_limit,
+            report=f"{folder}/bad_records_{{worker}}.jsonl",
+        )
+
+    weights = None if start is None else start.weights
+    return Prepared(data, preprocessing, source.size, weights, held_out=held_out)
 
 
 def _vocabulary(c: ConfigDict, folder: str, captions: Source | None, start: Checkpoint | None) -> bytes:

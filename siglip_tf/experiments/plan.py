@@ -1,7 +1,7 @@
 """What `--dry-run` prints: the run's size, length and settings, its memory, and what the TPU compiler says of it.
 
-The model is built for real, its optimizer and its schedule too, but without memory, so that a laptop plans a g/14 run.
-Compiling takes minutes and is asked for by `--tpu-report`; what was compiled before is kept and shown at once, see
+The model, its optimizer and its schedule are built for real but without memory, so a laptop can plan a g/14 run.
+`--tpu-report` compiles the step, which takes minutes; the answer is kept and shown at once the next time, see
 `siglip_tf.experiments.compiled`.
 """
 
@@ -30,16 +30,18 @@ def plan(command: str, c: ConfigDict, examples_per_epoch: int | None = None, com
     """The plan as lines of text.
 
     Args:
-        command: that begins this run, without options of the plan.
+        command: the command line of this run, without the options of the plan.
         c: the settings.
-        examples_per_epoch: size of the data, where it is known.
-        compile_now: whether to run the TPU compiler if its answer is not there yet.
+        examples_per_epoch: pairs of the data, if they are known.
+        compile_now: whether to run the TPU compiler if its answer is not known yet.
 
     Raises:
         ValueError: settings that make no model, optimizer or schedule, or a batch that the chips do not divide.
     """
     if needs_data_size(c) and examples_per_epoch is None:
-        raise ValueError(f"A duration of {c.duration!r} is known once --data is named.")
+        raise ValueError(
+            f"A duration of {c.duration!r} depends on the data. Name it by --data, or set duration=... steps."
+        )
     topology = tpu.Topology(c.topology)
     if c.batch % topology.chips:
         raise ValueError(f"Expected a batch that the {topology.chips} chips of {topology.name} divide. Got {c.batch}.")
@@ -99,7 +101,7 @@ def _input(c: ConfigDict, model: siglip_tf.SigLIP) -> str:
     height, width = model.image_size
     images = f"images {height} x {width}, " if model.image is not None else ""
     text = f"{images}{model.text_length} tokens of a vocabulary of {model.vocab_size:,}"
-    return f"{text}; from {c.data or 'data that --data is still to name'}"
+    return f"{text}; from {c.data or 'the data that --data will name'}"
 
 
 def _group(group: siglip_tf.optimizers.ParameterGroup) -> str:

@@ -8,9 +8,9 @@ A page is one file without links: pictures are `data:` URLs, and nothing is load
     {% block content %}{{ tiles(tiles_shown) }}{% endblock %}
 
     html = pages.render("report.html", package="siglip_tf.experiments", title="A run", tiles_shown=[...])
-    pages.write("report.html", html)
+    storage.write_file("report.html", html)
 """
 
-from siglip_tf.pages.render import data_url, render, share_text, write
+from siglip_tf.pages.render import data_url, render, share_text
 
-__all__ = ["data_url", "render", "share_text", "write"]
+__all__ = ["data_url", "render", "share_text"]

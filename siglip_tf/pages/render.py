@@ -1,12 +1,10 @@
-"""Templates to text, pictures to `data:` URLs, and pages to files."""
+"""Templates to text, and pictures to `data:` URLs."""
 
 from __future__ import annotations
 
 import base64
 import functools
 import math
-import os
-from pathlib import Path
 from typing import Any
 
 _KINDS = ((b"\x89PNG", "png"), (b"GIF8", "gif"), (b"BM", "bmp"), (b"RIFF", "webp"))
@@ -41,14 +39,6 @@ def _environment(package: str | None) -> Any:
     )
     environment.filters |= {"data_url": data_url, "share": share_text}
     return environment
-
-
-def write(path: str | os.PathLike, page: str) -> None:
-    """Writes a page to a local file under another name first, so that readers never see half of it."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
 
 
 def data_url(picture: bytes) -> str:

@@ -1,4 +1,4 @@
-"""The base template of every page: escaping, pictures inside the page, and files that are never half-written."""
+"""The base template of every page: escaping, and pictures inside the page."""
 
 import base64
 
@@ -30,9 +30,3 @@ def test_a_picture_becomes_a_data_url_of_its_kind():
 def test_shares_are_shown_with_two_significant_digits():
     cases = {0.0: "0.0%", 1.0: "100.0%", 0.4567: "45.7%", 0.0123: "1.2%", 0.00052: "0.052%", 1e-12: "1e-10%"}
     assert {share: pages.share_text(share) for share in cases} == cases
-
-
-def test_a_page_is_written_whole(tmp_path):
-    pages.write(tmp_path / "page.html", "æ")
-    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
-    assert (tmp_path / "page.html").read_text(encoding="utf-8") == "æ"

@@ -8,9 +8,9 @@ import time
 import pytest
 
 from recipes import quickstart
-from siglip_tf.experiments import tasks
+from siglip_tf.experiments.config import flat
 from siglip_tf.training import read_metrics
-from tests.experiments.test_tasks import write_folder
+from tests.experiments.test_held_out import write_folder
 
 SMALL = {
     **quickstart.MODEL,
@@ -28,10 +28,9 @@ SMALL = {
 @pytest.fixture
 def small(monkeypatch):
     """The same run with small towers and few pictures to evaluate on."""
-    scenes = tasks.scenes
     monkeypatch.setattr(quickstart, "MODEL", SMALL)
-    monkeypatch.setattr(tasks, "scenes", lambda seed, image_size: scenes(seed, 30, image_size))
-    monkeypatch.setattr(tasks, "_TOKENIZER_EXAMPLES", 200)
+    monkeypatch.setattr(quickstart, "SCENES_EVALUATED", 30)
+    monkeypatch.setattr("siglip_tf.experiments.baseline.MOST_DRAWN", 20)
 
 
 def test_a_whole_run_reports_and_then_says_that_it_is_done(small, tmp_path, capsys):
@@ -39,10 +38,11 @@ def test_a_whole_run_reports_and_then_says_that_it_is_done(small, tmp_path, caps
     arguments = ["--run", str(folder), "--batch", "8"]
     assert quickstart.main([*arguments, "--steps", "3"]) == 0
     shown = capsys.readouterr().out
-    for text in ("[1/5]", "[5/5]", "Zero-shot accuracy over 100 classes", "Image to text R@5", "answered"):
+    for text in ("Zero-shot accuracy over 100 classes", "Image to text R@5", "answered", "Next: ", "Report: "):
         assert text in shown
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "Where it errs" in page and "a picture of" in page and page.count("<svg") == 6
+    assert "What to try next" in page and "nearest neighbor on 16 x 16 pixels" in page
     assert (folder / "saved_model" / "1" / "saved_model.pb").exists()
     assert (folder / "checkpoint" / "config.json").exists()
 
@@ -77,23 +77,29 @@ def test_a_folder_of_pictures_is_trained_on_and_judged(small, tmp_path, capsys):
     assert "Zero-shot accuracy over 2 classes" in shown
 
 
+def test_the_length_follows_the_data():
+    assert [quickstart.steps_for(pairs, 64) for pairs in (10, 1_280, 2_560, 10**7)] == [1_200, 1_200, 2_400, 3_600]
+
+
 def test_the_command_line_explains_itself(capsys):
     with pytest.raises(SystemExit) as stop:
         quickstart.main(["--help"])
     assert stop.value.code == 0
-    assert "goes on where the last one stopped" in " ".join(capsys.readouterr().out.split())
+    assert "the same command again continues" in " ".join(capsys.readouterr().out.split())
 
 
 def test_what_cannot_be_is_said_before_any_work(tmp_path, capsys):
     run = tmp_path / "run"
     assert quickstart.main(["--run", str(run), "--steps", "0"]) == 2
-    assert "error: Expected --steps >= 1" in capsys.readouterr().err
+    assert "error: --steps: Expected" in capsys.readouterr().err
+    assert quickstart.main(["--run", str(run), "--batch", "1"]) == 2
+    assert "error: --batch: Expected batch >= 2. Received: 1" in capsys.readouterr().err
     assert not run.exists()
 
     run.mkdir()
     (run / "thesis.txt").write_text("mine")
     assert quickstart.main(["--run", str(run), "--fresh"]) == 2
-    assert "is no quickstart's" in capsys.readouterr().err
+    assert "holds no run" in capsys.readouterr().err
     assert (run / "thesis.txt").exists()
 
     assert quickstart.main(["--run", str(tmp_path / "other"), "--data", str(tmp_path / "nowhere")]) == 2
@@ -102,11 +108,18 @@ def test_what_cannot_be_is_said_before_any_work(tmp_path, capsys):
 
 def test_another_run_in_the_same_folder_is_refused(tmp_path, capsys):
     run = tmp_path / "run"
-    first = quickstart._Run(quickstart.parser().parse_args(["--run", str(run), "--batch", "8"]))
-    first.begin()
+    run.mkdir()
+    c = quickstart.RECIPE.settings()
+    quickstart.synthetic(c)
+    (run / "settings.json").write_text(json.dumps({**flat(c), "batch": 8}))
     assert quickstart.main(["--run", str(run), "--batch", "16"]) == 2
     message = capsys.readouterr().err
     assert "another batch (8, now 16)" in message and "--fresh" in message
+    # An earlier version's quickstart wrote other settings: the error says what still works, and how to start again.
+    (run / "settings.json").write_text(json.dumps({"data": "scenes", "model": {}, "batch": 64, "seed": 0}))
+    assert quickstart.main(["--run", str(run)]) == 2
+    message = capsys.readouterr().err
+    assert "earlier version" in message and "stay usable" in message and "--fresh" in message
 
 
 @pytest.mark.slow
@@ -124,5 +137,5 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
         process.send_signal(number)
         assert process.wait(120) == 128 + number
     shown = log.read_text()
-    assert "Stopped by a signal after step" in shown and "The same command goes on" in shown
+    assert "Stopped by a signal after step" in shown and "The same command continues" in shown
     assert list((tmp_path / "run" / "checkpoints").iterdir())

@@ -1,4 +1,4 @@
-"""Evaluation of the quickstart: zero-shot and retrieval beside chance, and examples for people to look at."""
+"""A model on the held-out part: zero-shot and retrieval beside chance and a baseline, and examples to look at."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import tensorflow as tf
 from siglip_tf.data.order.bad_records import diagnose
 from siglip_tf.data.sources.base import Source
 from siglip_tf.evaluation import Embedder, class_embeddings, retrieval, top_k, zero_shot
-from siglip_tf.experiments.report import Figure, Found, Mistake
-from siglip_tf.experiments.tasks import MAX_EVALUATED, Task
+from siglip_tf.experiments.baseline import Baseline
+from siglip_tf.experiments.held_out import MAX_EVALUATED, HeldOut
+from siglip_tf.experiments.page import Figure, Found, Mistake
 
 _CLASS_QUERIES, _CAPTION_QUERIES, _FOUND_EACH = 6, 6, 8
 _MISTAKES = 16
@@ -40,7 +41,7 @@ class Examples:
 
 
 @dataclasses.dataclass(frozen=True)
-class Judgement:
+class Assessment:
     """What the report shows of an evaluation."""
 
     figures: list[Figure]
@@ -75,12 +76,15 @@ def load(source: Source, model: Any, limit: int = MAX_EVALUATED) -> Examples:
     return Examples(images, captions, np.array(labels), left_out)
 
 
-def judge(model: Any, task: Task, say: Callable[[str], None], batch_size: int = 200) -> Judgement:
+def assess(
+    model: Any, task: HeldOut, say: Callable[[str], None], baseline: Baseline | None = None, batch_size: int = 200
+) -> Assessment:
     """Evaluates a model on a task's held-out part.
 
     Args:
         model: a `SigLIP` with its preprocessing.
         task: what to evaluate on.
+        baseline: what the figures are compared with.
         say: called with a line for each step.
         batch_size: pictures or texts at a time.
     """
@@ -103,6 +107,7 @@ def judge(model: Any, task: Task, say: Callable[[str], None], batch_size: int = 
                 1 / everything,
                 task.zero_shot_goal,
                 f"pictures of {task.held_out_name}",
+                {} if baseline is None else {baseline.name: baseline.accuracy(examples.images, examples.labels)},
             )
         )
         if task.held_out_labels:
@@ -120,21 +125,24 @@ def judge(model: Any, task: Task, say: Callable[[str], None], batch_size: int = 
                 Figure(f"Zero-shot accuracy over {everything} classes, seen", accuracy, 1 / everything, None, note)
             )
         mistakes = _mistakes(task, examples, result)
-        mistakes_note = f"The first of {round((1 - result.top1) * result.images):,} pictures in the wrong class."
+        wrong = round((1 - result.top1) * result.images)
+        mistakes_note = f"Of {wrong:,} pictures in the wrong class those of which the model is surest."
         class_queries = _class_queries(task, examples, images, classes)
 
-    figures += _retrieval_figures(task, examples, images, texts)
+    figures += _retrieval_figures(task, examples, images, texts, baseline)
     found = class_queries + _caption_queries(examples, images, texts, 2 * _CAPTION_QUERIES - len(class_queries))
     note = "The eight nearest of all held-out pictures, best first. "
     note += "Green: of the class asked for, or the one picture that the caption was written for."
-    return Judgement(figures, found, note, mistakes, mistakes_note, examples)
+    return Assessment(figures, found, note, mistakes, mistakes_note, examples)
 
 
 def _dataset(examples: Examples) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices({"image": examples.images})
 
 
-def _retrieval_figures(task: Task, examples: Examples, images: np.ndarray, texts: np.ndarray) -> list[Figure]:
+def _retrieval_figures(
+    task: HeldOut, examples: Examples, images: np.ndarray, texts: np.ndarray, baseline: Baseline | None
+) -> list[Figure]:
     result = retrieval(images, texts, examples.image_of_text, recall_at=(1, 5))
     note = f"among {len(images):,} pictures and {len(texts):,} captions; many a caption fits several pictures"
     captions_each = [len(captions) for captions in examples.captions]
@@ -147,11 +155,14 @@ def _retrieval_figures(task: Task, examples: Examples, images: np.ndarray, texts
         for k, recall in recalls.items():
             guess = min(1.0, k * chance)
             goal = task.chance_times_goal * guess if task.chance_times_goal and k == 1 else None
-            rows.append(Figure(f"{name} R@{k}", recall, guess, goal, note if k == 1 else ""))
+            baselines = {}
+            if baseline is not None and k == 1 and name == "Image to text" and not task.labels:
+                baselines[baseline.name] = baseline.recall(examples.images, examples.captions)
+            rows.append(Figure(f"{name} R@{k}", recall, guess, goal, note if k == 1 else "", baselines))
     return rows
 
 
-def _class_queries(task: Task, examples: Examples, images: np.ndarray, classes: np.ndarray) -> list[Found]:
+def _class_queries(task: HeldOut, examples: Examples, images: np.ndarray, classes: np.ndarray) -> list[Found]:
     """Classes spread over those that occur, and what they find."""
     occurring = np.unique(examples.labels[examples.labels >= 0])
     chosen = occurring[np.linspace(0, len(occurring) - 1, min(_CLASS_QUERIES, len(occurring))).round().astype(int)]
@@ -181,8 +192,9 @@ def _caption_queries(examples: Examples, images: np.ndarray, texts: np.ndarray, 
     ]
 
 
-def _mistakes(task: Task, examples: Examples, result: Any) -> list[Mistake]:
+def _mistakes(task: HeldOut, examples: Examples, result: Any) -> list[Mistake]:
     answers = result.top[:, 0]
     truths = examples.labels[result.counted]
-    wrong = np.flatnonzero(answers != truths)[:_MISTAKES]
+    wrong = np.flatnonzero(answers != truths)
+    wrong = wrong[np.argsort(-result.scores[wrong, 0], kind="stable")][:_MISTAKES]
     return [Mistake(examples.images[result.counted[i]], task.labels[truths[i]], task.labels[answers[i]]) for i in wrong]

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 import pytest
 
 from siglip_tf.experiments.charts import Series, line_chart
-from siglip_tf.experiments.report import Asked, Figure, Found, Mistake, Report
+from siglip_tf.experiments.page import Asked, Figure, Found, Mistake, Page
 
 JPEG, PNG = b"\xff\xd8\xff\xe0picture", b"\x89PNG\r\n\x1a\npicture"
 METRICS = [
@@ -21,15 +21,18 @@ def report(**changes):
         "figures": [
             Figure("Zero-shot", 0.93, 0.01, 0.9),
             Figure("R@1", 0.015, 0.001, 0.02),
-            Figure("R@5", 0.5, 0.005, note="without goal"),
+            Figure("R@5", 0.5, 0.005, note="without goal", baselines={"nearest neighbor": 0.6}),
         ],
         "metrics": METRICS,
         "found": [Found("a <b>bold</b> query", [(JPEG, True), (PNG, False)])],
         "asked": [Asked(JPEG, "a star", [{"label": "a star", "share": 0.75, "probability": 1.5e-3}])],
         "mistakes": [Mistake(PNG, "a ring", "a circle")],
         "facts": [("Command", "make quickstart")],
+        "faults": [("missing image", 3)],
+        "advice": ["Train longer."],
+        "warning": "The baseline wins.",
     }
-    return Report(**{**arguments, **changes})
+    return Page(**{**arguments, **changes})
 
 
 VOID = {"meta", "img", "line", "polyline", "br"}
@@ -72,13 +75,15 @@ def test_the_page_is_well_formed_and_holds_everything_itself():
 def test_figures_stand_beside_chance_and_goal():
     page = report().to_html()
     assert page.count(">reached<") == 1 and page.count(">missed<") == 1
-    for text in ("93.0%", "1.50%", "93 &times;", "15 &times;", "90.0%", "1.5e-03", "75.0%"):
+    for text in ("93.0%", "1.5%", "93 &times;", "15 &times;", "90.0%", "1.5e-03", "75.0%", "nearest neighbor", "60.0%"):
         assert text in page
 
 
 def test_curves_are_drawn_where_there_are_metrics_and_sections_vanish_without_content():
     assert report().to_html().count("<svg") == 4
-    bare = report(metrics=[], found=[], asked=[], mistakes=[], facts=[], figures=[]).to_html()
+    bare = report(
+        metrics=[], found=[], asked=[], mistakes=[], facts=[], figures=[], faults=[], advice=[], warning=""
+    ).to_html()
     assert structure(bare).tags.count("section") == 0
     gaps = [*METRICS, {"step": 50, "loss": None, "gradient_norm": 0.0}]
     assert report(metrics=gaps).to_html().count("<svg") == 4

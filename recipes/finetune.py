@@ -1,0 +1,142 @@
+"""Fine-tuning: a trained model, adapted to own pictures and captions, on one device or many.
+
+    python -m recipes.finetune --synthetic                                   this machine, a tiny run on drawn scenes
+    python -m recipes.finetune --start siglip_b16 --data my_pictures         all weights
+    python -m recipes.finetune lora --start siglip_b16 --data my_pictures    adapters of a few megabytes
+    python -m recipes.finetune whole --start siglip_b16 --data "gs://bucket/{00000..00999}.tar" --dry-run
+
+CHECKPOINT of --start is anything that this project reads (its own, big_vision, Hugging Face, KerasHub); its tokenizer
+and its preprocessing are used. Several machines: the same command on each, with a shared folder for --run and
+
+    TF_CONFIG='{"cluster": {"worker": ["host0:3333", "host1:3333"]}, "task": {"type": "worker", "index": 0}}'
+
+SETUP is one of
+
+    whole         all weights (the default)
+    frozen        the text tower alone; the image tower is locked
+    frozen-text   the image tower alone
+    last          the last two blocks and the head of each tower (tune.last_blocks)
+    head          what follows the last block of each tower
+    lora          low-rank adapters of both towers' projections (tune.lora_rank, tune.lora_projections)
+    scalars       temperature and bias alone
+
+Batch, length, learning rate and warm-up follow the number of pairs and the width of the model, unless they are named;
+the first lines of a run say what was chosen and why. The report compares the model with what it was before.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from siglip_tf.experiments import command
+from siglip_tf.experiments.config import settings
+from siglip_tf.experiments.recipe import NO_DATA, PAIRS, Option, Recipe, from_start
+from siglip_tf.experiments.schema import AUTO
+
+from . import siglip
+
+SETUPS: dict[str, dict[str, Any]] = {
+    "whole": {},
+    "frozen": {"image": "frozen"},
+    "frozen-text": {"text": "frozen"},
+    "last": {"image": "last", "text": "last"},
+    "head": {"image": "head", "text": "head"},
+    "lora": {"image": "lora", "text": "lora"},
+    "scalars": {"image": "frozen", "text": "frozen"},
+}
+# By pairs of the data, from few to many. Few pairs: small batches, since a step is a share of a pass, and many passes;
+# the lower a block the less it moves, since its features are general. Many pairs: the batch that training from scratch
+# has, one pass or two, and all blocks move alike.
+BY_PAIRS = [
+    (10_000, {"batch": 64, "duration": "20 epochs", "schedule.warmup": "10%", "optimizer.layer_decay": 0.8}),
+    (1_000_000, {"batch": 512, "duration": "5 epochs", "schedule.warmup": "5%", "optimizer.layer_decay": 0.9}),
+    (None, {"batch": 4_096, "duration": "2 epochs", "schedule.warmup": "2%", "optimizer.layer_decay": 1.0}),
+]
+# A hundredth of what a Base model is trained with (section 4.6 goes on with a hundredth too); smaller models learn
+# faster, about with the square of their width. Adapters start at zero and take ten times as much.
+LEARNING_RATE, BASE_WIDTH = 1e-5, 768
+LORA_FACTOR = 10.0
+# Weight decay would pull trained weights to zero, away from what they know: it is off (section 4.5).
+OPTIMIZER = {"name": "adamw", "learning_rate": LEARNING_RATE, "weight_decay": 0.0, "beta_2": 0.95}
+# Pictures are mirrored unless their caption says left or right; the rest is small enough to leave captions true.
+AUGMENT = {"flip": "captions", "crop": 0.8, "color": 0.1}
+EVALUATIONS = 10
+
+
+def setup(name: str) -> ConfigDict:
+    """The settings of one of `SETUPS`, of a Base model until `start` names another."""
+    return settings(
+        batch=64,
+        duration=AUTO,
+        model={**siglip.MODEL, "text_length": 64},
+        optimizer=OPTIMIZER,
+        schedule={"name": "cosine", "warmup": "10%"},
+        tune=SETUPS[name],
+        augment=AUGMENT,
+        topology="v4:1x1x1",
+        checkpoint_every=500,
+        log_every=10,
+    )
+
+
+def synthetic(c: ConfigDict) -> None:
+    """Makes the settings those of a tiny run that starts from `recipes.siglip`'s tiny model."""
+    siglip.synthetic(c)
+    c.augment.update({"flip": "none", "crop": 1.0, "color": 0.0})
+
+
+def adopt(c: ConfigDict) -> Any:
+    """The model that `start` names."""
+    from siglip_tf.experiments import inputs
+
+    return inputs.whole_start(c)
+
+
+def adapt(c: ConfigDict, named: Collection[str], pairs: int | None) -> list[str]:
+    """Chooses what follows the number of pairs and the width of the model, unless it was named; says what and why."""
+    lines = []
+    if pairs is not None:
+        chosen = next(values for most, values in BY_PAIRS if most is None or pairs <= most)
+        for key, value in {**chosen, "batch": min(chosen["batch"], max(2, pairs // 8))}.items():
+            if key not in named:
+                c.update_from_flattened_dict({key: value})
+        lines.append(f"{pairs:,} pairs: batch {c.batch}, {c.duration}, warm-up {c.schedule.warmup}")
+    if "optimizer.learning_rate" not in named:
+        width = c.model.image_width or _width(c.model.image)
+        rate = LEARNING_RATE * (BASE_WIDTH / width) ** 2
+        c.optimizer.learning_rate = rate * (LORA_FACTOR if "lora" in (c.tune.image, c.tune.text) else 1.0)
+        lines.append(f"Towers of width {width}: learning rate {c.optimizer.learning_rate:.1e}, no weight decay")
+    return lines
+
+
+def _width(name: str) -> int:
+    from siglip_tf.models import VARIANTS
+
+    return VARIANTS[name.partition("/")[0]].width
+
+
+RECIPE = Recipe(
+    name="finetune",
+    about=__doc__,
+    setup=setup,
+    setups=SETUPS,
+    synthetic=synthetic,
+    prepare=from_start(adopt, siglip.tiny_checkpoint, hold_out=True),
+    options={"start": Option("start", "the checkpoint of a whole model, in any format"), **PAIRS},
+    needs={
+        "start": "No model to start from: name its checkpoint by --start, such as a folder of Hugging Face's.",
+        "data": NO_DATA,
+    },
+    adopt=adopt,
+    adapt=adapt,
+    evaluations=EVALUATIONS,
+)
+tpu_subject = RECIPE.subject
+
+
+if __name__ == "__main__":
+    sys.exit(command.main(RECIPE))

@@ -1,0 +1,99 @@
+"""What a run's figures say, in words: that a baseline wins, and what to try next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from siglip_tf.experiments.page import Figure
+
+_FEW_PAIRS = 20_000
+_GOOD = 0.9  # a figure above this needs no advice
+_FEW_TOKENS = 16
+
+
+def warning(figures: Sequence[Figure]) -> str:
+    """The first sentence of a report whose model is no better than a baseline; empty where it is."""
+    for figure in figures:
+        for name in figure.winners:
+            return (
+                f"The baseline wins: {name} reaches {figure.baselines[name]:.1%}, this model {figure.value:.1%} "
+                f"({figure.name})."
+            )
+    weak = [figure for figure in figures if figure.value < 2 * figure.chance and figure.chance < 0.5]
+    return f"{weak[0].name} is hardly better than chance." if weak else ""
+
+
+def advice(
+    c: ConfigDict,
+    figures: Sequence[Figure],
+    metrics: Sequence[Mapping[str, Any]],
+    steps: int,
+    examples: int,
+    seconds: float,
+) -> list[str]:
+    """What to try next, the most promising first; nothing where the first figure is good.
+
+    Args:
+        c: the settings of the run.
+        figures: what was measured; the first is the one that counts.
+        metrics: the lines of `metrics.jsonl`.
+        steps: of the run.
+        examples: pairs of the training data.
+        seconds: that training took.
+    """
+    if not figures or (figures[0].value >= _GOOD and not figures[0].winners):
+        return []
+    sentences = []
+    epochs = steps * c.batch / examples
+    if _still_improves(metrics):
+        longer = f"{4 * steps}"
+        hours = 4 * seconds / 3600
+        sentences.append(
+            f"Train longer: the figures were still getting better at the end ({epochs:.0f} passes over the data). "
+            f"--steps {longer} --fresh takes about {hours:.1f} hours here."
+            if hours >= 1
+            else f"Train longer: the figures were still getting better at the end ({epochs:.0f} passes over the data). "
+            f"--steps {longer} --fresh takes about {4 * seconds / 60:.0f} minutes here."
+        )
+    if not c.start and examples < _FEW_PAIRS:
+        sentences.append(
+            f"Start from a trained model: {examples:,} pairs are few to learn from alone. "
+            "python -m recipes.finetune --start CHECKPOINT --data ... does that."
+        )
+    if c.model.image and (tokens := _tokens(c)) < _FEW_TOKENS:
+        sentences.append(
+            f"Use smaller patches: the image tower sees {tokens} patches a picture. --set model.image=Ti/8 sees "
+            f"{(c.model.image_size // 8) ** 2}, and a step takes longer."
+        )
+    if epochs > 10 and c.augment.shift == c.augment.scale == c.augment.color == 0:
+        sentences.append(
+            "Vary the pictures: they were seen many times over and never changed. "
+            "--set augment.shift=0.1 --set augment.scale=0.2 --set augment.color=0.3"
+        )
+    if epochs < 5 and examples < 10 * _FEW_PAIRS:
+        sentences.append(f"Train longer: the data was passed {epochs:.1f} times; 30 passes and more are usual.")
+    sentences.append(
+        "Look at the mistakes below and at the data: python -m tools.inspect_data names repeated captions, broken "
+        "pictures and texts that are cut off."
+    )
+    return sentences
+
+
+def _tokens(c: ConfigDict) -> int:
+    patch = int(c.model.image.partition("/")[2] or c.model.patch_size)
+    return (c.model.image_size // patch) ** 2
+
+
+def _still_improves(metrics: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a figure measured on the way, or else the loss, was better in the last fifth than in the one before."""
+    names = [name for line in metrics for name in line if "/" in name and "failures" not in name]
+    name, sign = (names[0], 1.0) if names else ("loss", -1.0)
+    values = [sign * line[name] for line in metrics if isinstance(line.get(name), int | float)]
+    if len(values) < 5:
+        return True
+    fifth = max(1, len(values) // 5)
+    last, before = values[-fifth:], values[-2 * fifth : -fifth]
+    return sum(last) / len(last) > sum(before) / len(before) + 0.002

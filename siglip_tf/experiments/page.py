@@ -1,0 +1,131 @@
+"""The page that a run ends in: figures beside chance and a baseline, curves, and pictures found, in one HTML file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from siglip_tf import pages
+from siglip_tf.experiments.charts import Series, line_chart
+from siglip_tf.storage import write_file
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row of the table: a share in 0..1 beside what guessing gives, a goal, and what baselines reach, by name."""
+
+    name: str
+    value: float
+    chance: float
+    goal: float | None = None
+    note: str = ""
+    baselines: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the goal is met; None without one."""
+        return None if self.goal is None else self.value >= self.goal
+
+    @property
+    def winners(self) -> list[str]:
+        """The baselines that are better."""
+        return [name for name, value in self.baselines.items() if value > self.value]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A text and the pictures found for it, best first, each with whether it is right."""
+
+    query: str
+    pictures: Sequence[tuple[bytes, bool]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A picture that the exported model was shown, the truth, and its answers: label, share and probability."""
+
+    picture: bytes
+    truth: str
+    answers: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A picture put into the wrong class."""
+
+    picture: bytes
+    truth: str
+    answer: str
+
+
+@dataclass
+class Page:
+    """Everything on the page.
+
+    Attributes:
+        warning: what a reader must know before anything else, such as that a baseline wins.
+        advice: what to try next, sentence by sentence.
+        metrics: the lines of the run's `metrics.jsonl`.
+        faults: what is wrong in the training data -> how many records.
+        facts: name and value of what a reader may look up.
+    """
+
+    title: str
+    summary: str
+    tiles: Sequence[tuple[str, str]]
+    figures: Sequence[Figure]
+    metrics: Sequence[Mapping[str, Any]]
+    warning: str = ""
+    advice: Sequence[str] = ()
+    found: Sequence[Found] = ()
+    found_note: str = ""
+    asked: Sequence[Asked] = ()
+    mistakes: Sequence[Mistake] = ()
+    mistakes_note: str = ""
+    faults: Sequence[tuple[str, int]] = ()
+    facts: Sequence[tuple[str, str]] = field(default_factory=tuple)
+
+    def write(self, path: str | os.PathLike) -> None:
+        """Writes the page."""
+        write_file(path, self.to_html())
+
+    def to_html(self) -> str:
+        """The page as text."""
+        shown = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "metrics"}
+        baselines = list(dict.fromkeys(name for figure in self.figures for name in figure.baselines))
+        return pages.render("run.html", "siglip_tf.experiments", charts=self._charts(), baselines=baselines, **shown)
+
+    def _charts(self) -> list[dict[str, Any]]:
+        """Title, legend and SVG of each chart that there are numbers for."""
+        from markupsafe import Markup
+
+        charts = [
+            ("Loss", ["loss"], False, None),
+            *((name, [name], False, None) for name in self._evaluated()),
+            ("Norm of the gradient", ["gradient_norm"], True, None),
+            ("Temperature t", ["temperature"], False, None),
+            ("Bias b", ["bias"], False, None),
+            ("Mean logit of matching and of other pairs", ["positive_logit", "negative_logit"], False, 0.0),
+            ("Images per second", ["images_per_second"], False, None),
+        ]
+        drawn = []
+        for title, names, log_y, reference in charts:
+            series = [line for line in (self._series(name, log_y) for name in names) if line.x]
+            if series:
+                legend = [line.name for line in series] if len(series) > 1 else []
+                svg = Markup(line_chart(series, "step", log_y, reference))  # made of numbers and escaped names
+                drawn.append({"title": title, "legend": legend, "svg": svg})
+        return drawn
+
+    def _evaluated(self) -> list[str]:
+        """Names of the figures that were measured on the way: they have a slash, as in `zero_shot/birds/top1`."""
+        names = [name for line in self.metrics for name in line if "/" in name]
+        return list(dict.fromkeys(names))[:4]
+
+    def _series(self, name: str, log_y: bool) -> Series:
+        points = [(line["step"], line[name]) for line in self.metrics if isinstance(line.get(name), int | float)]
+        points = [(x, y) for x, y in points if y > 0 or not log_y]
+        label = {"positive_logit": "matching", "negative_logit": "other"}.get(name, name)
+        return Series(label, [x for x, _ in points], [y for _, y in points])

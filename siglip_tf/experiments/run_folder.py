@@ -1,0 +1,104 @@
+"""The folder of a run: whose run it holds, and what was found when it finished."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+_SETTINGS, _FIGURES = "settings.json", "figures.json"
+# What may differ when the same run continues.
+_MAY_CHANGE = {
+    "checkpoint_every", "keep_last", "keep_every", "log_every", "on_fault", "spike", "bad_record_limit", "data",
+    "tokenizer", "start", "tower", "topology", "deterministic", "report", "evaluate.tasks", "evaluate.every",
+    "evaluate.metric", "evaluate.patience",
+}  # fmt: skip
+
+
+class RunFolder:
+    """A run's folder, local or `gs://`.
+
+    Args:
+        path: of the folder.
+        chief: whether this process writes what all workers share.
+    """
+
+    def __init__(self, path: str, chief: bool = True):
+        self.path = path
+        self._chief = chief
+
+    def __truediv__(self, name: str) -> str:
+        return f"{self.path}/{name}"
+
+    def claim(self, values: Mapping[str, Any], may_change: Collection[str] = (), fresh: bool = False) -> None:
+        """Notes the run's settings in its folder, or checks that it holds this same run.
+
+        Args:
+            values: the settings by dotted key.
+            may_change: keys that may differ, beside the usual ones.
+            fresh: delete a run that is there, and begin again.
+
+        Raises:
+            ValueError: the folder holds another run, or something else.
+        """
+        before = self._read(_SETTINGS)
+        if fresh and before is not None and self._chief:
+            tf.io.gfile.rmtree(self.path)
+            before = None
+        values = json.loads(json.dumps(values))
+        if before is not None:
+            self._check_same(before, values, {*_MAY_CHANGE, *may_change})
+            return
+        if not self._chief:
+            return
+        if fresh and tf.io.gfile.exists(self.path) and tf.io.gfile.listdir(self.path):
+            raise ValueError(f"{self.path} exists and holds no run: --fresh does not delete it. Name another --run.")
+        tf.io.gfile.makedirs(self.path)
+        self._write(_SETTINGS, values)
+
+    def _check_same(self, before: Mapping[str, Any], values: Mapping[str, Any], may_change: Collection[str]) -> None:
+        if "duration" not in before:
+            raise ValueError(
+                f"{self.path} holds a quickstart of an earlier version, whose settings have another form. Its "
+                "checkpoint, SavedModel and report stay usable. To train again give --fresh, which deletes the "
+                "folder, or name another one by --run."
+            )
+        # A setting that the earlier version did not have stands at its default there.
+        changed = [key for key in values if key in before and before[key] != values[key] and key not in may_change]
+        if changed:
+            key = changed[0]
+            raise ValueError(
+                f"{self.path} holds a run with another {key} ({before[key]}, now {values[key]}). Name another folder "
+                "by --run, or give --fresh to delete that one."
+            )
+
+    def finished(self, steps: int) -> dict[str, Any] | None:
+        """What `finish` wrote, if the run ended at this number of steps."""
+        figures = self._read(_FIGURES)
+        return figures if figures is not None and figures.get("steps") == steps else None
+
+    def finish(self, figures: Mapping[str, Any]) -> None:
+        """Notes that the run is finished."""
+        if self._chief:
+            self._write(_FIGURES, figures)
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        if not tf.io.gfile.exists(self / name):
+            return None
+        with tf.io.gfile.GFile(self / name) as file:
+            text = file.read()
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{self / name} is damaged ({error}). Delete it, or name another folder by --run."
+            ) from error
+
+    def _write(self, name: str, value: Mapping[str, Any]) -> None:
+        aside = f"{self / name}.{os.getpid()}"
+        with tf.io.gfile.GFile(aside, "w") as file:
+            file.write(json.dumps(value, indent=1) + "\n")
+        tf.io.gfile.rename(aside, self / name, overwrite=True)

@@ -1,0 +1,266 @@
+"""The table of all settings: default, type, and the values that each may have. It imports nothing heavy."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+OPTIMIZERS = ("adafactor", "adamw", "lion")
+SCHEDULES = ("cosine", "rsqrt", "linear", "constant")
+# Names of `siglip_tf.models.VARIANTS` and of the TPU generations in `siglip_tf.tpu`; a test compares them.
+TOWERS = ("mu", "Ti", "S", "M", "B", "L", "L*", "So400m", "H", "g", "g-opt", "G", "G-opt", "e")
+CHIPS = ("v4", "v5e", "v5p", "v6e")
+LANGUAGE_COUNT = 6  # of the synthetic data
+# How a tower is trained: see `siglip_tf.experiments.tuning`.
+TUNINGS = ("whole", "frozen", "last", "lora", "head")
+
+AUTO = "auto"
+PROJECTIONS = ("q", "k", "v", "out", "fc1", "fc2")  # that have low-rank adapters
+
+_DURATION = re.compile(r"\s*[0-9][0-9_,]*(\.[0-9]+)?\s*[kKmMbB]?\s*(steps?|examples?|epochs?|percent|%)?\s*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One setting.
+
+    Attributes:
+        default: its value where a recipe names none.
+        kind: int, float, bool or str.
+        optional: whether None is a value of it.
+        least: smallest value.
+        above: what it must exceed.
+        most: largest value.
+        below: what it must stay under.
+        choices: the only values.
+        form: a check of its own: returns what is expected if the value is wrong, else None.
+    """
+
+    default: Any
+    kind: type
+    optional: bool = False
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+    choices: tuple[Any, ...] | None = None
+    form: Callable[[Any], str | None] | None = None
+
+    def check(self, key: str, value: Any) -> None:
+        """Raises a ValueError that names the setting, what it may be, and the value, unless the value is allowed."""
+        if value is None and self.optional:
+            return
+        right_type = isinstance(value, self.kind) and not (isinstance(value, bool) and self.kind is not bool)
+        expected = f"to be of type {self.kind.__name__}" if not right_type else self._expected(value)
+        if expected:
+            more = " or None" if self.optional else ""
+            raise ValueError(f"Expected {key} {expected}{more}. Received: {value!r}")
+
+    def _expected(self, value: Any) -> str | None:
+        if self.choices is not None and value not in self.choices:
+            return f"among {', '.join(map(str, self.choices))}"
+        if self.kind is float and not math.isfinite(value):
+            return "to be a finite number"
+        bounds = []
+        if self.least is not None:
+            bounds.append((f">= {self.least:g}", value >= self.least))
+        if self.above is not None:
+            bounds.append((f"> {self.above:g}", value > self.above))
+        if self.most is not None:
+            bounds.append((f"<= {self.most:g}", value <= self.most))
+        if self.below is not None:
+            bounds.append((f"< {self.below:g}", value < self.below))
+        if not all(holds for _, holds in bounds):
+            return " and ".join(text for text, _ in bounds)
+        return self.form(value) if self.form is not None else None
+
+
+def _duration(value: str) -> str | None:
+    if _DURATION.fullmatch(value):
+        return None
+    return "as '65k steps', '40B examples', '3 epochs' or '10%'"
+
+
+def _run_length(value: str) -> str | None:
+    """A length, or "auto" where the recipe decides it by the data."""
+    return None if value == AUTO else _length(value)
+
+
+def _length(value: str) -> str | None:
+    """A duration that is more than nothing."""
+    if _duration(value) or not float(re.sub(r"[^0-9.]", "", value)):
+        return "as '65k steps', '40B examples' or '3 epochs', and not 0"
+    return None if not value.strip().endswith(("%", "percent")) else "in steps, examples or epochs, not in percent"
+
+
+def _image_tower(value: str) -> str | None:
+    name, slash, patch = value.partition("/")
+    if name in TOWERS and (not slash or (patch.isdecimal() and int(patch) > 0)):
+        return None
+    return f"as 'B/16' with a size among {', '.join(TOWERS)}"
+
+
+def _topology(value: str) -> str | None:
+    found = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", value)
+    if found and found[1] in CHIPS and "0" not in found[2].split("x"):
+        return None
+    return f"as 'v4:2x2x1' with a chip among {', '.join(CHIPS)}"
+
+
+def _projections(value: str) -> str | None:
+    names = [name.strip() for name in value.split(",")]
+    return None if set(names) <= set(PROJECTIONS) else f"as a list with commas among {', '.join(PROJECTIONS)}"
+
+
+def _text(default: str | None = None) -> Setting:
+    return Setting(default, str, optional=True, form=lambda value: None if value.strip() else "to name something")
+
+
+def _size(default: int | None = None) -> Setting:
+    return Setting(default, int, optional=default is None, least=1)
+
+
+# The arguments of `siglip_tf.SigLIP` with their defaults, and the dtype policy. A test compares them with the model's.
+MODEL = {
+    "dtype": Setting(
+        "float32",
+        str,
+        choices=("float32", "mixed_bfloat16", "mixed_float16", "bfloat16", "float16", "float64"),
+    ),
+    "image": Setting("B/16", str, optional=True, form=_image_tower),
+    "text": Setting("B", str, choices=TOWERS),
+    "image_size": _size(224),
+    "text_length": _size(64),
+    "vocab_size": _size(32_000),
+    "embed_dim": _size(),
+    "patch_size": _size(),
+    "image_width": _size(),
+    "image_depth": _size(),
+    "image_mlp_dim": _size(),
+    "image_heads": _size(),
+    "image_pool": Setting("map", str, choices=("map", "gap", "tok")),
+    "text_width": _size(),
+    "text_depth": _size(),
+    "text_mlp_dim": _size(),
+    "text_heads": _size(),
+    "text_head": Setting(True, bool),
+    "token_bottleneck": _size(),
+    "dropout": Setting(0.0, float, least=0, below=1),
+    "stochastic_depth": Setting(0.0, float, least=0, below=1),
+    "remat": Setting("none", str, choices=("none", "selective", "attention", "block")),
+    "attention": Setting("einsum", str, choices=("einsum", "fused")),
+    "scan_layers": Setting(False, bool),
+    "microbatch_size": _size(),
+    "loss": Setting("sigmoid", str, choices=("sigmoid", "softmax")),
+    "init_temperature": Setting(10.0, float, above=0),
+    "init_bias": Setting(-10.0, float, optional=True),
+    "tile_size": _size(),
+    "tower_norms": Setting(False, bool),
+}
+
+OPTIMIZER = {
+    "name": Setting("adafactor", str, choices=OPTIMIZERS),
+    "learning_rate": Setting(1e-3, float, above=0),  # at its peak
+    "weight_decay": Setting(1e-4, float, least=0),  # scaled by the schedule, not by the learning rate
+    "beta_1": Setting(0.9, float, least=0, below=1),
+    "beta_2": Setting(0.95, float, least=0, below=1),  # section 4.7
+    "clip": Setting(1.0, float, optional=True, above=0),  # global norm of the gradient
+    # Parameter groups: factors for the towers, and for t' and b.
+    "image_learning_rate": Setting(1.0, float, above=0),
+    "image_decay": Setting(1.0, float, least=0),
+    "text_learning_rate": Setting(1.0, float, above=0),
+    "text_decay": Setting(1.0, float, least=0),
+    "layer_decay": Setting(1.0, float, above=0, most=1),  # factor on the learning rate for each block below the last
+    "scalars_learning_rate": Setting(1.0, float, above=0),
+    "freeze_image": Setting(False, bool),  # no gradient pass through the image tower at all
+}
+
+SCHEDULE = {
+    "name": Setting("cosine", str, choices=SCHEDULES),
+    "warmup": Setting("10k steps", str, form=_duration),
+    "cooldown": Setting("0 steps", str, form=_duration),
+    "timescale": Setting("10k steps", str, form=_length),  # of rsqrt
+}
+
+# What of a trained model is trained further: see `siglip_tf.experiments.tuning`.
+TUNE = {
+    "image": Setting("whole", str, choices=TUNINGS),
+    "text": Setting("whole", str, choices=TUNINGS),
+    "last_blocks": Setting(2, int, least=1),  # of "last"
+    "lora_rank": Setting(8, int, least=1),
+    "lora_projections": Setting("q,k,v,out,fc1,fc2", str, form=_projections),
+    "scalars": Setting(True, bool),  # whether temperature and bias are trained
+}
+
+# Random changes of training pictures: see `siglip_tf.data.Augmentation`.
+AUGMENT = {
+    # "captions": mirror pictures unless a caption says left or right; "all": mirror them whatever it says.
+    "flip": Setting("none", str, choices=("none", "captions", "all")),
+    "crop": Setting(1.0, float, above=0, most=1),  # smallest part of the area that a crop keeps
+    "shift": Setting(0.0, float, least=0, most=0.5),  # of the picture's side
+    "scale": Setting(0.0, float, least=0, below=1),
+    "rotate": Setting(0.0, float, least=0, most=180),  # degrees
+    "color": Setting(0.0, float, least=0, most=1),
+}
+
+EVALUATE = {
+    "tasks": _text(),  # tasks of `tools.evaluate`, separated by spaces; "held_out" is the held-out part of the data
+    "every": Setting(0, int, least=0),  # steps; 0: at the end alone
+    "metric": _text(),  # which figure decides the best checkpoint
+    "patience": Setting(None, int, optional=True, least=1),  # evaluations without a better one that end the run
+}
+
+RUN = {
+    "batch": Setting(32, int, least=2),
+    "duration": Setting("1k steps", str, form=_run_length),
+    "topology": Setting("v4:2x2x1", str, form=_topology),
+    "seed": Setting(0, int, least=0, most=2**31 - 1),
+}
+
+DATA = {
+    # Pictures and captions: see `siglip_tf.data.sources.opening`; SigLiT: a folder of stored embeddings.
+    "data": _text(),
+    "split": _text(),
+    "tokenizer": _text(),  # a SentencePiece model file
+    "lower_case": Setting("unicode", str, choices=("unicode", "ascii", "none")),
+    "pad_id": Setting(1, int, least=0),  # EOS, as in SigLIP's public models
+    "image_method": Setting("big_vision", str, choices=("big_vision", "bicubic_antialias", "bilinear_antialias")),
+    "image_alpha": Setting("drop", str, choices=("drop", "white")),  # what becomes of transparent pictures
+    "start": _text(),  # a checkpoint whose weights training begins with
+    "tower": _text(),  # SigLiT: the checkpoint of the frozen image tower
+    "bad_record_limit": Setting(0.01, float, least=0),
+    "languages": Setting(1, int, least=1, most=LANGUAGE_COUNT),  # that the synthetic scenes are described in
+}
+
+LIFE = {
+    "checkpoint_every": Setting(1000, int, least=1),
+    "keep_last": Setting(3, int, least=1),
+    "keep_every": Setting(None, int, optional=True, least=1),
+    "log_every": Setting(50, int, least=1),
+    "steps_per_execution": Setting(1, int, least=1),
+    # At NaN or a spike: "stop", or "skip": go back to the last checkpoint and pass over the data since.
+    "on_fault": Setting("stop", str, choices=("stop", "skip")),
+    "spike": Setting(None, float, optional=True, above=1),  # times the median gradient norm; None: NaN alone
+    "deterministic": Setting(False, bool),  # equal bits run by run where TensorFlow's own ops would not give them
+    "report": Setting(True, bool),  # whether a page is written at the end
+}
+
+
+def _part(name: str, table: dict[str, Setting]) -> dict[str, Setting]:
+    return {f"{name}.{key}": setting for key, setting in table.items()}
+
+
+SCHEMA: dict[str, Setting] = {
+    **RUN,
+    **_part("model", MODEL),
+    **_part("optimizer", OPTIMIZER),
+    **_part("schedule", SCHEDULE),
+    **DATA,
+    **LIFE,
+    **_part("tune", TUNE),
+    **_part("augment", AUGMENT),
+    **_part("evaluate", EVALUATE),
+}

@@ -1,0 +1,70 @@
+"""What of a model is trained, as parameter groups: whole towers, their last blocks, their heads, or nothing of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from siglip_tf.optimizers import ParameterGroup
+
+IMAGE_TOWER = r"(^|/)image/"
+TEXT_TOWER = r"(^|/)text/"
+# Temperature and bias.
+SCALARS = r"(log_temperature|^[^/]*/?bias)$"
+_TOWERS = {"image": IMAGE_TOWER, "text": TEXT_TOWER}
+# The variables of a tower after its last block.
+_HEADS = {"image": r"(map_head|pool|head|norm)", "text": r"(head|norm)"}
+
+
+def parameter_groups(c: ConfigDict, depths: dict[str, int]) -> list[ParameterGroup]:
+    """The groups that settings describe; the first that matches a variable decides.
+
+    Args:
+        c: the settings; `tune` and the factors of `optimizer`.
+        depths: "image" and "text" -> blocks of the tower; a tower that the model does not have is left out.
+    """
+    groups = []
+    for tower, depth in depths.items():
+        groups += _tower_groups(c, tower, depth)
+    if not c.tune.scalars:
+        groups.append(ParameterGroup(SCALARS, freeze=True))
+    elif c.optimizer.scalars_learning_rate != 1.0:
+        groups.append(ParameterGroup(SCALARS, c.optimizer.scalars_learning_rate))
+    return groups
+
+
+def _tower_groups(c: ConfigDict, tower: str, depth: int) -> list[ParameterGroup]:
+    how = c.tune[tower]
+    everything = _TOWERS[tower]
+    if how == "frozen" or (tower == "image" and c.optimizer.freeze_image):
+        return [ParameterGroup(everything, freeze=True)]
+    rate, decay = c.optimizer[f"{tower}_learning_rate"], c.optimizer[f"{tower}_decay"]
+    layer_decay = c.optimizer.layer_decay
+    first = {"whole": 0, "last": max(0, depth - c.tune.last_blocks), "head": depth}.get(how, 0)
+    groups = []
+    if first or how == "head":
+        frozen = "|".join(map(str, range(first)))
+        groups.append(ParameterGroup(rf"{everything}(.*/)?block_({frozen})/", freeze=True))
+        groups.append(ParameterGroup(rf"{everything}(patch_embedding|token_embedding|position_embedding)", freeze=True))
+    if layer_decay < 1.0:
+        for block in range(first, depth):
+            factor = layer_decay ** (depth - block)
+            groups.append(ParameterGroup(rf"{everything}(.*/)?block_{block}/", rate * factor, decay))
+        if not first:
+            factor = layer_decay ** (depth + 1)
+            groups.append(ParameterGroup(rf"{everything}[a-z_]*embedding", rate * factor, decay))
+    if (rate, decay) != (1.0, 1.0):
+        groups.append(ParameterGroup(everything, rate, decay))
+    return groups
+
+
+def describe(model: Any) -> str:
+    """How many numbers of each tower are trained."""
+    parts = []
+    for name in ("image", "text"):
+        tower = getattr(model, name)
+        if tower is not None:
+            trained = sum(int(v.shape.num_elements()) for v in (w.value for w in tower.trainable_weights))
+            parts.append(f"{name} tower {trained:,} of {tower.count_params():,}")
+    return ", ".join(parts)
