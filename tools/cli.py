@@ -15,6 +15,7 @@ VERBS = {
     "search": "search",
     "inspect": "inspect_data",
     "precompute": "precompute_embeddings",
+    "count-shards": "count_shards",
     "train-tokenizer": "train_tokenizer",
     "tpu-report": "tpu_report",
     "tpu-host": "tpu_host",

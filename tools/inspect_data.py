@@ -8,7 +8,8 @@ beside it. For example:
 
     python -m tools.inspect_data "shards/{00000..00331}.tar" --checkpoint siglip_b16 --out cc3m.html
     python -m tools.inspect_data tfds:coco_captions --split validation --limit 1000
-    python -m tools.inspect_data scenes --limit 500
+    python -m tools.inspect_data "photos?caption=title&image=url_path"
+    python -m tools.inspect_data synthetic --limit 500
 """
 
 import argparse
@@ -121,6 +122,8 @@ def _run(options: argparse.Namespace) -> None:
         raise ValueError(f"--out names the page and must end in .html. Received: {options.out!r}")
     owned = preprocessing(options)
     source = named_source(options)
+    for note in source.notes:
+        print(f"note:        {note}", flush=True)
     line = ProgressLine(log_seconds=None)
     found = inspect(
         source,

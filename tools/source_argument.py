@@ -6,11 +6,13 @@ from typing import Any
 from siglip_tf.data.sources.base import Source
 from siglip_tf.data.sources.opening import USAGE, open_source
 
+SOURCE_HELP = USAGE.replace("%", "%%")
+
 
 def add_source(parser: argparse.ArgumentParser) -> None:
     """Adds SOURCE as the next positional argument, and the options that go with it."""
-    parser.add_argument("source", metavar="SOURCE", help=USAGE)
-    parser.add_argument("--split", help="of TFDS, folders and scenes")
+    parser.add_argument("source", metavar="SOURCE", help=SOURCE_HELP)
+    parser.add_argument("--split", help="of TFDS, folders and synthetic data; the same as SOURCE?split=...")
     parser.add_argument("--report", metavar="FILE", help="JSONL file that names every broken record")
 
 

@@ -47,9 +47,15 @@ class Reading:
     extra_fields: Sequence[str] = ()
     window_bytes: int = 1 << 30
     parallel_calls: int = tf.data.AUTOTUNE
+    _orders: dict[int, RecordOrder] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     def order(self, component: int) -> RecordOrder:
-        """The order of one source of the mixture."""
+        """The order of one source of the mixture, which is made once: it may hold the borders of many shards."""
+        if component not in self._orders:
+            self._orders[component] = self._new_order(component)
+        return self._orders[component]
+
+    def _new_order(self, component: int) -> RecordOrder:
         source = self.mixture.sources[component]
         seed = (self.seed << 10) + component
         if source.runs is None:

@@ -3,8 +3,7 @@
 import re
 from collections.abc import Sequence
 
-import tensorflow as tf
-
+from siglip_tf.data.sources.tfds import TfdsReader, open_builder
 from siglip_tf.evaluation.image_set import ImageSet, pad_labels
 
 _LABEL_KEYS = ("real_label", "label", "labels")
@@ -28,39 +27,28 @@ def tfds_set(
     Raises:
         ValueError: TFDS is not installed, the set is unknown or not prepared, has no images, or needs names.
     """
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise ValueError("Data sets by name need the `data` extra: pip install 'siglip-tf[data]'.") from error
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError as error:
-        raise ValueError(f"TensorFlow Datasets knows no {name!r}: {error}") from error
-    features = builder.info.features
-    if "image" not in features:
-        raise ValueError(f"{name} has no feature `image`, only {sorted(features)}.")
+    builder = open_builder(name, data_dir)
+    reader = TfdsReader(builder, labels=_LABEL_KEYS)
     split = split or _default_split(builder)
     try:
         examples = builder.as_dataset(
-            split=split,
-            decoders={"image": tfds.decode.SkipDecoding()},
-            read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
-            shuffle_files=False,
-        )
+            split=split, decoders=reader.decoding, read_config=_read_config(), shuffle_files=False
+        ).map(reader.example)
     except (AssertionError, FileNotFoundError) as error:
         raise ValueError(f"{name} is not prepared in {builder.data_dir}: run `tfds build {name}` first.") from error
-    label_key = next((key for key in _LABEL_KEYS if key in features), None)
-    columns = examples.map(lambda example: _columns(example, label_key)).as_numpy_iterator()
-    rows = list(columns)
+    columns = examples.map(lambda example: {key: value for key, value in example.items() if key != "image"})
+    rows = list(columns.as_numpy_iterator())
     if not rows:
         raise ValueError(f"{name}, split {split}, is empty.")
-    captions = tuple(tuple(c.decode(errors="replace") for c in row.get("captions", ())) for row in rows)
-    labels = pad_labels([row["label"] for row in rows]) if label_key else None
-    ids = tuple(row["id"].decode(errors="replace") or f"{i}" for i, row in enumerate(rows))
-    names = _class_names(name, features[label_key], class_names) if label_key else None
+    # Class names are captions in training only.
+    captions = [row["captions"] if reader.captions else () for row in rows]
+    captions = tuple(tuple(caption.decode(errors="replace") for caption in row) for row in captions)
+    labels = pad_labels([row["label"] for row in rows]) if reader.label else None
+    ids = tuple(row.get("id", b"").decode(errors="replace") or f"{i}" for i, row in enumerate(rows))
+    names = _class_names(name, builder.info.features[reader.label], class_names) if reader.label else None
     return ImageSet(
         f"{name}-{split}",
-        examples.map(lambda example: {"image": example["image"], "id": _id(example)}),
+        examples.map(lambda example: {"image": example["image"], "id": example.get("id", "")}),
         ids,
         labels,
         names,
@@ -68,24 +56,10 @@ def tfds_set(
     )
 
 
-def _columns(example: dict, label_key: str | None) -> dict[str, tf.Tensor]:
-    columns = {"id": _id(example)}
-    if label_key:
-        columns["label"] = example[label_key]
-    captions = example.get("captions", example.get("caption"))
-    if isinstance(captions, dict):
-        captions = captions["text"]
-    if captions is not None:
-        columns["captions"] = tf.reshape(captions, [-1])
-    return columns
+def _read_config():
+    import tensorflow_datasets as tfds
 
-
-def _id(example: dict) -> tf.Tensor:
-    for key in ("file_name", "image/filename", "image/id", "filename"):
-        if key in example:
-            value = example[key]
-            return value if value.dtype == tf.string else tf.strings.as_string(value)
-    return tf.constant("")
+    return tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
 
 
 def _default_split(builder) -> str:

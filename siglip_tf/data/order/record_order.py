@@ -121,9 +121,18 @@ class RunOrder(RecordOrder):
         super().__init__(int(runs[-1]), seed, streams, shuffle)
         self.window_runs = window_runs
         self._runs = runs
+        # The sequence of one epoch costs as much as there are runs: a window asks for it again and again.
+        self._sequences: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def _sequence(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The epoch's runs in order (runs,), and the borders (runs + 1,) they make in its sequence."""
+        kept = self._sequences
+        if epoch not in kept:
+            # One assignment: several threads may be here, each with the same result.
+            self._sequences = kept = {**dict([*kept.items()][-1:]), epoch: self._new_sequence(epoch)}
+        return kept[epoch]
+
+    def _new_sequence(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         order = np.arange(len(self._runs) - 1)
         if self.shuffle:
             order = permute(order, len(order), mix(self.seed, _RUNS, epoch))

@@ -1,4 +1,13 @@
-"""Where records come from: one interface (`base.Source`), one source a file, and one line that opens any of them."""
+"""Where records come from: one interface (`base.Source`), one source a file, and one line that opens any of them.
+
+Glossary:
+    record: an image with its captions; what one index of a source gives, broken or not.
+    shard: a file that holds many records (tar, TFRecord, Parquet).
+    index: where each record of a shard begins, in a file beside the shards or in memory.
+    count: how many records a shard holds, by what lies beside it; checked when the shard is read.
+    run: neighbouring records that are read in one go, a remote shard or a Parquet row group.
+    layout: which files of a folder say the captions of its images.
+"""
 
 import importlib
 from typing import Any

@@ -55,7 +55,8 @@ class FolderSource(Source):
         classes: bool = False,
         separator: str | None = None,
     ):
-        layout = read_layout(str(folder), classes=classes, separator={"tab": "\t"}.get(separator or "", separator))
+        separator = "\t" if separator == "tab" else separator
+        layout = read_layout(str(folder), classes=classes, separator=separator, image=image_column)
         columns = dict.fromkeys(key for row in layout.rows[:1000] for key in row)
         image = choose(columns, image_column, IMAGES, layout.where)
         for given in (caption_column, label_column, language_column):

@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from siglip_tf.data.sources.columns import CAPTIONS, IMAGES
 from siglip_tf.data.sources.listing import OTHER_IMAGE_SUFFIXES, is_picture, walk
+from siglip_tf.data.sources.parquet import holds_images
 from siglip_tf.data.sources.paths import archive_of, is_remote, join, shard_kind
 from siglip_tf.data.sources.tables import SUFFIXES, Row, read_table, read_text, shown, table_kind
 
@@ -70,39 +71,53 @@ class Layout:
     classes: bool = False
 
 
-def read_layout(path: str, *, classes: bool = False, separator: str | None = None) -> Layout:
+def read_layout(path: str, *, classes: bool = False, separator: str | None = None, image: str | None = None) -> Layout:
     """The layout of a folder, or of the table at a path.
 
     Args:
         path: the folder, or a table.
         classes: read the subfolders as classes, whatever else lies there.
         separator: of a CSV or TSV table, if it is none of theirs.
+        image: the column that names the images; one of the common names where None.
 
     Raises:
         ValueError: nothing there, or nothing that is understood.
     """
+    images = IMAGES if image is None else (image,)
     if not tf.io.gfile.isdir(path):
         if not (table_kind(path) or path.lower().endswith(_TEXT_TABLES)) or not tf.io.gfile.exists(path):
             raise ValueError(f"Expected a folder of images or a table ({', '.join(SUFFIXES)}). Received: {path!r}")
-        return _one_table(path, separator)
+        return _one_table(path, separator, images)
     folders = walk(path)
     root = next(folders)
     if not classes:
-        tables = [join(path, name) for name in _tables(root[1])]
-        if not tables:
-            tables = [join(path, name) for name in root[1] if _is_text_table(join(path, name), root[1])]
-        if len(tables) > 1:
-            raise ValueError(f"{path} holds several tables: name one of {tables}.")
+        tables = [name for name in _tables(root[1]) if not _is_of_numbered_folder(path, name)]
+        tables = tables or [name for name in root[1] if _is_text_table(join(path, name), root[1])]
+        if len(tables) > 1 and not all(_split_of(name) for name in tables):
+            raise ValueError(f"{path} holds several tables: name one of {[join(path, name) for name in tables]}.")
+        if len(tables) == 1:
+            return _one_table(join(path, tables[0]), separator, images)
         if tables:
-            return _one_table(tables[0], separator)
+            return _tables_of_folders(_Tree(path, [root, *folders]), tables, separator, images)
     tree = _Tree(path, [root, *folders])
     if not classes:
         if tables := tree.tables():
-            return _tables_of_folders(tree, tables, separator)
+            return _tables_of_folders(tree, tables, separator, images)
         if sidecars := tree.sidecars():
             return _texts(tree, sidecars)
         tree.refuse_unread()
     return _classes(tree, classes)
+
+
+def _is_of_numbered_folder(path: str, name: str) -> bool:
+    """Whether a table holds img2dataset's metadata of the folder beside it: `00000.parquet` of `00000/`."""
+    stem = name.partition(".")[0]
+    return stem.isdecimal() and tf.io.gfile.isdir(join(path, stem))
+
+
+def _split_of(path: str) -> str | None:
+    """The split that a path below the folder belongs to, by its first folder or, of a table there, by its own name."""
+    return SPLITS.get(path.partition("/")[0].partition(".")[0].lower())
 
 
 class _Tree:
@@ -220,14 +235,17 @@ def _token_row(line: str) -> Row | None:
     )
 
 
-def _one_table(path: str, separator: str | None) -> Layout:
+def _one_table(path: str, separator: str | None, images: Sequence[str]) -> Layout:
     rows = _table_rows(path, separator)
     if not rows:
         raise ValueError(f"{path} holds no rows.")
-    return Layout(path, _image_root(path, rows), rows, f"captions from {path}")
+    return Layout(path, _image_root(path, rows, images), rows, f"captions from {path}")
 
 
 def _table_rows(path: str, separator: str | None) -> list[Row]:
+    if table_kind(path) == "parquet" and tf.io.gfile.stat(path).length and holds_images(path):
+        folder = path.rpartition("/")[0]
+        raise ValueError(f"{path} holds images itself, or is torn: name the shards as {join(folder, '*.parquet')!r}.")
     if not path.lower().endswith(_TEXT_TABLES):
         return list(read_table(path, separator))
     text = read_text(path)
@@ -242,11 +260,11 @@ def _table_rows(path: str, separator: str | None) -> list[Row]:
     return rows
 
 
-def _image_root(table: str, rows: Sequence[Row]) -> str:
+def _image_root(table: str, rows: Sequence[Row], images: Sequence[str]) -> str:
     """The folder that a table's images are relative to: its own, unless the first image is elsewhere nearby."""
     folder, slash, name = table.rpartition("/")
     folder = folder or ("/" if slash else ".")
-    first = next((str(rows[0][key]) for key in IMAGES if isinstance(rows[0].get(key), str)), "")
+    first = next((str(rows[0][key]) for key in images if isinstance(rows[0].get(key), str)), "")
     if not first or "://" in first or first.startswith("/"):
         return folder
     parent = posixpath.dirname(folder) or "."
@@ -256,19 +274,24 @@ def _image_root(table: str, rows: Sequence[Row]) -> str:
     return next((where for where in nearby if tf.io.gfile.exists(join(where, first))), folder)
 
 
-def _tables_of_folders(tree: _Tree, tables: Sequence[str], separator: str | None) -> Layout:
+def _tables_of_folders(tree: _Tree, tables: Sequence[str], separator: str | None, images: Sequence[str]) -> Layout:
     """Rows of a table a subfolder, with the subfolder's name as their split where it is one."""
     rows: list[Row] = []
     for table in tables:
         path = join(tree.root, table)
         found = _table_rows(path, separator)
-        folder = _image_root(path, found) if found else ""
-        split = SPLITS.get(table.partition("/")[0].lower())
+        if found and not {*images} & found[0].keys():
+            raise ValueError(
+                f"{path} names no images: expected a column one of {', '.join(images)}. Its columns: "
+                f"{', '.join(map(str, found[0]))}. " + _AS_CLASSES.format(folder=tree.root)
+            )
+        folder = _image_root(path, found, images) if found else ""
+        split = _split_of(table)
         for row in found:
             own = dict(row)
             if split is not None and not own.get("split"):
                 own["split"] = split
-            for key in IMAGES:
+            for key in images:
                 if key in own:
                     own[key] = _below(tree.root, folder, own[key])
             rows.append(own)
@@ -301,7 +324,7 @@ def _texts(tree: _Tree, sidecars: dict[str, str]) -> Layout:
     def row(picture: str) -> Row:
         text = sidecars.get(picture)
         captions = [] if text is None else _sidecar_captions(join(tree.root, text))
-        split = SPLITS.get(picture.partition("/")[0].lower())
+        split = SPLITS.get(picture.partition("/")[0].lower()) if "/" in picture else None
         return {"image": picture, "captions": captions, "split": split}
 
     pictures = [posixpath.join(where, name) for where, names in tree.pictures.items() for name in names]

@@ -109,4 +109,7 @@ def _is_caption(value: Any) -> bool:
 
 
 def _unknown(path: str) -> ValueError:
-    return ValueError(f"{path} has no layout of captions that is known here. Expected {LAYOUTS}.")
+    return ValueError(
+        f"{path} has no layout of captions that is known here. Expected {LAYOUTS}. "
+        "If its folder holds classes all the same, write FOLDER?kind=classes."
+    )

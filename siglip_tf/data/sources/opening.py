@@ -16,7 +16,7 @@ from siglip_tf.data.sources.base import Source
 from siglip_tf.data.sources.folder import FolderSource
 from siglip_tf.data.sources.options import NAMES, check_options, split_options
 from siglip_tf.data.sources.parquet import ParquetSource, holds_images
-from siglip_tf.data.sources.paths import archive_of, expand_braces, join, shard_kind
+from siglip_tf.data.sources.paths import archive_of, expand_braces, find_shards, join, shard_kind
 from siglip_tf.data.sources.registry import registered
 from siglip_tf.data.sources.tables import table_kind
 from siglip_tf.data.sources.tar import TarSource
@@ -86,6 +86,19 @@ def open_source(spec: str, *, split: str | None = None, **options: Any) -> Sourc
     return _open(path, kind, split, written, options)
 
 
+def shards_of(spec: str) -> tuple[str, list[str], str | None]:
+    """The kind, the paths and the `index_dir` of tar or TFRecord shards that a line names.
+
+    Raises:
+        ValueError: the line names no such shards.
+    """
+    path, written = split_options(spec)
+    kind = written.get("kind") or _kind(path, written.get("suffix"))
+    if kind not in ("tar", "tfrecord"):
+        raise ValueError(f"Expected tar or TFRecord shards: nothing else needs counts. Received: {spec!r}")
+    return kind, find_shards(path, written.get("suffix") or f".{kind}"), written.get("index_dir")
+
+
 def _open(path: str, kind: str, split: str | None, written: dict[str, str], options: dict[str, Any]) -> Source:
     family = "folder" if kind == "classes" else kind
     if family == "parquet":
@@ -125,7 +138,9 @@ def _kind(spec: str, suffix: str | None) -> str:
         return "tfds"
     if tf.io.gfile.isdir(spec):
         return _kind_of_folder(spec, suffix)
-    name = expand_braces(spec)[0].rpartition("/")[2]
+    path = expand_braces(spec)[0]
+    found = tf.io.gfile.glob(path) if {*path} & {*"*?["} else [path]
+    name = (sorted(found) or [path])[0].rpartition("/")[2]
     kind = shard_kind(name) or ("folder" if table_kind(name) or name.lower().endswith((".txt", ".token")) else None)
     if kind is None:
         if archive_of(name):
@@ -133,8 +148,9 @@ def _kind(spec: str, suffix: str | None) -> str:
         else:
             hint = " It is there: name its kind by ?kind=tar, tfrecord or parquet." if tf.io.gfile.exists(spec) else ""
         raise ValueError(f"Expected {USAGE}. Received: {spec!r}.{hint}")
-    found = tf.io.gfile.glob(spec) if kind == "parquet" else []
-    return "folder" if found and not holds_images(found[0]) else kind
+    # Of Parquet files that are not there the source says so.
+    there = [path for path in found if kind == "parquet" and tf.io.gfile.exists(path)]
+    return "folder" if there and not holds_images(there[0]) else kind
 
 
 def _kind_of_folder(folder: str, suffix: str | None) -> str:

@@ -7,6 +7,7 @@ Source: img2dataset's `parquet` output (columns "key", "jpg", "caption"); Huggin
 (`{"bytes", "path"}`).
 """
 
+import concurrent.futures
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +17,8 @@ import tensorflow as tf
 
 from siglip_tf.data.order.bad_records import Cause
 from siglip_tf.data.sources.base import Source, fingerprint_of
-from siglip_tf.data.sources.paths import find_shards, open_binary, shards_name
+from siglip_tf.data.sources.paths import find_shards, is_remote, open_binary, shards_name
+from siglip_tf.data.sources.shard_counts import ProgressLine
 from siglip_tf.data.sources.tables import shown
 
 _COLUMNS = {
@@ -26,6 +28,8 @@ _COLUMNS = {
     "label": ("label",),
     "language": ("language", "lang"),
 }
+
+_REMOTE_THREADS = 64
 
 
 class ParquetSource(Source):
@@ -54,8 +58,9 @@ class ParquetSource(Source):
         # Of each file its columns by field, and of each file its first run.
         self._columns: list[dict[str, str]] = []
         self._first_runs: list[int] = []
-        for file, path in enumerate(self._paths):
-            groups, schema = _row_groups(path)
+        sizes = []
+        for file, (path, (groups, schema, size)) in enumerate(zip(self._paths, _footers(self._paths), strict=True)):
+            sizes.append(size)
             self._first_runs.append(len(self._groups))
             self._columns.append({} if schema is None else _choose(columns or {}, schema, path))
             if not groups:
@@ -70,7 +75,6 @@ class ParquetSource(Source):
         self.runs = np.concatenate([[0], np.cumsum(counts)])
         self.size = int(self.runs[-1])
         self.name = shards_name(shards, self._paths)
-        sizes = [tf.io.gfile.stat(path).length for path in self._paths]
         self.record_bytes = sum(sizes) / self.size
         self.fingerprint = fingerprint_of(
             "parquet", [path.rpartition("/")[2] for path in self._paths], sizes, counts, sorted(self.columns.items())
@@ -193,6 +197,21 @@ def _flattened(rows: list[dict[str, Any]]) -> list[np.ndarray]:
     ]
 
 
+def _footers(paths: Sequence[str]) -> list[tuple[list[tuple[int, int]] | None, Any, int]]:
+    """`_row_groups` and the size of each file, many at once: on an object store each takes a request or two."""
+    line = ProgressLine("Reading Parquet footers", len(paths))
+    found = []
+    with concurrent.futures.ThreadPoolExecutor(_REMOTE_THREADS if is_remote(paths[0]) else 1) as pool:
+        for number, footer in enumerate(pool.map(_footer, paths), 1):
+            found.append(footer)
+            line.show(number)
+    return found
+
+
+def _footer(path: str) -> tuple[list[tuple[int, int]] | None, Any, int]:
+    return *_row_groups(path), tf.io.gfile.stat(path).length
+
+
 def _row_groups(path: str) -> tuple[list[tuple[int, int]] | None, Any]:
     """Numbers and rows of the groups that hold any, and the schema; Nones for a file that is no whole Parquet file."""
     import pyarrow
@@ -204,6 +223,9 @@ def _row_groups(path: str) -> tuple[list[tuple[int, int]] | None, Any]:
             metadata, schema = file.metadata, file.schema_arrow
             rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         except (pyarrow.ArrowException, OSError, ValueError):
+            return None, None
+        # A damaged footer may be one that can be parsed.
+        if min(rows, default=0) < 0 or sum(rows) != metadata.num_rows:
             return None, None
         return [(group, count) for group, count in enumerate(rows) if count > 0], schema
 

@@ -32,6 +32,8 @@ HEADER_BYTES = 8 * _HEADER
 _THREADS = 8
 # Indices of shards read lately: pieces of one shard come close to each other.
 _KEPT = 16
+# Shards whose size is asked for, where asking for all would take too long.
+_SAMPLED = 8
 # So many remote shards without a count are scanned at once; more need the command that resumes.
 MAX_SCANNED = 1000
 _CAUSES = (None, *Cause)
@@ -55,7 +57,7 @@ class ShardIndex:
         shards: paths of the shards.
         files: paths of their index files; None where an index is made when its shard is read.
         counts: int64 (shards,), records in each.
-        sizes: int64 (shards,), bytes of each shard, or None where they are not known.
+        sizes: int64 (shards,), bytes of each shard; where the shards are not looked at, of some of them.
         borders: int64 (shards + 1,), each shard's first record, and the number of all.
         record_bytes: mean size of a record.
         random_access: whether shards and indices are mapped into memory.
@@ -71,7 +73,8 @@ class ShardIndex:
         mark: int,
         *,
         files: list[str] | None = None,
-        sizes: np.ndarray | None = None,
+        sizes: np.ndarray,
+        record_bytes: float | None = None,
         random_access: bool = False,
     ):
         self.shards = list(shards)
@@ -79,7 +82,7 @@ class ShardIndex:
         self.counts = counts
         self.sizes = sizes
         self.borders = np.concatenate([[0], np.cumsum(counts)])
-        self.record_bytes = 100_000.0 if sizes is None else float(sizes.sum()) / int(self.borders[-1])
+        self.record_bytes = record_bytes or float(self.sizes.sum()) / int(self.borders[-1])
         self.random_access = random_access
         self.paths = tf.constant(self.shards)
         self._scan = scan
@@ -207,9 +210,26 @@ def index_shards(
             )
         counts = None if missing else counts
     if not mapped and counts is not None:
-        return ShardIndex(shards, counts.astype(np.int64), scan, columns, mark)
+        sizes, record_bytes = _sampled_sizes(shards, counts)
+        return ShardIndex(shards, counts.astype(np.int64), scan, columns, mark, sizes=sizes, record_bytes=record_bytes)
     files, found, sizes = _scanned(shards, scan, columns, mark, index_dir, verbose)
     return ShardIndex(shards, found, scan, columns, mark, files=files, sizes=sizes, random_access=mapped)
+
+
+def _sampled_sizes(shards: Sequence[str], counts: np.ndarray) -> tuple[np.ndarray, float]:
+    """Bytes of a few shards among all, and the mean size of a record in them."""
+    chosen = np.unique(np.linspace(0, len(shards) - 1, _SAMPLED).astype(np.int64))
+
+    def size(number: int) -> int:
+        try:
+            return tf.io.gfile.stat(shards[number]).length
+        except tf.errors.OpError:  # its records will be broken ones
+            return 0
+
+    with concurrent.futures.ThreadPoolExecutor(_SAMPLED) as pool:
+        sizes = np.array(list(pool.map(size, chosen.tolist())), np.int64)
+    records = int(counts[chosen][sizes > 0].sum())
+    return sizes, float(sizes.sum()) / records if records else 100_000.0
 
 
 def _scanned(

@@ -212,7 +212,7 @@ def _cells(lines: _Lines, path: str, separator: str, width: int) -> Iterator[lis
             continue
         cells = _split(line, separator)
         plain = line.rstrip("\r\n").split(separator)
-        if cells is None and separator == "\t" and len(plain) == width and _stands_alone(lines.peek(), width):
+        if cells is None and separator == "\t" and len(plain) == width and _stands_alone(plain, lines.peek()):
             cells = plain
         if cells is None:
             cells = _joined(lines, line, path, separator, width)
@@ -224,9 +224,16 @@ def _cells(lines: _Lines, path: str, separator: str, width: int) -> Iterator[lis
         yield cells
 
 
-def _stands_alone(line: str | None, width: int) -> bool:
-    """Whether a line of a TSV file is a row of its own, not the rest of a quoted cell."""
-    return line is None or line.count("\t") == width - 1
+def _stands_alone(cells: list[str], following: str | None) -> bool:
+    """Whether a row of a TSV file ends with its line: the next line is a row too, not the rest of a quoted cell."""
+    if following is None:
+        return True
+    others = following.rstrip("\r\n").split("\t")
+    return len(others) == len(cells) and (not _names_a_picture(cells) or _names_a_picture(others))
+
+
+def _names_a_picture(cells: list[str]) -> bool:
+    return any(is_picture(cell.strip('" ')) for cell in cells)
 
 
 def _joined(lines: _Lines, line: str, path: str, separator: str, width: int) -> list[str]:
@@ -249,7 +256,7 @@ def _joined(lines: _Lines, line: str, path: str, separator: str, width: int) -> 
 
 def _like_row(line: str, separator: str, width: int) -> bool:
     cells = line.rstrip("\r\n").split(separator)
-    return len(cells) == width and any(is_picture(cell.strip('" ')) for cell in cells)
+    return len(cells) == width and _names_a_picture(cells)
 
 
 def _split(line: str, separator: str) -> list[str] | None:

@@ -1,13 +1,17 @@
 """TensorFlow Datasets with an image and a text or a label: `coco_captions`, `imagenet2012`, and the like.
 
-A data set stored as TFRecord, TFDS's default, is read in-graph at any record by the same index as other TFRecord
-shards; one stored as ArrayRecord through TFDS's own random access (`as_data_source`), parsed in-graph all the same.
+`TfdsReader` knows which features of a data set make an example; training reads by it through `open_tfds`, evaluation
+through `siglip_tf.evaluation.tfds_sets`. A data set stored as TFRecord, TFDS's default, is read in-graph at any record
+by the same index as other TFRecord shards; one stored as ArrayRecord through TFDS's own random access
+(`as_data_source`), parsed in-graph all the same.
 
 Source: https://www.tensorflow.org/datasets/api_docs/python/tfds
 """
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from siglip_tf.data.sources.base import Source, fingerprint_of
@@ -16,6 +20,22 @@ from siglip_tf.data.sources.record_file import Parse, RecordFileSource
 
 _CAPTION_FEATURES = ("captions/text", "captions", "caption", "text", "sentences/raw", "description")
 _ID_FEATURES = ("image/filename", "file_name", "filename", "image/id", "image_id", "id", "key")
+
+
+def open_builder(name: str, data_dir: str | None = None) -> Any:
+    """TFDS's builder of a data set.
+
+    Raises:
+        ValueError: TFDS is not installed, or knows no such data set.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ValueError("Data sets by name need the `data` extra: pip install 'siglip-tf[data]'.") from error
+    try:
+        return tfds.builder(name, **({"data_dir": data_dir} if data_dir else {}))
+    except tfds.core.DatasetNotFoundError as error:
+        raise ValueError(f"TensorFlow Datasets knows no {name!r}: {error}") from error
 
 
 def open_tfds(
@@ -44,80 +64,114 @@ def open_tfds(
         A source with one more attribute, `class_names`: names of the labels, or None.
 
     Raises:
-        ValueError: no image, neither text nor class names, or an unknown split.
+        ValueError: an unknown data set or split, no image, or neither text nor class names.
     """
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder(name, **({"data_dir": data_dir} if data_dir else {}))
+    builder = open_builder(name, data_dir)
     builder.download_and_prepare()
     splits = builder.info.splits
     if splits and split not in splits:
         raise ValueError(f"{name} has the splits {sorted(splits)}. Received: {split!r}")
-    reader = _Features(builder, captions, template)
+    reader = TfdsReader(builder, captions, template)
+    if reader.captions is None and reader.class_names is None:
+        raise ValueError(f"{name} has neither captions nor class names: name the captions. {reader.known}")
     options = {"name": f"tfds:{builder.info.full_name} ({split})", "signature": repr((split, captions, template))}
-    if splits and builder.info.file_format == tfds.core.FileFormat.TFRECORD:
+    if splits and builder.info.file_format.value == "tfrecord":
         paths = [str(path) for path in splits[split].filepaths]
-        source: Source = RecordFileSource(paths, reader.parser(), index_dir=index_dir, verbose=verbose, **options)
+        # The data set's metadata say how many records each file holds.
+        lengths = np.array(splits[split].shard_lengths, np.int64)
+        counts = lengths if len(lengths) == len(paths) else None
+        source: Source = RecordFileSource(
+            paths, reader.parser(), index_dir=index_dir, counts=counts, verbose=verbose, **options
+        )
     else:
+        import tensorflow_datasets as tfds
+
         # Its own deserialisation is Python's, and decodes the images.
         data = builder.as_data_source(split=split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
         source = _DataSource(data, reader.parser(), **options)
     source.class_names = reader.class_names
+    source.notes = (f"captions from {reader.captions or f'the names of {reader.label!r}'}",)
     return source
 
 
-class _Features:
-    """Which features of a data set make an example."""
+class TfdsReader:
+    """Which features of a data set make an example.
 
-    def __init__(self, builder: Any, captions: str | None, template: str):
+    Args:
+        builder: TFDS's.
+        captions: the feature with the captions; looked for where None.
+        template: caption of a class name, with `{}` for it.
+        labels: features that may be the label, best first; a feature of class names by default.
+
+    Attributes:
+        image, label, captions, id: names of the features, the last three None where there is none.
+        class_names: names of the labels, or None.
+        known: a sentence that lists the features.
+        decoding: what makes TFDS read these features alone, and leave the image encoded.
+
+    Raises:
+        ValueError: no image, or an unknown feature of captions.
+    """
+
+    def __init__(
+        self, builder: Any, captions: str | None = None, template: str = "{}", labels: Sequence[str] | None = None
+    ):
         import tensorflow_datasets as tfds
 
-        features = _flat(builder.info.features)
-        known = f"Its features: {', '.join(sorted(features))}"
+        self._all = builder.info.features
+        features = _flat(self._all)
+        self.known = f"Its features: {', '.join(sorted(features))}"
         images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
-        labels = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
-        # What lies inside a sequence labels a part of the image.
-        labels = [key for key in labels if key in builder.info.features]
-        if not images or images[0] not in builder.info.features:
-            raise ValueError(f"{builder.name} has no image. {known}")
+        if not images or images[0] not in self._all:
+            raise ValueError(f"{builder.name} has no feature `image`. {self.known}")
         if captions is not None and captions not in features:
-            raise ValueError(f"{builder.name} has no feature {captions!r}. {known}")
+            raise ValueError(f"{builder.name} has no feature {captions!r}. {self.known}")
         self.image = "image" if "image" in images else images[0]
-        self.label = "label" if "label" in labels else next(iter(labels), None)
+        self.label = _label(self._all, features, labels)
         self.captions = captions or next((key for key in _CAPTION_FEATURES if _is_text(features.get(key))), None)
         self.id = next((key for key in _ID_FEATURES if key in features), None)
-        self.class_names = features[self.label].names if self.label else None
-        if self.captions is None and self.class_names is None:
-            raise ValueError(f"{builder.name} has neither captions nor class names: name the captions. {known}")
-        self.names_as_captions = [template.format(spoken(name)) for name in self.class_names or ()]
+        # Of a sequence of labels, the feature inside it has the names.
+        named = getattr(features[self.label], "feature", features[self.label]) if self.label else None
+        self.class_names = getattr(named, "names", None)
+        self._names_as_captions = [template.format(spoken(name)) for name in self.class_names or ()]
         wanted: dict[str, Any] = {}
         for key in filter(None, (self.image, self.label, self.captions, self.id)):
-            folder, _, leaf = key.partition("/") if key not in builder.info.features else (key, "", "")
+            folder, _, leaf = key.partition("/") if key not in self._all else (key, "", "")
             wanted[folder] = {**wanted.get(folder, {}), leaf: True} if leaf else True
         self.decoding = tfds.decode.PartialDecoding(wanted, decoders={self.image: tfds.decode.SkipDecoding()})
-        self._all = builder.info.features
+
+    def example(self, features: dict[str, Any]) -> dict[str, tf.Tensor]:
+        """TFDS's example, its image left encoded, as a raw example: "image", "captions", perhaps "label" and "id"."""
+        flat = _flat(features)
+        example = {"image": flat[self.image]}
+        label = tf.cast(flat[self.label], tf.int32) if self.label else None
+        if self.captions:
+            example["captions"] = tf.reshape(flat[self.captions], [-1])
+        elif label is not None and self._names_as_captions:
+            # A label below 0 means that there is none.
+            labels = tf.reshape(label, [-1])
+            example["captions"] = tf.gather(self._names_as_captions, tf.boolean_mask(labels, labels >= 0))
+        if label is not None:
+            example["label"] = label
+        if self.id:
+            name = flat[self.id]
+            example["id"] = name if name.dtype == tf.string else tf.strings.as_string(name)
+        return example
 
     def parser(self) -> Parse:
         """Serialised record to raw example, in-graph."""
         features = self.decoding.extract_features(self._all)
+        return lambda record: self.example(features.deserialize_example(record, decoders=self.decoding.decoders))
 
-        def parse(record: tf.Tensor) -> dict[str, tf.Tensor]:
-            flat = _flat(features.deserialize_example(record, decoders=self.decoding.decoders))
-            label = tf.cast(flat[self.label], tf.int32) if self.label else None
-            if self.captions:
-                captions = tf.reshape(flat[self.captions], [-1])
-            else:
-                # A label below 0 means that there is none.
-                captions = tf.gather(self.names_as_captions, label[None][: tf.cast(label >= 0, tf.int32)])
-            example = {"image": flat[self.image], "captions": captions}
-            if label is not None:
-                example["label"] = label
-            if self.id:
-                name = flat[self.id]
-                example["id"] = name if name.dtype == tf.string else tf.strings.as_string(name)
-            return example
 
-        return parse
+def _label(features: Any, flat: dict[str, Any], known: Sequence[str] | None) -> str | None:
+    import tensorflow_datasets as tfds
+
+    if known is not None:
+        return next((key for key in known if key in features), None)
+    # What lies inside a sequence labels a part of the image.
+    labels = [key for key, f in flat.items() if isinstance(f, tfds.features.ClassLabel) and key in features]
+    return "label" if "label" in labels else next(iter(labels), None)
 
 
 class _DataSource(Source):

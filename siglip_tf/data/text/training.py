@@ -5,16 +5,20 @@ Source: https://arxiv.org/abs/1808.06226; the ids of T5's `c4_en` vocabulary (Si
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import gzip
 import io
 import json
 import random
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, TextIO
 
 import tensorflow as tf
+
+from siglip_tf.data.sources.paths import open_binary
+from siglip_tf.data.sources.tables import check_not_utf16, csv_rows
 
 # EOS is 1 in both. SigLIP pads with EOS and leaves id 0 unused; SigLIP 2 pads with 0.
 ID_LAYOUTS: Final = {
@@ -187,7 +191,7 @@ class TextFiles:
                 continue
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 self.skipped["not JSON"] += 1
                 continue
             if not isinstance(record, dict):
@@ -199,13 +203,16 @@ class TextFiles:
             )
 
     def _csv(self, file: TextIO, path: str) -> Iterator[str]:
-        reader = csv.DictReader(file, delimiter="\t" if _format_of(path) == "tsv" else ",")
-        columns = reader.fieldnames or ()
-        missing = [field for field in self.fields if field not in columns]
-        if missing:
-            raise ValueError(f"{path} has no column {missing[0]!r}. Its columns are {', '.join(columns) or 'none'}.")
-        for row in reader:
-            yield from self._checked(row[field] for field in self.fields)
+        checked = False
+        for row in csv_rows(file, path, "\t" if _format_of(path) == "tsv" else ","):
+            missing = [field for field in self.fields if field not in row]
+            if missing and not checked:
+                raise ValueError(f"{path} has no column {missing[0]!r}. Its columns are {', '.join(row)}.")
+            checked = True
+            values = [row[field] for field in self.fields]
+            yield from self._checked(
+                text for value in values for text in (value if isinstance(value, list) else [value])
+            )
 
     def _checked(self, values: Iterable[Any]) -> Iterator[str]:
         for value in values:
@@ -225,27 +232,13 @@ def _format_of(path: str) -> str:
     return suffix
 
 
-class _RawFile(io.RawIOBase):
-    """A `GFile` as Python's own streams take files: theirs split lines at line breaks only, and gzip needs one."""
-
-    def __init__(self, path: str):
-        self._file = tf.io.gfile.GFile(path, "rb")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:
-        data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
-def _open_text(path: str) -> TextIO:
-    """Undecodable bytes become U+FFFD, which the readers count and leave out."""
-    binary = io.BufferedReader(_RawFile(path), 1 << 20)
-    file = gzip.GzipFile(fileobj=binary) if path.lower().endswith(".gz") else binary
-    return io.TextIOWrapper(file, "utf-8", errors="replace", newline="")
+@contextlib.contextmanager
+def _open_text(path: str) -> Iterator[TextIO]:
+    """Undecodable bytes become U+FFFD, which the readers count and leave out; a byte order mark is left out."""
+    with open_binary(path) as binary:
+        file = gzip.GzipFile(fileobj=binary) if path.lower().endswith(".gz") else binary
+        try:
+            check_not_utf16(file.peek(1024)[:1024], path)
+            yield io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="")
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(f"{path} is not a whole gzip file: {error}") from error

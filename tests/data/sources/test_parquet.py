@@ -66,6 +66,59 @@ def test_torn_and_empty_files(tmp_path):
     assert [e["image"] for e in in_graph(source)] == [encode(0), encode(1), b"", b""]
 
 
+def test_every_row_of_every_type_is_what_pyarrow_reads(tmp_path):
+    """Empty row groups, view and large types, dictionaries, and shards whose columns differ."""
+    kinds = [
+        (pyarrow.binary(), pyarrow.string(), pyarrow.list_(pyarrow.string())),
+        (pyarrow.binary_view(), pyarrow.string_view(), pyarrow.large_list(pyarrow.large_string())),
+        (pyarrow.large_binary(), pyarrow.large_string(), pyarrow.list_(pyarrow.string_view())),
+        (pyarrow.binary(), pyarrow.dictionary(pyarrow.int32(), pyarrow.string()), pyarrow.list_(pyarrow.string())),
+    ]
+    for number, (image, text, texts) in enumerate(kinds):
+        rows = [encode(i) for i in range(6)]
+        names = pyarrow.array([f"cap {i} é" for i in range(6)], pyarrow.string()).cast(text)
+        columns = {"jpg": pyarrow.array(rows, image), "caption": names}
+        if number % 2:
+            columns = {"captions": pyarrow.array([[f"cap {i} é"] for i in range(6)], texts), "label": [*range(6)]}
+            columns["image"] = pyarrow.array(rows, image)
+        table = pyarrow.table(columns)
+        with pyarrow.parquet.ParquetWriter(str(tmp_path / f"{number}.parquet"), table.schema) as writer:
+            for part in (table[:0], table[:2], table[:0], table[2:4], table[4:], table[:0]):
+                writer.write_table(part)
+    source = ParquetSource(str(tmp_path))
+    assert source.size == 24
+    fetched = [source.fetch(index) for index in range(24)]
+    read = in_graph(source)
+    for index in range(24):
+        shard, row = source.locate(index)
+        expected = pyarrow.parquet.read_table(shard).to_pylist()[row]
+        image = expected.get("jpg", expected.get("image"))
+        captions = [text.encode() for text in expected.get("captions", [expected.get("caption")])]
+        for example in (fetched[index], read[index]):
+            assert example["image"] == image and example["captions"].tolist() == captions
+            assert example["label"] == expected.get("label", -1)
+        assert fetched[index]["id"] == f"{shard[-9:]}:{row}".encode()
+
+
+def test_a_damaged_row_group_and_a_caption_that_is_not_utf8(tmp_path):
+    texts = pyarrow.array([b"fine", b"caf\xe9", b"good"]).cast(pyarrow.string(), safe=False)
+    assert texts.type == pyarrow.string()
+    table = pyarrow.table({"jpg": [encode(i) for i in range(3)], "caption": texts})
+    pyarrow.parquet.write_table(table, str(tmp_path / "a.parquet"))
+    source = ParquetSource(str(tmp_path / "a.parquet"))
+    assert [source.fetch(i)["captions"][0] for i in range(3)] == [b"fine", b"caf\xe9", b"good"]
+    path = _write(tmp_path / "b.parquet", [_row(i) for i in range(6)])
+    data = bytearray((tmp_path / "b.parquet").read_bytes())
+    start = pyarrow.parquet.read_metadata(path).row_group(1).column(1).data_page_offset
+    data[start : start + 8] = b"\xff" * 8
+    (tmp_path / "b.parquet").write_bytes(data)
+    source = ParquetSource(path)
+    for _ in range(2):
+        with pytest.raises(tf.errors.DataLossError, match="row group 1 of .*b.parquet cannot be read"):
+            source.fetch(4)
+    assert source.fetch(1)["image"] == encode(1)
+
+
 def test_wrong_files(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"x")
     with pytest.raises(ValueError, match="is no Parquet file"):
@@ -75,5 +128,11 @@ def test_wrong_files(tmp_path):
         ParquetSource(path)
     with pytest.raises(ValueError, match=r"no columns \['w'\]"):
         ParquetSource(path, columns={"captions": "w"})
+    path = _write(tmp_path / "y.parquet", [{"image": "a.png", "caption": "x"}])
+    with pytest.raises(ValueError, match="images' column 'image' to hold bytes, or bytes and path. It holds 'string'"):
+        ParquetSource(path)
+    path = _write(tmp_path / "y.parquet", [{"image": b"a", "caption": 3}])
+    with pytest.raises(ValueError, match="captions' column 'caption' to hold texts"):
+        ParquetSource(path)
     with pytest.raises(ValueError, match=r"columns are named for .* Received: \['text'\]"):
         ParquetSource(path, columns={"text": "words"})

@@ -3,6 +3,7 @@
 import gc
 import io
 import json
+import random
 import tarfile
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import pytest
 import tensorflow as tf
 import webdataset
 
+from siglip_tf.data.order.bad_records import diagnose
 from siglip_tf.data.sources.tar import TarSource
+from siglip_tf.data.sources.tar_members import plain_members
 from tests.data.memory_source import encode
 from tests.data.sources.reading import assert_reads_shards, fill_shards, in_graph, same
 
@@ -114,6 +117,69 @@ def test_long_names_and_other_members(tmp_path):
     first, second = in_graph(TarSource(str(tmp_path / "a.tar")))
     assert first["id"].decode() == long and first["image"] == b"image" and first["captions"].tolist() == [b"text"]
     assert second["id"].decode() == "é" and second["image"] == b"second"
+
+
+def _tar(path, members, form=tarfile.PAX_FORMAT) -> str:
+    """A shard of members in turn: (name, bytes)."""
+    with tarfile.open(path, "w", format=form) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return str(path)
+
+
+@pytest.mark.filterwarnings("ignore:.*FileIO:pytest.PytestUnraisableExceptionWarning")
+def test_samples_are_those_of_the_webdataset_library(tmp_path):
+    """Names drawn at random, in every format of tar: the same keys, and each exact `png` and `txt` of a sample."""
+    for seed, form in enumerate((tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)):
+        draw = random.Random(seed)
+        names = []
+        for i in range(30):
+            stem = draw.choice(["", "a/", "./", "x.y/"]) + f"{i:04d}" + "é" * (i % 2) + "n" * draw.choice([0, 60])
+            inside = ["png", "TXT", "mask.png", "ocr.txt", "json"]
+            names += [f"{stem}.{extension}" for extension in draw.sample(inside, draw.randrange(1, 6))]
+        members = [(name, b"{}" if name.endswith("json") else name.encode()) for name in names]
+        path = _tar(tmp_path / f"{seed}.tar", members, form)
+        records = {}
+        for example in in_graph(TarSource(path)):
+            records.setdefault(example["id"].decode(), []).append(example)
+        for sample in webdataset.WebDataset([f"file:{path}"], shardshuffle=False):
+            found = records.pop(sample["__key__"])
+            images = [example["image"] for example in found if example["image"]]
+            assert images == ([sample["png"]] if "png" in sample else []), sample
+            if "png" in sample:
+                assert found[0]["captions"].tolist() == ([sample["txt"]] if "txt" in sample else [b""])
+        # What is left are pictures without a sample's own: each with a text of its name, or counted as broken.
+        assert all("." in key.rpartition("/")[2] for key in records)
+        with open(path, "rb") as file, tarfile.open(path) as tar:
+            assert plain_members(file) == [(m.name, (m.offset_data, m.size)) for m in tar if m.isreg()]
+    gc.collect()
+
+
+def test_no_picture_is_left_out_without_being_counted(tmp_path):
+    cases = {
+        "names with dots": [f"IMG_2023.01.0{i}.{e}" for i in (1, 2, 3) for e in ("png", "txt")],
+        "names with dots, no texts": [f"IMG_2023.01.0{i}.png" for i in (1, 2, 3)],
+        "repeated names": ["1.png", "1.txt", "1.png", "1.txt", "1.png"],
+        "two eyes": ["1.left.png", "1.right.png", "1.txt"],
+        "one eye": ["1.left.png", "1.txt"],
+        "neighbours only": ["1.png", "2.png", "1.txt", "2.txt"],
+    }
+    expected = {
+        "names with dots": (3, 0), "names with dots, no texts": (0, 3), "repeated names": (2, 1), "two eyes": (0, 2),
+        "one eye": (0, 1), "neighbours only": (0, 4),
+    }  # fmt: skip
+    for case, names in cases.items():
+        source = TarSource(_tar(tmp_path / f"{case}.tar", [(name, name.encode()) for name in names]))
+        causes = [diagnose(example, None) for example in examples(source)]
+        assert (causes.count(None), len(causes) - causes.count(None)) == expected[case], (case, causes)
+        sound = [e for e, cause in zip(examples(source), causes, strict=True) if cause is None]
+        assert all(e["image"][:-3] == e["captions"][0][:-3] for e in sound)
+    source = TarSource(str(tmp_path / "two eyes.tar"))
+    assert diagnose(source.fetch(0), None)[1].endswith("name its picture by ?image=left.png")
+    eyes = examples(TarSource(str(tmp_path / "two eyes.tar"), image_members=["right.png"]))
+    assert [e["image"] for e in eyes] == [b"1.right.png"]
 
 
 def _folder(name: str) -> tarfile.TarInfo:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from siglip_tf.data.sources import open_source
 from siglip_tf.data.sources.tfrecord import TFRecordSource
 from tests.data.memory_source import encode
 from tests.data.sources.reading import assert_reads_shards, fill_shards, in_graph, run, same
@@ -115,6 +116,41 @@ def test_a_record_with_a_wrong_checksum_is_lost_alone(tmp_path, random_access):
         assert [int(e["id"]) for e in dataset.as_numpy_iterator()] == [0, 1, 3, 4, 5]
     else:
         assert [e["image"] for e in in_graph(source)] == [encode(n) if n != 2 else b"" for n in range(6)]
+
+
+def test_names_of_shards(tmp_path):
+    """One rule for a file, a glob and a folder; other names need their kind."""
+    names = ["x.tfrecords", "x.tfrec", "x.TFRecord", "x.tfrecord-00000-of-00001", "x.tfrecords-0-of-1"]
+    for number, name in enumerate(names):
+        (tmp_path / f"{number}").mkdir()
+        write(tmp_path / f"{number}" / name, [img2dataset_record(number)])
+        for spec in (tmp_path / f"{number}", tmp_path / f"{number}" / name, tmp_path / f"{number}" / (name[:-2] + "*")):
+            source = open_source(str(spec))
+            assert isinstance(source, TFRecordSource) and source.fetch(0)["image"] == encode(number), spec
+    write(tmp_path / "train-00000-of-00001", [img2dataset_record(7)])
+    with pytest.raises(ValueError, match="It is there: name its kind by .kind=tar, tfrecord or parquet"):
+        open_source(str(tmp_path / "train-00000-of-00001"))
+    assert open_source(f"{tmp_path}/train-00000-of-00001?kind=tfrecord").size == 1
+    assert open_source(f"{tmp_path}?kind=tfrecord&suffix=-of-00001").size == 1
+
+
+def test_labels_and_names_of_other_types(tmp_path):
+    """What is picked by itself never makes a record unreadable; what is named is read, or refused at once."""
+    values = ["cat", "12", "-3", "", "99999999999", b"\xff"]
+    records = [serialize(jpg=encode(i), txt="a", label=value) for i, value in enumerate(values)]
+    source = TFRecordSource(write(tmp_path / "a.tfrecord", records))
+    assert [int(source.fetch(i)["label"]) for i in range(6)] == [-1, 12, -3, -1, -1, -1]
+    assert [int(example["label"]) for example in in_graph(source)] == [-1, 12, -3, -1, -1, -1]
+    with pytest.raises(ValueError, match="Expected integers as the label feature 'label'. The first record .* 'cat'"):
+        TFRecordSource(str(tmp_path / "a.tfrecord"), label="label")
+    numbers = tf.train.Feature(float_list=tf.train.FloatList(value=[0.5]))
+    example = tf.train.Example.FromString(serialize(jpg=encode(1), txt="a", image=3, caption=4))
+    for name in ("id", "key", "label"):
+        example.features.feature[name].CopyFrom(numbers)
+    source = TFRecordSource(write(tmp_path / "b.tfrecord", [example.SerializeToString()]))
+    assert source.features == {"image": "jpg", "captions": "txt"} and source.fetch(0)["id"] == b"b.tfrecord:0"
+    with pytest.raises(ValueError, match="the id feature 'key' as bytes_list or int64_list. .* holds it as float_list"):
+        TFRecordSource(str(tmp_path / "b.tfrecord"), id="key")
 
 
 def test_wrong_files(shards, tmp_path):

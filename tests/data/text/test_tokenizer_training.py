@@ -111,6 +111,26 @@ def test_files_of_every_kind_are_streamed_and_broken_records_counted(tmp_path):
     assert files.skipped == {"not UTF-8": 1, "not JSON": 1, "not a JSON object": 1, "no text": 2}
 
 
+def test_byte_order_marks_long_cells_and_stray_quotes(tmp_path):
+    mark = b"\xef\xbb\xbf"
+    (tmp_path / "a.txt").write_bytes(mark + b"one\n")
+    (tmp_path / "b.jsonl").write_bytes(mark + b'{"caption": "two"}\n')
+    (tmp_path / "c.csv").write_bytes(mark + b"caption\n" + b"x" * 200_000 + b"\n")
+    (tmp_path / "d.tsv").write_bytes(mark + b'caption\timage\n"hello\ta.png\n5" wide\tb.png\n')
+    (tmp_path / "e.txt.gz").write_bytes(gzip.compress(mark + b"three\n"))
+    files = TextFiles([str(tmp_path / name) for name in ("a.txt", "b.jsonl", "c.csv", "d.tsv", "e.txt.gz")])
+    assert [text.strip() for text in files] == ["one", "two", "x" * 200_000, '"hello', '5" wide', "three"]
+    cases = {
+        "wide.csv": ("caption\nx\n".encode("utf-16"), "wide.csv is UTF-16 text. Convert it to UTF-8 first"),
+        "semicolons.csv": (b"image;caption\na;b\n", "Its first line holds ';' instead"),
+        "torn.txt.gz": (gzip.compress(b"text " * 99)[:-9], "torn.txt.gz is not a whole gzip file"),
+    }
+    for name, (content, message) in cases.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            list(TextFiles([str(tmp_path / name)]))
+
+
 def test_what_files_cannot_be_is_said(tmp_path):
     (tmp_path / "a.csv").write_text("image,text\n1,x\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"no column 'caption'. Its columns are image, text"):
