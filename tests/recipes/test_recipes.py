@@ -74,9 +74,9 @@ def test_a_plan_shows_what_the_compiler_said_before(capsys, tmp_path, monkeypatc
             }
 
     monkeypatch.setattr("siglip_tf.experiments.plan.tpu.report", lambda *arguments: asked.append(arguments) or Answer())
-    command = ["--synthetic", "--dry-run", "--set=duration=86400 steps"]
+    words = ["--synthetic", "--dry-run", "--set=duration=86400 steps"]
     for more in (["--tpu-report"], []):
-        assert command.main(siglip.RECIPE, [*command, *more]) == 0
+        assert command.main(siglip.RECIPE, [*words, *more]) == 0
         text = capsys.readouterr().out
         assert "fits: 12.00 of 30.75 GiB" in text
         assert "2.0 days" in text
@@ -234,8 +234,8 @@ def test_captions_from_tfds_on_a_mocked_data_set(tmp_path, monkeypatch):
     small = siglip.TINY_MODEL | siglip.OFF_TPU | {"vocab_size": 60}
     values = [f"--set=model.{key}={value}" for key, value in small.items()]
     more = ("--set=batch=8", "--set=duration=2 epochs", "--set=log_every=1", "--set=model.dropout=0.0")
-    command = ["--data", "tfds:coco_captions", *values, *more, "--run", str(tmp_path / "run")]
-    assert command.main(RECIPES["captions_from_tfds"], command) == 0
+    words = ["--data", "tfds:coco_captions", *values, *more, "--run", str(tmp_path / "run")]
+    assert command.main(RECIPES["captions_from_tfds"], words) == 0
     metrics = read_metrics(str(tmp_path / "run" / "metrics.jsonl"))
     assert [line["step"] for line in metrics] == list(range(1, 7))
     assert checkpoints.read(tmp_path / "run" / "checkpoint").tokenizer is not None
@@ -249,13 +249,13 @@ def test_two_workers_by_tf_config(tmp_path):
     workers = [f"localhost:{each.getsockname()[1]}" for each in sockets]
     for each in sockets:
         each.close()
-    command = [sys.executable, "-m", "recipes.siglip", "--synthetic", *TINY, "--run", str(tmp_path)]
+    words = [sys.executable, "-m", "recipes.siglip", "--synthetic", *TINY, "--run", str(tmp_path)]
     processes = []
     for index in range(2):
         config = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
         environment = {**os.environ, "TF_CONFIG": json.dumps(config), "TF_CPP_MIN_LOG_LEVEL": "2"}
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, **output))
+        processes.append(subprocess.Popen(words, cwd=ROOT, env=environment, **output))
     outputs = [process.communicate(timeout=1800)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert "MultiWorkerMirroredStrategy, 2 replicas" in outputs[0]
