@@ -42,7 +42,6 @@ class Compiled:
         replicas: chips that run it, one replica each.
         memory: "argument", "output", "alias", "temp", "peak" -> bytes on one chip; None where it does not fit.
         refusal: the compiler's message where the program does not fit, else None.
-        cost: "flops", "transcendentals", "bytes accessed" of one chip's program; kernels count 0 in it.
         hlo: text of the optimised module, "" where it does not fit.
         kernels: for each distinct kernel (`tpu_custom_call`), by its configuration's hash, the cycles of one call.
         seconds: that compiling took.
@@ -52,7 +51,6 @@ class Compiled:
     replicas: int
     memory: dict[str, int] | None
     refusal: str | None
-    cost: dict[str, float]
     hlo: str
     kernels: dict[str, int]
     seconds: float
@@ -92,7 +90,6 @@ def compile_module(
         replicas=replicas,
         memory=result["memory"],
         refusal=result["refusal"],
-        cost=result["cost"],
         hlo=hlo,
         kernels=kernels,
         seconds=result["seconds"],

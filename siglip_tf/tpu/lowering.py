@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import re
 
+import numpy as np
 import tensorflow as tf
 
 from siglip_tf.tpu.replica_program import ReplicaProgram
@@ -28,7 +31,7 @@ def lower(program: ReplicaProgram) -> str:
         raise ValueError(f"No XLA form is known for {', '.join(left)}; a TPU cannot run the step.")
     text = re.sub(r"func\.func @__inference_replica_step\w+", "func.func public @main", text, count=1)
     text = re.sub(r"^module( attributes \{[^\n]*\})? \{", "module @step {", text, count=1, flags=re.M)
-    return _share_memory(_unpack_booleans(text), program)
+    return _share_memory(_spell_out_booleans(text), program)
 
 
 def fingerprint(text: str) -> str:
@@ -49,17 +52,20 @@ def _share_memory(text, program):
     return text[:start] + re.sub(r"(%arg(\d+): tensor<[^>]*>)", mark, text[start:end]) + text[end:]
 
 
-def _unpack_booleans(text):
-    """TensorFlow prints large boolean constants as packed bits, where newer MLIR reads a byte each."""
+def _spell_out_booleans(text):
+    """Writes boolean constants as lists of `true` and `false`.
 
-    def unpack(found):
-        packed = bytes.fromhex(found[1])
-        count = 1
-        for size in found[2].split("x")[:-1]:
-            count *= int(size)
-        if len(packed) == count:
-            return found[0]
-        bits = "".join(f"{packed[i // 8] >> (i % 8) & 1:02X}" for i in range(count))
-        return f'dense<"0x{bits}"> : tensor<{found[2]}i1>'
+    TensorFlow prints a large constant as hex digits, eight values a byte. MLIR changed that form to a byte a value, so
+    that no hex text suits the parser of every jax; all of them read lists.
+    """
 
-    return re.sub(r'dense<"0x([0-9A-Fa-f]+)"> : tensor<((?:\d+x)+)i1>', unpack, text)
+    def spell(found):
+        digits, sizes = bytes.fromhex(found[1]), [int(size) for size in found[2].split("x")[:-1]]
+        values = np.frombuffer(digits, np.uint8)
+        count = math.prod(sizes)
+        if len(values) != count:
+            values = np.unpackbits(values, bitorder="little")[:count]
+        listed = json.dumps((values.reshape(sizes) != 0).tolist())
+        return f"dense<{listed}> : tensor<{found[2]}i1>"
+
+    return re.sub(r'dense<"0x([0-9A-Fa-f]+)"> : tensor<((?:\d+x)+)i1>', spell, text)

@@ -62,7 +62,7 @@ def test_a_refusal_says_by_how_much(program):
         "available HBM (30.75G)."
     )
     assert refused_bytes(temporaries) == int(55.94 * GIB)
-    refused = compiler.Compiled(FOUR, 4, None, message, {}, "", {}, 1.0)
+    refused = compiler.Compiled(FOUR, 4, None, message, "", {}, 1.0)
     with pytest.raises(ValueError, match="fits v4:2x2x1"):
         tpu.analyse(refused)
     with pytest.raises(ValueError, match="how much memory"):
