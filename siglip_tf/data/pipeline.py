@@ -88,7 +88,7 @@ class TrainingData:
         self._changes_batches = augmentation is not None and augmentation.changes_batches
         self._corruption = corruption
         self._deterministic = deterministic
-        self._limit = bad_record_limit
+        self.bad_record_limit = bad_record_limit
         self._report_path = report
         self._extra_fields = tuple(extra_fields)
         self._window_bytes = window_bytes
@@ -171,6 +171,12 @@ class TrainingData:
         read, skipped = sum(state["passed"].values()), sum(state["skipped"].values())
         return {"read": read, "used": read - skipped, "skipped": skipped, "by_cause": state["skipped"]}
 
+    def progress(self) -> dict[str, Any]:
+        """`{"passed": records, "skipped": {cause: records}}` of all that this worker has made, used or not."""
+        if self._tracker is None:
+            raise ValueError("There is progress once `dataset` was called.")
+        return self._tracker.progress()
+
     @property
     def _first_step(self) -> int:
         return 0 if self._restored is None else self._restored["step"]
@@ -181,7 +187,7 @@ class TrainingData:
         self.report = BadRecordReport(path)
 
         explain = functools.partial(self._explain, reading, self._deterministic)
-        self._tracker = PositionTracker(explain, self._limit, self._deterministic)
+        self._tracker = PositionTracker(explain, self.bad_record_limit, self._deterministic)
         if self._restored is None:
             self._tracker.start(0, dict.fromkeys(streams, 0), {})
             return
@@ -191,9 +197,9 @@ class TrainingData:
                 f"The position does not say where streams {missing} stand. Join the states of all workers by "
                 "`merge_states`, or restore each worker's own."
             )
-        self._tracker.start(
-            self._first_step, {stream: passed[str(stream)] for stream in streams}, self._restored["skipped"]
-        )
+        # `merge_states` adds the workers' counts up, so one of them alone keeps those of before.
+        skipped = self._restored["skipped"] if share.worker == 0 else {}
+        self._tracker.start(self._first_step, {stream: passed[str(stream)] for stream in streams}, skipped)
 
     def _explain(self, reading: Reading, certain: bool, stream: int, slots: list[int]) -> list[Cause | None]:
         explainer = Explainer(self.report, self.preprocessing.image, certain=certain)

@@ -168,10 +168,10 @@ class PositionTracker:
         chance = min(self._limit, 0.5)
         margin = 3 * (examined * chance * (1 - chance)) ** 0.5 if self._limit < 1 else 0
         if skipped + broken > self._allowed(passed + examined) + margin or (twice and broken == examined):
-            raise self._too_many(broken, examined, _counts(causes))
+            raise self._too_many(broken, examined, counts_text(causes))
         proven = absent - waiting  # no more than these can wait for their batch
         if skipped + proven > self._allowed(passed + absent):
-            raise self._too_many(proven, absent, f"of {examined} examined: {_counts(causes)}")
+            raise self._too_many(proven, absent, f"of {examined} examined: {counts_text(causes)}")
 
     @staticmethod
     def _advance(state: _Stream) -> None:
@@ -192,23 +192,25 @@ class PositionTracker:
             self._check_limit(max(slots))
 
     def _allowed(self, passed: int) -> float:
-        """How many of so many slots may be broken."""
-        return self._limit if self._limit >= 1 else max(self._limit * passed, self.GRACE if self._limit > 0 else 0)
+        return allowed_bad_records(passed, self._limit)
 
     def _too_many(self, broken: int, passed: int, told: str) -> TooManyBadRecordsError:
-        what = f"{self._limit:g} records" if self._limit >= 1 else f"{self._limit:.2%} of the records"
-        more = f", more than {what}" if broken > self._allowed(passed) else ""
-        return TooManyBadRecordsError(
-            f"{broken} of {passed} records are broken ({told}){more}. Look at the report of bad records; mend the "
-            "data, or raise bad_record_limit."
-        )
+        return too_many_bad_records(broken, passed, told, self._limit)
 
     def _check_limit(self, newest: int) -> None:
         skipped = sum(self._base_skipped.values()) + sum(len(s.skipped) for s in self._streams.values())
         passed = sum(max(state.frontier, newest + 1) for state in self._streams.values())
         if skipped > self._allowed(passed):
-            causes = self._base_skipped + Counter(c for state in self._streams.values() for c in state.causes)
-            raise self._too_many(skipped, passed, _counts(causes))
+            raise self._too_many(skipped, passed, counts_text(self._all_causes()))
+
+    def _all_causes(self) -> Counter[str]:
+        return self._base_skipped + Counter(c for state in self._streams.values() for c in state.causes)
+
+    def progress(self) -> dict[str, Any]:
+        """`{"passed": slots, "skipped": {cause: records}}` of all that arrived so far, used or not."""
+        with self._lock:
+            passed = sum(state.frontier for state in self._streams.values())
+            return {"passed": passed, "skipped": dict(self._all_causes())}
 
     def frontier(self, stream: int) -> int:
         """The first slot of a stream that neither arrived nor was skipped."""
@@ -244,6 +246,21 @@ class PositionTracker:
                     kept = bisect.bisect_left(state.skipped, state.start)
                     del state.skipped[:kept], state.causes[:kept]
         return {"step": step, "passed": passed, "skipped": dict(sorted(skipped.items()))}
+
+
+def allowed_bad_records(passed: int, limit: float) -> float:
+    """How many of `passed` records may be broken by a `bad_record_limit`."""
+    return limit if limit >= 1 else max(limit * passed, PositionTracker.GRACE if limit > 0 else 0)
+
+
+def too_many_bad_records(broken: int, passed: int, told: str, limit: float) -> TooManyBadRecordsError:
+    """The error that says how many records are broken; `told` says why."""
+    what = f"{limit:g} records" if limit >= 1 else f"{limit:.2%} of the records"
+    more = f", more than {what}" if broken > allowed_bad_records(passed, limit) else ""
+    return TooManyBadRecordsError(
+        f"{broken} of {passed} records are broken ({told}){more}. Look at the report of bad records; mend the "
+        "data, or raise bad_record_limit."
+    )
 
 
 def state_of(seed: int, fingerprint: str, streams: int, position: dict[str, Any]) -> dict[str, Any]:
@@ -300,5 +317,6 @@ def merge_states(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return merged
 
 
-def _counts(causes: Counter[str]) -> str:
+def counts_text(causes: Counter[str]) -> str:
+    """Causes for people: "3 not_utf8, 1 torn_record"."""
     return ", ".join(f"{count} {cause}" for cause, count in causes.most_common())

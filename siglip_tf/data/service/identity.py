@@ -1,0 +1,80 @@
+"""What decides the global sequence of batches, and whether a coordinator and its input processes agree about it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from siglip_tf.version import __version__
+
+# What an error calls the parts of an identity.
+_NAMES = {
+    "version": "version of siglip_tf",
+    "tensorflow": "TensorFlow",
+    "data": "data (its fingerprint)",
+    "seed": "seed",
+    "global_batch": "global batch",
+    "streams": "streams",
+    "preprocessing": "preprocessing (its digest)",
+}
+
+
+def identity(data: Any) -> dict[str, Any]:
+    """Everything that decides the global batches of `TrainingData` or `EmbeddingData`, as JSON can hold it."""
+    source = getattr(data, "mixture", None) or data.stored
+    preprocessing = getattr(data, "preprocessing", None)
+    config = None if preprocessing is None else preprocessing.to_config()
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=repr).encode()).hexdigest()
+    return {
+        "version": __version__,
+        "tensorflow": tf.__version__,
+        "data": source.fingerprint,
+        "seed": data.seed,
+        "global_batch": data.global_batch,
+        "streams": data.streams,
+        "preprocessing": None if config is None else digest[:16],
+    }
+
+
+def check_same(address: str, theirs: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuses an input process that makes other batches than the coordinator trains on.
+
+    Raises:
+        ValueError: names the first difference, with both values.
+    """
+    for key, name in _NAMES.items():
+        if theirs.get(key) != own[key]:
+            raise ValueError(
+                f"The input process at {address} makes other batches: its {name} is {theirs.get(key)!r}, the "
+                f"coordinator's {own[key]!r}. Start both with the same recipe, settings and data."
+            )
+
+
+def check_complete(described: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Addresses in the order of the shares that they serve.
+
+    Args:
+        described: by address, "index" and "count" of the share that the input process there makes.
+
+    Raises:
+        ValueError: another count than there are input processes, or two that make the same share.
+    """
+    by_index: dict[int, str] = {}
+    for address, share in described.items():
+        if share["count"] != len(described):
+            raise ValueError(
+                f"The input process at {address} makes share {share['index']} of {share['count']}, but the coordinator "
+                f"was given {len(described)} input processes. Start all of them with --count {len(described)}, or name "
+                f"all {share['count']} of them."
+            )
+        other = by_index.setdefault(share["index"], address)
+        if other != address:
+            raise ValueError(
+                f"The input processes at {other} and {address} both make share {share['index']} of {share['count']}. "
+                "Start each with an --index of its own."
+            )
+    return [by_index[index] for index in sorted(by_index)]

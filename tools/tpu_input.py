@@ -1,0 +1,95 @@
+"""Makes one share of a run's training batches and serves it to the host that trains on it.
+
+    python -m tools.tpu_input siglip 32k --data "gs://bucket/{00000..09999}.tar" --tokenizer c4_en.model \\
+        --run gs://bucket/siglip --index 0 --count 4
+
+One such process runs on every TPU host, with the recipe, options and settings of the coordinator's command; it differs
+from host to host in --index alone, which Cloud's TPU_WORKER_ID gives by itself. The coordinator is told of all of them:
+
+    python -m recipes.siglip 32k ... --inputs host0:5050,host1:5050,host2:5050,host3:5050
+
+A host may be fed by several machines: with 8 input processes for 4 hosts, processes 0 and 1 feed the first host. An
+input process stays when a coordinator ends, and serves the next one from where that one starts. It needs no chip.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from .command import command_parser
+from .packages import recipe_module
+
+_PORT = 5050
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # The host's chips belong to its TensorFlow runtime: whoever loads libtpu first locks the others out.
+    os.environ["TPU_LOAD_LIBRARY"] = "0"
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    arguments, rest = _parser().parse_known_args(argv)
+    try:
+        index, count = share(arguments, os.environ)
+        serve(arguments.recipe, rest, index, count, arguments.port)
+    except (ValueError, ImportError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def share(arguments: argparse.Namespace, environment: Mapping[str, str]) -> tuple[int, int]:
+    """Which share of how many: as the command line says, else as a TPU host's environment does.
+
+    Raises:
+        ValueError: neither says it.
+    """
+    index, count = arguments.index, arguments.count
+    if index is None and environment.get("TPU_WORKER_ID", "").isdigit():
+        index = int(environment["TPU_WORKER_ID"])
+    if count is None and environment.get("TPU_WORKER_HOSTNAMES"):
+        count = len(environment["TPU_WORKER_HOSTNAMES"].split(","))
+    if index is None or count is None:
+        raise ValueError(
+            "Which share of the batches this process makes is not known: say --index and --count, or set TPU_WORKER_ID "
+            "and TPU_WORKER_HOSTNAMES, as TPU hosts do."
+        )
+    return index, count
+
+
+def serve(recipe_name: str, rest: Sequence[str], index: int, count: int, port: int) -> None:
+    """Prepares a recipe's data and serves a share of it until the process ends.
+
+    Raises:
+        ValueError: settings, data or a share that do not fit; or a recipe that is not there.
+        OSError: the port is taken.
+    """
+    from siglip_tf.data.service import InputServer
+    from siglip_tf.experiments import run
+
+    recipe = recipe_module(recipe_name).RECIPE
+    options = run.parser(recipe).parse_args(rest)
+    c = run.chosen_settings(recipe, options)
+    prepared = recipe.prepare(c, run.run_folder(recipe, options), options.embedded)
+    server = InputServer(prepared.data, index, count, port)
+    print(f"Serving share {index} of {count} at port {server.port}.", flush=True)
+    server.wait()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command_parser("tpu_input", __doc__)
+    parser.usage = "%(prog)s RECIPE [SETUP] [options of the recipe] [--index I --count N] [--port PORT]"
+    parser.add_argument("recipe", metavar="RECIPE", help="such as siglip; its own options follow")
+    parser.add_argument("--index", type=int, help="which share, from 0 (TPU_WORKER_ID)")
+    parser.add_argument("--count", type=int, help="how many input processes (number of TPU_WORKER_HOSTNAMES)")
+    parser.add_argument("--port", type=int, default=_PORT, help="where the coordinator finds it (default %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
