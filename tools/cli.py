@@ -19,6 +19,7 @@ VERBS = {
     "train-tokenizer": "train_tokenizer",
     "tpu-report": "tpu_report",
     "tpu-host": "tpu_host",
+    "tpu-input": "tpu_input",
 }
 
 

@@ -1,7 +1,11 @@
-"""For someone with a TPU: the same checks on the chip, beside what the compiler said without one.
+"""For someone with a TPU host: whether the installation is right, and the estimates beside what the chips do.
 
-python -m tools.tpu_report siglip --global-batch 4096 --json > estimate.json    # anywhere
-python -m tools.tpu_host siglip --global-batch 4096 --estimate estimate.json    # on the TPU host
+    python -m tools.tpu_host --check                                                # anywhere, no chip needed
+    python -m tools.tpu_report siglip --global-batch 4096 --json > estimate.json    # anywhere
+    python -m tools.tpu_host siglip --global-batch 4096 --estimate estimate.json    # on the TPU host
+
+--check compares versions, looks for the names that TensorFlow needs in libtpu, tries tensorflow-text, has this libtpu's
+compiler compile the attention kernel that this jax writes, and looks for chips. It says where it stops.
 """
 
 from __future__ import annotations
@@ -9,102 +13,70 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
-import tensorflow as tf
-
-from siglip_tf import losses, tpu
-from siglip_tf.tpu.topology import GIB
-
-from .tpu_report import find_recipe
-
-_UNTIMED = 5  # first steps
+from .command import command_parser
+from .tpu_check import check
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", metavar="RECIPE", help="as for tools.tpu_report")
-    parser.add_argument("--tpu", default="local", help="name or address of the TPU (default: this host's)")
-    parser.add_argument("--global-batch", type=int, default=4096)
-    parser.add_argument(
-        "--steps", type=int, default=30, help=f"steps to time, behind {_UNTIMED} others (default %(default)s)"
-    )
-    parser.add_argument("--estimate", type=Path, help="what tools.tpu_report --json printed for this recipe and batch")
+    parser = _parser()
     arguments = parser.parse_args(argv)
-    strategy = connect(arguments.tpu)
-    seconds = step_seconds(strategy, find_recipe(arguments.recipe), arguments.global_batch, arguments.steps)
-    measured = {
-        "loss, relative error": loss_error(strategy),
-        "seconds a step": seconds,
-        "peak GiB of a chip": peak_bytes(strategy) / GIB,
+    if arguments.check:
+        return check()
+    if arguments.recipe is None:
+        parser.error("a RECIPE or --check is needed")
+    from siglip_tf.distribution.tpu_system import TPUError
+
+    try:
+        print(measured(arguments))
+    except (TPUError, ValueError) as error:
+        print(f"tpu_host: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def measured(arguments: argparse.Namespace) -> str:
+    """A table of what the chips do, beside what was said before.
+
+    Raises:
+        TPUError: the TPU cannot be used.
+        ValueError: there is no such recipe.
+    """
+    from siglip_tf.distribution import tpu_system
+    from siglip_tf.tpu.topology import GIB
+
+    from . import tpu_measure
+    from .tpu_report import find_recipe
+
+    recipe = find_recipe(arguments.recipe)
+    strategy = tpu_system.connect(arguments.tpu)
+    found = {
+        "seconds a step": tpu_measure.step_seconds(strategy, recipe, arguments.global_batch, arguments.steps),
+        "loss, relative error": tpu_measure.loss_error(strategy),
+        "peak GiB of a chip": tpu_measure.peak_bytes(strategy) / GIB,
     }
     expected = {"loss, relative error": 1e-6}
     if arguments.estimate:
         (reports,) = json.loads(arguments.estimate.read_text()).values()
         expected |= {"seconds a step": reports[-1]["seconds"], "peak GiB of a chip": reports[-1]["used_gib"]}
-    print(f"{'':<24}{'on the chip':>14}{'said before':>14}")
-    for name, value in measured.items():
+    rows = [f"{'':<24}{'on the chip':>14}{'said before':>14}"]
+    for name, value in found.items():
         before = f"{expected[name]:.4g}" if name in expected else "-"
-        print(f"{name:<24}{value:>14.4g}{before:>14}")
-    return 0
+        rows.append(f"{name:<24}{value:>14.4g}{before:>14}")
+    return "\n".join(rows)
 
 
-def connect(name: str) -> tf.distribute.Strategy:
-    """The strategy of a TPU; "local" is this host's."""
-    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(name)
-    tf.config.experimental_connect_to_cluster(resolver)
-    tf.tpu.experimental.initialize_tpu_system(resolver)
-    return tf.distribute.TPUStrategy(resolver)
-
-
-def peak_bytes(strategy: tf.distribute.Strategy) -> int:
-    """Most memory that the first chip has held so far."""
-    return tf.config.experimental.get_memory_info(strategy.extended.worker_devices[0])["peak"]
-
-
-def loss_error(strategy: tf.distribute.Strategy, b: int = 32, d: int = 64) -> float:
-    """Of the ring's loss on this strategy against dense float64 numpy."""
-    rng, n = np.random.default_rng(0), b * strategy.num_replicas_in_sync
-    x, y = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in rng.standard_normal((2, n, d)))
-    parts = [
-        strategy.experimental_distribute_values_from_function(
-            lambda c, v=v: tf.constant(np.split(v, n // b)[c.replica_id_in_sync_group], tf.float32)
-        )
-        for v in (x, y)
-    ]
-
-    def step(x, y):
-        return losses.sigmoid_loss(x, y, tf.constant(np.float32(np.log(10))), tf.constant(-10.0))
-
-    shares = tf.function(lambda x, y: strategy.run(step, (x, y)))(*parts)
-    found = sum(float(v) for v in strategy.experimental_local_results(shares))
-    z = 2 * np.eye(n) - 1
-    return abs(found / (np.sum(np.logaddexp(0, -z * (10 * x @ y.T - 10))) / n) - 1)
-
-
-def step_seconds(strategy: tf.distribute.Strategy, recipe: tpu.Recipe, global_batch: int, steps: int) -> float:
-    """Median time of a training step on one random batch that is already on the chips' host."""
-    with strategy.scope():
-        subject = recipe()
-    rng = np.random.default_rng(0)
-    batch = {
-        key: rng.integers(0, 32, (global_batch, *spec.shape), np.int32)
-        if spec.dtype.is_integer
-        else rng.uniform(-1, 1, (global_batch, *spec.shape)).astype(np.float32)
-        for key, spec in subject.batch.items()
-    }
-    iterator = iter(strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensors(batch).repeat()))
-    subject.model.make_train_function()
-    times = []
-    for _ in range(steps + _UNTIMED):
-        started = time.perf_counter()
-        logs = subject.model.train_function(iterator)
-        tf.nest.map_structure(lambda value: value.numpy(), logs)
-        times.append(time.perf_counter() - started)
-    return float(np.median(times[_UNTIMED:]))
+def _parser() -> argparse.ArgumentParser:
+    parser = command_parser("tpu_host", __doc__)
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="as for tools.tpu_report")
+    parser.add_argument("--check", action="store_true", help="check the installation, with or without chips, and stop")
+    parser.add_argument("--tpu", help="name or address of the TPU (default: TPU_NAME, else this host's chips)")
+    parser.add_argument("--global-batch", type=int, default=4096, help="examples of a step (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=30, help="steps to time, after 5 others (default %(default)s)")
+    parser.add_argument("--estimate", type=Path, help="what tools.tpu_report --json printed for this recipe and batch")
+    return parser
 
 
 if __name__ == "__main__":

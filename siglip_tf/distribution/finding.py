@@ -6,20 +6,30 @@ import os
 
 import tensorflow as tf
 
+from siglip_tf.distribution.tpu_system import TPUError, connect, has_tpu
+
 
 def find_strategy(devices: int | None = None, *, cpus: bool = False) -> tf.distribute.Strategy:
     """MultiWorkerMirroredStrategy where TF_CONFIG is set, else this machine's `local_strategy`.
 
-    Call it before anything else of TensorFlow runs: the workers' connections are made here.
+    Call it before anything else of TensorFlow runs: the workers' connections are made here. TF_CONFIG with a TPU is
+    refused: the workers would train on their hosts' processors. One process trains on all hosts of a TPU.
 
     Args:
         devices: as `local_strategy` takes it.
         cpus: as `local_strategy` takes it.
 
     Raises:
-        ValueError: more devices than there are, or fewer than one.
+        ValueError: more devices than there are, or fewer than one; TF_CONFIG with a TPU; a TPU that cannot be used.
     """
     if os.environ.get("TF_CONFIG"):
+        if has_tpu():
+            named = f"TPU_NAME={os.environ['TPU_NAME']}" if os.environ.get("TPU_NAME") else "TPU chips on this machine"
+            raise TPUError(
+                f"Expected TF_CONFIG or a TPU. Received both: TF_CONFIG and {named}. Workers by TF_CONFIG do not use "
+                "the chips. Unset TF_CONFIG and run one coordinator with an input process on every host (docs/tpu.md), "
+                "or unset TPU_NAME to train on GPUs."
+            )
         return tf.distribute.MultiWorkerMirroredStrategy()
     return local_strategy(devices, cpus=cpus)
 
@@ -32,11 +42,10 @@ def local_strategy(devices: int | None = None, *, cpus: bool = False) -> tf.dist
         cpus: whether several logical CPU devices, where there is no accelerator, are a replica each.
 
     Raises:
-        ValueError: more devices than there are, or fewer than one.
+        ValueError: more devices than there are, or fewer than one; a TPU that cannot be used.
     """
-    if devices is None and (os.environ.get("TPU_NAME") or tf.config.list_physical_devices("TPU")):
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(os.environ.get("TPU_NAME") or "local")
-        return tf.distribute.TPUStrategy(resolver)
+    if devices is None and has_tpu():
+        return connect()
     there = tf.config.list_logical_devices("GPU")
     if not there:
         there = tf.config.list_logical_devices("CPU")[: None if cpus else 1]

@@ -31,11 +31,7 @@ def main(request_path):
     if request["schedule"]:
         os.makedirs(request["schedule"])
         os.environ["LIBTPU_INIT_ARGS"] = f"--xla_jf_dump_to={request['schedule']} --xla_jf_dump_llo_text=true"
-    import numpy as np
-    from jax._src import compiler
-    from jax._src.interpreters import mlir
-    from jax._src.lib import xla_client
-    from jax._src.lib.mlir import ir
+    import jax_internals  # beside this file, which is run as a script
     from jax.errors import JaxRuntimeError
     from jax.experimental import topologies
 
@@ -46,18 +42,14 @@ def main(request_path):
     if len(devices) < replicas:
         raise SystemExit(f"{request['topology']} has {len(devices)} devices, {replicas} replicas were asked for")
     devices = tuple(devices)[:replicas]
-    options = compiler.get_compile_options(
-        num_replicas=replicas, num_partitions=1, device_assignment=np.arange(replicas).reshape(replicas, 1)
-    )
+    options = jax_internals.compile_options(replicas)
     with open(request["module"]) as file:
         text = file.read()
     started = time.monotonic()
     result = {"memory": None, "refusal": None}
-    context = mlir.make_ir_context()
-    with context:
-        module = ir.Module.parse(text)
+    with jax_internals.parsed(text) as module:
         try:
-            executable = devices[0].client.compile(module, xla_client.DeviceList(devices), options)
+            executable = jax_internals.compile_module(module, devices, options)
         except JaxRuntimeError as error:  # all of the compiler's refusals are one, whatever their cause
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise

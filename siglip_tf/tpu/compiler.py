@@ -135,6 +135,25 @@ def _module_of_call(attributes, arguments, results):
     return f"module @kernel {{\n  func.func public @main({given}) -> ({', '.join(returned)}) {{\n    {body}\n  }}\n}}\n"
 
 
+def kernel_of_attention(topology: Topology, tokens: int = 16, heads: int = 2, head_size: int = 64) -> int:
+    """Has jax write a small attention kernel and the TPU compiler compile it; returns the cycles of one call.
+
+    Raises:
+        ImportError: jax or the compiler is not installed.
+        RuntimeError: the compiler refuses what this jax writes; the message is its own.
+    """
+    from siglip_tf.primitives import attention_kernel
+
+    shape = attention_kernel.Shape(8 * tokens, tokens, heads, head_size, "bfloat16")
+    # A JSON string is written as MLIR writes one, but for the quotes within, which MLIR gives as hex.
+    config = json.dumps(attention_kernel.backend_config(shape, "forward"))[1:-1].replace('\\"', "\\22")
+    kind = f"tensor<{shape.rows}x{shape.width}xbf16>"
+    attributes = f'{{backend_config = "{config}", has_side_effect = false}}'
+    module = _module_of_call(attributes, f"({', '.join([kind] * 3)})", kind)
+    result, _ = _cached(module, topology, 1, None, schedule=True)
+    return result["cycles"]
+
+
 def compiler_version() -> str:
     """Versions of the compiler's packages, such as "jax 0.10.2, libtpu 0.0.42.1".
 
@@ -163,7 +182,7 @@ def _cached(module, topology, replicas, progress, schedule):
 
 
 def _worker_version():
-    return hashlib.sha256(_WORKER.read_bytes()).hexdigest()
+    return hashlib.sha256(_WORKER.read_bytes() + _WORKER.with_name("jax_internals.py").read_bytes()).hexdigest()
 
 
 def _run(module, topology, replicas, folder, progress, schedule):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from siglip_tf.tpu import jax_internals
 from siglip_tf.tpu.compiler import INSTALL
 from siglip_tf.tpu.replica_program import ReplicaProgram
 
@@ -34,27 +35,15 @@ class CPUReplicas:
             raise ValueError("Expected a program without TPU kernels. Received one; trace it with attention='einsum'.")
         try:
             import jax
-            from jax._src import compiler
-            from jax._src.interpreters import mlir
-            from jax._src.lib import xla_client
-            from jax._src.lib.mlir import ir
         except ImportError as error:
             raise ImportError(INSTALL) from error
         jax.config.update("jax_platforms", "cpu")  # else jax looks for a TPU first, and complains
         self.program = program
-        self._client = xla_client.make_cpu_client(num_devices=program.replicas)
-        self._devices = self._client.devices()[: program.replicas]
-        options = compiler.get_compile_options(
-            num_replicas=program.replicas,
-            num_partitions=1,
-            device_assignment=np.arange(program.replicas).reshape(program.replicas, 1),
-        )
-        context = mlir.make_ir_context()
-        with context:
-            bytecode = mlir.module_to_bytecode(ir.Module.parse(module))
-            self._executable = self._client.compile_and_load(
-                bytecode, xla_client.DeviceList(tuple(self._devices)), options
-            )
+        client = jax_internals.cpu_client(program.replicas)
+        self._devices = client.devices()[: program.replicas]
+        options = jax_internals.compile_options(program.replicas)
+        with jax_internals.parsed(module) as parsed:
+            self._executable = jax_internals.compile_and_load(client, parsed, self._devices, options)
 
     @property
     def temporary_bytes(self) -> int:

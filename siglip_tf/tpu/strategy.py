@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,22 +16,24 @@ from tensorflow.python.tpu import tpu_strategy_util, tpu_system_metadata
 from tensorflow.python.training import server_lib
 
 _CHIPS_PER_ROW = 4
-_LOCAL = "/job:localhost/replica:0/task:0/device:"
+# Stand-ins for the runtimes of hosts, kept as a server ends with its object.
+_HOSTS: list[tf.distribute.Server] = []
 
 
 class _MadeUpResolver(cluster_resolver.ClusterResolver):
-    """A cluster of one host with as many chips as asked for, one core each (a v4 megacore counts as one)."""
+    """A cluster of hosts with as many chips as asked for, one core each (a v4 megacore counts as one)."""
 
     task_type = task_id = None
     environment = ""
 
-    def __init__(self, replicas: int):
-        self._replicas = replicas
+    def __init__(self, replicas: int, hosts: int):
+        self._replicas, self._hosts = replicas, hosts
+        self._job = "localhost" if hosts == 1 else "worker"
         columns = next(c for c in range(min(_CHIPS_PER_ROW, replicas), 0, -1) if replicas % c == 0)
         rows = replicas // columns
-        coordinates = [[x, y, 0, 0] for y in range(rows) for x in range(columns)]
+        coordinates = np.array([[x, y, 0, 0] for y in range(rows) for x in range(columns)])
         self.made_up_topology = topology_lib.Topology(
-            mesh_shape=[columns, rows, 1, 1], device_coordinates=np.array([coordinates])
+            mesh_shape=[columns, rows, 1, 1], device_coordinates=coordinates.reshape(hosts, replicas // hosts, 4)
         )
 
     def cluster_spec(self):
@@ -40,24 +43,29 @@ class _MadeUpResolver(cluster_resolver.ClusterResolver):
         return ""
 
     def num_accelerators(self, *unused, **also_unused):
-        return {"TPU": self._replicas}
+        return {"TPU": self._replicas // self._hosts}
 
     def get_job_name(self):
-        return "localhost"
+        return self._job
 
     def get_tpu_system_metadata(self):
-        devices = [_DeviceAttributes(f"{_LOCAL}TPU:{i}", "TPU", 0, i) for i in range(self._replicas)]
-        devices.append(_DeviceAttributes(f"{_LOCAL}CPU:0", "CPU", 0, self._replicas))
+        chips = self._replicas // self._hosts
+        names = [(host, "TPU", chip) for host in range(self._hosts) for chip in range(chips)]
+        names += [(host, "CPU", 0) for host in range(self._hosts)]
+        devices = [
+            _DeviceAttributes(f"/job:{self._job}/replica:0/task:{host}/device:{kind}:{number}", kind, 0, i)
+            for i, (host, kind, number) in enumerate(names)
+        ]
         return tpu_system_metadata.TPUSystemMetadata(
             num_cores=self._replicas,
-            num_hosts=1,
-            num_of_cores_per_host=self._replicas,
+            num_hosts=self._hosts,
+            num_of_cores_per_host=chips,
             topology=self.made_up_topology,
             devices=devices,
         )
 
 
-def made_up_tpu_strategy(replicas: int) -> tf.distribute.TPUStrategy:
+def made_up_tpu_strategy(replicas: int, hosts: int = 1) -> tf.distribute.TPUStrategy:
     """Returns a TPUStrategy of `replicas` replicas on a machine with no TPU.
 
     Variables, distributed data sets, `train_step` and the whole of `model.fit` build and trace under it; running stops
@@ -65,17 +73,41 @@ def made_up_tpu_strategy(replicas: int) -> tf.distribute.TPUStrategy:
 
     Args:
         replicas: number of chips, 1 or more.
+        hosts: number of hosts, each with an input pipeline of its own; see `Topology.hosts`. For more than one, as many
+            TensorFlow servers are started in this process, which stand for the hosts' runtimes. Ask for them before
+            anything else of TensorFlow runs.
 
     Raises:
-        ValueError: `replicas` is no positive whole number.
+        ValueError: `replicas` or `hosts` is no positive whole number, or the hosts do not share the replicas evenly.
     """
-    if not isinstance(replicas, int) or replicas < 1:
-        raise ValueError(f"Expected a positive whole number of replicas. Received: replicas={replicas!r}")
+    for name, value in (("replicas", replicas), ("hosts", hosts)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"Expected a positive whole number of {name}. Received: {name}={value!r}")
+    if replicas % hosts:
+        raise ValueError(f"Expected hosts that share {replicas} replicas evenly. Received: hosts={hosts}")
     tf.config.set_soft_device_placement(True)
-    resolver = _MadeUpResolver(replicas)
+    if hosts > 1:
+        _connect_to_hosts(hosts)
+    resolver = _MadeUpResolver(replicas, hosts)
     # TPUStrategy asks for an initialised TPU system; this is where it looks one up.
     tpu_strategy_util._INITIALIZED_TPU_SYSTEMS[""] = resolver.made_up_topology
     return tf.distribute.TPUStrategy(resolver)
+
+
+def _connect_to_hosts(hosts: int) -> None:
+    if len(_HOSTS) != hosts:
+        if _HOSTS:
+            raise ValueError(f"This process made {len(_HOSTS)} hosts before. Received: hosts={hosts}")
+        ports = [_free_port() for _ in range(hosts)]
+        cluster = tf.train.ClusterSpec({"worker": [f"localhost:{port}" for port in ports]})
+        _HOSTS.extend(tf.distribute.Server(cluster, job_name="worker", task_index=i) for i in range(hosts))
+        tf.config.experimental_connect_to_cluster(cluster)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
 
 
 @contextlib.contextmanager
@@ -100,7 +132,10 @@ def weightless_scope(strategy: tf.distribute.Strategy) -> Iterator[None]:
     def no_memory(next_creator, **kwargs):
         del next_creator
         kwargs.pop("initial_value")
-        return resource_variable_ops.UninitializedVariable(**kwargs)
+        with tf.device(
+            "/job:localhost/replica:0/task:0/device:CPU:0"
+        ):  # made-up chips of other hosts are devices that nobody knows
+            return resource_variable_ops.UninitializedVariable(**kwargs)
 
     # The creator entered last is asked first: shape, then the strategy's copies, then the handle of each copy.
     with tf.variable_creator_scope(no_memory), strategy.scope(), tf.variable_creator_scope(only_the_shape):

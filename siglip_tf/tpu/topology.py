@@ -21,6 +21,7 @@ class Chip:
         bandwidth: bytes a second between chip and memory.
         link: bytes a second out of the chip over all its links to other chips.
         accelerator: a name of this generation that libtpu accepts as an accelerator type.
+        host_chips: chips of one host in a slice of several hosts.
     """
 
     name: str
@@ -32,15 +33,16 @@ class Chip:
     bandwidth: float
     link: float
     accelerator: str
+    host_chips: int
 
 
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", 275e12, 1.05e9, 2, 32 * GIB, int(30.75 * GIB), 1.228e12, 300e9, "v4-8"),
-        Chip("v5e", 197e12, 1.5e9, 1, 16 * GIB, int(15.75 * GIB), 0.819e12, 200e9, "v5litepod-4"),
-        Chip("v5p", 459e12, 1.75e9, 2, 95 * GIB, int(94.74 * GIB), 2.765e12, 600e9, "v5p-8"),
-        Chip("v6e", 918e12, 1.75e9, 1, 32 * GIB, int(31.25 * GIB), 1.640e12, 448e9, "v6e-4"),
+        Chip("v4", 275e12, 1.05e9, 2, 32 * GIB, int(30.75 * GIB), 1.228e12, 300e9, "v4-8", 4),
+        Chip("v5e", 197e12, 1.5e9, 1, 16 * GIB, int(15.75 * GIB), 0.819e12, 200e9, "v5litepod-4", 8),
+        Chip("v5p", 459e12, 1.75e9, 2, 95 * GIB, int(94.74 * GIB), 2.765e12, 600e9, "v5p-8", 4),
+        Chip("v6e", 918e12, 1.75e9, 1, 32 * GIB, int(31.25 * GIB), 1.640e12, 448e9, "v6e-4", 8),
     )
 }
 
@@ -79,6 +81,11 @@ class Topology:
         for n in self.shape:
             count *= n
         return count
+
+    @property
+    def hosts(self) -> int:
+        """How many machines hold the chips: one for up to `host_chips`."""
+        return -(-self.chips // self.chip.host_chips)
 
     @property
     def options(self) -> dict[str, str]:

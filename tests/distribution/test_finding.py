@@ -3,7 +3,9 @@
 import pytest
 import tensorflow as tf
 
+from siglip_tf.distribution import tpu_system
 from siglip_tf.distribution.finding import describe, find_strategy, local_strategy
+from siglip_tf.distribution.tpu_system import TPUError
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +56,7 @@ def test_devices_that_are_not_here_are_refused(devices, cpus):
         local_strategy(devices, cpus=cpus)
 
 
-def test_workers_come_before_a_tpu_and_a_tpu_before_gpus(monkeypatch, gpus):
+def test_a_tpu_comes_before_gpus_and_does_not_go_with_workers(monkeypatch, gpus):
     gpus(2)
     resolver = tf.distribute.cluster_resolver.TPUClusterResolver
     monkeypatch.setattr(resolver, "connect", staticmethod(lambda name: f"connected to {name}"))
@@ -65,5 +67,16 @@ def test_workers_come_before_a_tpu_and_a_tpu_before_gpus(monkeypatch, gpus):
     monkeypatch.setenv("TPU_NAME", "pod")
     assert find_strategy() == ("TPU", "connected to pod")
     monkeypatch.setenv("TF_CONFIG", "{}")
+    with pytest.raises(TPUError, match="Received both: TF_CONFIG and TPU_NAME=pod"):
+        find_strategy()
+    monkeypatch.delenv("TPU_NAME")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: [])
     assert find_strategy() == "workers"
-    assert local_strategy() == ("TPU", "connected to pod")
+
+
+def test_chips_that_tensorflow_does_not_find_are_an_error_and_not_a_processor(monkeypatch):
+    monkeypatch.setattr(tpu_system, "attached_chips", lambda: 4)
+    with pytest.raises(TPUError, match="has 4 TPU chips, and TensorFlow .* finds none"):
+        find_strategy()
+    with pytest.raises(TPUError, match="no TPU chips|cannot use TPU"):
+        tpu_system.connect("local")

@@ -31,7 +31,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 
 SHAPES = ((375, 500), (768, 1024))
-SECTIONS = ("preprocessing", "loaders", "embeddings")
+SECTIONS = ("preprocessing", "loaders", "embeddings", "service")
 _BATCH = 64
 _WARM_UP = 2
 # Batches that a loader keeps ready, at most.
@@ -206,7 +206,7 @@ def loaders(images: list[bytes], folder: Path, size: int, cores: int) -> list[Ca
     from siglip_tf.data.text.training import train_tokenizer
 
     shard = folder / "00000.tar"
-    _write_tar(shard, images)
+    write_tar(shard, images)
     candidates = []
     has_torch = all(importlib.util.find_spec(name) for name in ("torch", "webdataset"))
     tokenizer = Tokenizer(train_tokenizer(_captions(200), 100), length=16)
@@ -228,7 +228,8 @@ def loaders(images: list[bytes], folder: Path, size: int, cores: int) -> list[Ca
     return candidates
 
 
-def _write_tar(path: Path, images: list[bytes]) -> None:
+def write_tar(path: Path, images: list[bytes]) -> None:
+    """A tar shard of the images, each with a caption."""
     import tarfile
 
     with tarfile.open(path, "w") as tar:
@@ -306,6 +307,13 @@ def main(argv: list[str] | None = None) -> None:
         if "embeddings" in wanted:
             print("Stored embeddings to shuffled training batches")
             run(embeddings(folder), arguments.rounds, 10, "pairs")
+        if "service" in wanted:
+            from . import input_service
+
+            print("Tar shard to training batches, in this process and through the input service")
+            (folder / "service").mkdir()
+            with input_service.candidates(images, folder / "service", arguments.cores) as both:
+                run(both, arguments.rounds, arguments.batches, "images")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ class InputServer:
         streams = data.streams or count
         if streams % count or data.global_batch % streams:
             raise ValueError(
-                f"Expected a global batch that the streams divide, and streams that the {count} input processes divide. "
+                f"Expected a global batch that the streams divide, and streams that {count} input processes divide. "
                 f"Received: global batch {data.global_batch}, {streams} streams."
             )
         data.streams = streams
@@ -255,7 +255,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         except _SessionError as error:
             self._send(409, {"error": str(error), "session": True})
         except Exception as error:  # whatever is wrong, the coordinator is told and shows it
-            self._send(400, {"error": f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"})
+            self._send(
+                400, {"error": f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"}
+            )
 
     def _send(self, status: int, content: dict[str, Any]) -> None:
         text = json.dumps(content).encode()

@@ -1,0 +1,39 @@
+"""Where a run's batches are made: in this process, or by input processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from siglip_tf.distribution.tpu_system import input_hosts, is_remote
+
+
+def feed(data: Any, inputs: str | None, strategy: tf.distribute.Strategy, say: Callable[[str], None]) -> Any:
+    """The run's data as `train` takes it.
+
+    Args:
+        data: `TrainingData` or `EmbeddingData`.
+        inputs: addresses of input processes, "host:port" with commas between, or None.
+        strategy: that trains.
+        say: where messages go.
+
+    Raises:
+        ValueError: hosts that no data of this process reaches, and no input processes; or several workers with some.
+    """
+    if inputs is None:
+        if is_remote(strategy):
+            hosts = input_hosts(strategy)
+            raise ValueError(
+                f"The TPU's chips are on {hosts} host{'s' * (hosts > 1)} whose TensorFlow runtime knows no op of this "
+                "project, so each needs an input process: start python -m tools.tpu_input on every host, and name them "
+                "by --inputs HOST:PORT,... (docs/tpu.md)."
+            )
+        return data
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        raise ValueError("Expected no --inputs with TF_CONFIG: each worker makes its own share of the batches.")
+    from siglip_tf.data.service import ServedData
+
+    addresses = [address.strip() for address in inputs.split(",") if address.strip()]
+    return ServedData(data, addresses, say=say)
