@@ -35,7 +35,7 @@ def write_page(path: Path, title: str, groups: Mapping[str, Sequence[Report]]) -
     parts = [f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>"]
     parts.append(f"<h1>{html.escape(title)}</h1>{_plot(groups)}")
     for name, reports in groups.items():
-        parts.append(f"<h2>{html.escape(name)}</h2>{_table(reports)}")
+        parts.append(f"<h2>{html.escape(f'{name}, compiled by {reports[0].compiler}')}</h2>{_table(reports)}")
         fitting = [report for report in reports if report.fits]
         if fitting:
             parts.append(_bars(fitting[-1]))

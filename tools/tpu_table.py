@@ -11,7 +11,10 @@ from siglip_tf.tpu.topology import GIB
 
 def table(reports: Sequence[Report], title: str, ops: int = 12) -> str:
     """One line a report, then where the time of the largest one that fits goes."""
-    lines = [title, _row("batch", "peak GiB", "of", "s/step", "img/s/chip", "of peak", "days", "")]
+    lines = [
+        f"{title} (compiled by {reports[0].compiler})",
+        _row("batch", "peak GiB", "of", "s/step", "img/s/chip", "of peak", "days", ""),
+    ]
     for report in reports:
         lines.append(_line(report))
     fitting = [report for report in reports if report.fits]
@@ -30,7 +33,6 @@ def details(report: Report, ops: int) -> list[str]:
         f"  memory of a chip in GiB: {memory}",
         f"  time: {kinds}; collectives at least {cost.collective_seconds * 1e3:.1f} ms if nothing ran beside them",
         f"  the estimate leaves out: {LEFT_OUT}",
-        f"  compiler: {report.compiler}",
     ]
     for hop in cost.hops:
         how = "asynchronous" if hop.asynchronous else "waits"

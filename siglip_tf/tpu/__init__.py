@@ -13,7 +13,7 @@ report.fits, report.seconds, report.days
 """
 
 from siglip_tf.tpu.checks import check_program
-from siglip_tf.tpu.compiler import Compiled, compile_module
+from siglip_tf.tpu.compiler import Compiled, compile_module, compiler_version
 from siglip_tf.tpu.cost import Cost, Hop, Op, analyse
 from siglip_tf.tpu.cpu_replicas import CPUReplicas
 from siglip_tf.tpu.fit import trace_fit
@@ -41,6 +41,7 @@ __all__ = [
     "analyse",
     "check_program",
     "compile_module",
+    "compiler_version",
     "count_ops",
     "largest_batch",
     "lower",

@@ -6,6 +6,7 @@ import re
 import xml.etree.ElementTree
 
 import pytest
+import tensorflow as tf
 
 from recipes import siglit
 from siglip_tf import tpu
@@ -108,6 +109,7 @@ def test_every_row_of_the_paper_is_judged(made_up, capsys, monkeypatch):
     monkeypatch.setattr(tpu_paper, "_loss_alone", lambda out, progress: 0)
     code, out, _ = run(capsys, "--paper")
     assert code == 1  # made-up figures do not hold all that is claimed
+    assert out.startswith(f"Compiled by {tpu.compiler_version()}; traced by TensorFlow {tf.__version__}")
     for row in tpu_paper.rows():
         assert f"{row.name}: global batch {row.global_batch}" in out
     assert "holds: at most 1.5 s" in out and "FAILS: at most 12 GiB" in out
