@@ -202,7 +202,8 @@ def _shown(row, report):
     days = "" if report.days is None else f", {report.days:.2f} days"
     return (
         f"{head}    {report.seconds:.3f} s a step, {report.used / GIB:.2f} GiB peak, "
-        f"{report.images_per_second_per_chip:.0f} examples/s/chip, {report.peak_share:.0%} of peak{days}; paper: {row.paper or '-'}\n"
+        f"{report.images_per_second_per_chip:.0f} examples/s/chip, {report.peak_share:.0%} of peak{days}; "
+        f"paper: {row.paper or '-'}\n"
     )
 
 
