@@ -19,6 +19,7 @@ from siglip_tf.data.order.position import check_state
 from siglip_tf.data.service.identity import identity
 
 _as_written = tf.autograph.experimental.do_not_convert
+_ENDLESS = 1 << 62
 
 
 class InputServer:
@@ -173,27 +174,47 @@ class _DataService:
 
 
 class _Serving:
-    """One session: its data set, and a count of the batches that were made and taken."""
+    """One session: its data set, and a count of the batches that were made and taken.
+
+    A coordinator may iterate more than once over a data set, as Keras does; the newest iteration counts.
+    """
 
     def __init__(self, data: Any, dataset: tf.data.Dataset):
         self.data = data
+        self._iteration = 0
         self._made = self._taken = 0
         self._changed = time.monotonic()
         self._closed = False
-        counted = dataset.map(_counting(self._note_made)).prefetch(1).map(_counting(self._note_taken))
+        numbers = tf.data.Dataset.range(_ENDLESS).scan(tf.constant(-1, tf.int64), _as_written(self._number))
+        made = tf.data.Dataset.zip(numbers, dataset).map(_counting(self._note_made))
+        counted = made.prefetch(1).map(_counting(self._note_taken)).map(_as_written(lambda _, batch: batch))
         options = tf.data.Options()
         options.deterministic = True
         self.dataset = counted.with_options(options)
 
-    def _note_made(self) -> None:
+    def _number(self, before: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The number of an iteration, drawn at its first batch."""
+        number = tf.cond(before < 0, lambda: tf.numpy_function(self._begin, [], tf.int64), lambda: before)
+        number = tf.ensure_shape(number, [])
+        return number, number
+
+    def _begin(self) -> np.int64:
+        self._iteration += 1
+        self._made = self._taken = 0
+        self._changed = time.monotonic()
+        return np.int64(self._iteration)
+
+    def _note_made(self, iteration: int) -> None:
         if self._closed:
             raise _SessionError("The session is over.")
-        self._made += 1
-        self._changed = time.monotonic()
+        if iteration == self._iteration:
+            self._made += 1
+            self._changed = time.monotonic()
 
-    def _note_taken(self) -> None:
-        self._taken += 1
-        self._changed = time.monotonic()
+    def _note_taken(self, iteration: int) -> None:
+        if iteration == self._iteration:
+            self._taken += 1
+            self._changed = time.monotonic()
 
     def progress(self) -> dict[str, Any]:
         """`waited`: seconds since when a consumer finds nothing ready; 0 while something is."""
@@ -210,15 +231,16 @@ class _Serving:
         self._closed = True
 
 
-def _counting(note: Callable[[], None]) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
-    def count() -> np.int64:
-        note()
-        return np.int64(0)
+def _counting(note: Callable[[int], None]) -> Callable[..., tuple[tf.Tensor, dict[str, tf.Tensor]]]:
+    def count(iteration: np.int64) -> np.int64:
+        note(int(iteration))
+        return iteration
 
     @_as_written
-    def passed_on(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        with tf.control_dependencies([tf.numpy_function(count, [], tf.int64)]):
-            return tf.nest.map_structure(tf.identity, batch)
+    def passed_on(iteration: tf.Tensor, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        counted = tf.ensure_shape(tf.numpy_function(count, [iteration], tf.int64), [])
+        with tf.control_dependencies([counted]):
+            return counted, tf.nest.map_structure(tf.identity, batch)
 
     return passed_on
 
