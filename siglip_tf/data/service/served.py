@@ -69,7 +69,8 @@ class ServedData:
             check_same(address, described[address]["identity"], own)
         self._clients = [clients[address] for address in check_complete(described)]
         self._position: dict[str, Any] | None = None
-        self._spec: Any = None
+        # Here, as `dataset` is called on the devices of hosts that know no op of this project.
+        self._spec = copy.copy(data).dataset().element_spec
         self._cut: Cut | None = None
         self._served: dict[InputClient, dict[str, Any]] = {}
         self._fault: Exception | None = None
@@ -111,7 +112,7 @@ class ServedData:
 
     def _start(self, hosts: int, replicas: int) -> dict[InputClient, tf.data.Dataset]:
         """Starts a session on all input processes where none is under way, and their data sets on this device."""
-        spec = self._global_spec()
+        spec = self._spec
         pair_bytes = sum(
             int(np.prod(part.shape[1:], dtype=np.int64)) * part.dtype.size for part in tf.nest.flatten(spec)
         )
@@ -132,12 +133,6 @@ class ServedData:
             )
             for client, at in self._served.items()
         }
-
-    def _global_spec(self) -> Any:
-        """What whole global batches look like; tracing the data set to learn it takes seconds."""
-        if self._spec is None:
-            self._spec = copy.copy(self._data).dataset().element_spec
-        return self._spec
 
     def state(self, step: int) -> dict[str, Any]:
         """The position once the training loop has consumed `step` global batches, of all shares together.
