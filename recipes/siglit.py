@@ -121,7 +121,7 @@ def prepare(c: ConfigDict, folder: str, is_synthetic: bool) -> Any:
     if c.tower:
         preprocessing, finish = _joining(c, stored)
     return Prepared(
-        lambda: EmbeddingData(stored, c.batch, seed=c.seed),
+        lambda: EmbeddingData(stored, c.batch, seed=c.seed, streams=c.streams),
         preprocessing,
         stored.size,
         finish=finish,

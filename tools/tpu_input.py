@@ -70,13 +70,16 @@ def serve(recipe_name: str, rest: Sequence[str], index: int, count: int, port: i
         OSError: the port is taken.
     """
     from siglip_tf.data.service import InputServer
-    from siglip_tf.experiments import run
+    from siglip_tf.experiments import checks, command
 
     recipe = recipe_module(recipe_name).RECIPE
-    options = run.parser(recipe).parse_args(rest)
-    c = run.chosen_settings(recipe, options)
-    prepared = recipe.prepare(c, run.run_folder(recipe, options), options.embedded)
-    server = InputServer(prepared.data, index, count, port)
+    options = command.parser(recipe).parse_args(rest)
+    c = command.chosen_settings(recipe, options)
+    checks.check(c, {} if options.synthetic else recipe.needs)
+    prepared = recipe.prepare(c, command.run_folder(recipe, options, c), options.synthetic)
+    if recipe.adapt is not None:
+        recipe.adapt(c, options.named, None if options.synthetic else prepared.examples)
+    server = InputServer(prepared.data(), index, count, port)
     print(f"Serving share {index} of {count} at port {server.port}.", flush=True)
     server.wait()
 

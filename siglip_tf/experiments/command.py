@@ -36,6 +36,9 @@ def parser(recipe: Recipe) -> argparse.ArgumentParser:
     arguments.add_argument("--every", metavar="STEPS", help="steps between evaluations")
     arguments.add_argument("--synthetic", action="store_true", help="a tiny run on drawn scenes, on any machine")
     arguments.add_argument("--embedded", dest="synthetic", action="store_true", help=argparse.SUPPRESS)
+    arguments.add_argument(
+        "--inputs", metavar="HOST:PORT,...", help="processes that make the batches: python -m tools.tpu_input --help"
+    )
     arguments.add_argument("--fresh", action="store_true", help="delete the run's folder and start again")
     arguments.add_argument("--dry-run", action="store_true", help="build everything, print the plan, and stop")
     arguments.add_argument("--tpu-report", action="store_true", help="with --dry-run: compile for the TPU, minutes")
@@ -60,6 +63,13 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> int:
     except (ValueError, ImportError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        from siglip_tf.data.service import InputProcessError
+
+        if not isinstance(error, InputProcessError):
+            raise
+        print(f"error: {error} The same command continues.", file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
         print("\nStopped. The same command continues.", file=sys.stderr)
         return 130
@@ -130,6 +140,7 @@ def _run(recipe: Recipe, arguments: argparse.Namespace, c: ConfigDict) -> None:
         until=arguments.until,
         fresh=arguments.fresh,
         command=arguments.command,
+        inputs=arguments.inputs,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -10,14 +9,13 @@ import tensorflow as tf
 from siglip_tf.distribution.tpu_system import input_hosts, is_remote
 
 
-def feed(data: Any, inputs: str | None, strategy: tf.distribute.Strategy, say: Callable[[str], None]) -> Any:
+def feed(data: Any, inputs: str | None, strategy: tf.distribute.Strategy) -> Any:
     """The run's data as `train` takes it.
 
     Args:
         data: `TrainingData` or `EmbeddingData`.
         inputs: addresses of input processes, "host:port" with commas between, or None.
         strategy: that trains.
-        say: where messages go.
 
     Raises:
         ValueError: hosts that no data of this process reaches, and no input processes; or several workers with some.
@@ -36,4 +34,4 @@ def feed(data: Any, inputs: str | None, strategy: tf.distribute.Strategy, say: C
     from siglip_tf.data.service import ServedData
 
     addresses = [address.strip() for address in inputs.split(",") if address.strip()]
-    return ServedData(data, addresses, say=say)
+    return ServedData(data, addresses)

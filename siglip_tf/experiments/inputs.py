@@ -87,6 +87,7 @@ def pairs(
             preprocessing,
             c.batch,
             seed=c.seed,
+            streams=c.streams,
             augmentation=build.build_augmentation(c),
             bad_record_limit=c.bad_record_limit,
             report=f"{folder}/bad_records_{{worker}}.jsonl",

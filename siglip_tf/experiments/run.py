@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from siglip_tf import processor
 from siglip_tf.distribution import describe, find_strategy
 from siglip_tf.experiments import config
 from siglip_tf.experiments.build import build_model, parameter_count, total_steps
+from siglip_tf.experiments.feeding import feed
 from siglip_tf.experiments.inputs import Prepared
 from siglip_tf.experiments.recipe import Recipe
 from siglip_tf.experiments.run_folder import RunFolder
@@ -30,6 +32,7 @@ def run(
     until: int | None = None,
     fresh: bool = False,
     command: str | None = None,
+    inputs: str | None = None,
 ) -> None:
     """Trains a recipe to its end, writes its checkpoint and its report.
 
@@ -42,9 +45,11 @@ def run(
         until: a step to stop at; the same run continues later.
         fresh: delete what is there.
         command: the command line, for messages and the report.
+        inputs: addresses of input processes with commas between; None makes the batches here.
 
     Raises:
         ValueError: the folder holds another run, or the data cannot be used.
+        InputProcessError: an input process is gone, stalled or taken over.
         SystemExit: after SIGTERM or Ctrl-C, once the state is saved.
     """
     strategy = find_strategy()
@@ -89,15 +94,17 @@ def run(
     spikes = {} if c.spike is None else {"gradient_norm": c.spike}
     looks = c.log_every if isinstance(strategy, tf.distribute.TPUStrategy) else 1
     watch = Watch(resume, c.on_fault, spikes=spikes, every=looks, say=say)
-    reached = train(
-        model,
-        prepared.data(),
-        steps=stop,
-        global_batch_size=c.batch,
-        resume=resume,
-        watch=watch,
-        log_every=min(c.log_every, max(1, steps // 20)),
-    )
+    data = feed(prepared.data(), inputs, strategy)
+    with getattr(data, "guard", contextlib.nullcontext)():
+        reached = train(
+            model,
+            data,
+            steps=stop,
+            global_batch_size=c.batch,
+            resume=resume,
+            watch=watch,
+            log_every=min(c.log_every, max(1, steps // 20)),
+        )
     if reached < steps:
         say(f"Stopped at step {reached:,} of {steps:,}. The same command continues.")
         return

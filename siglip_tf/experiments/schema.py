@@ -232,6 +232,9 @@ DATA = {
     "start": _text(),  # a checkpoint whose weights training begins with
     "tower": _text(),  # SigLiT: the checkpoint of the frozen image tower
     "bad_record_limit": Setting(0.01, float, least=0),
+    # Equal parts of the global batch, each with its own passage through the data; by default as many as there are
+    # processes that make batches. A multiple of that number lets a run continue with fewer or more of them.
+    "streams": Setting(None, int, optional=True, least=1),
     "languages": Setting(1, int, least=1, most=LANGUAGE_COUNT),  # that the synthetic scenes are described in
 }
 

@@ -35,13 +35,13 @@ def test_a_wrong_share_or_recipe_is_an_error_and_a_status(capsys, monkeypatch, t
 
 
 def started(folder, index, port, log):
-    command = [sys.executable, "-m", "tools.tpu_input", "siglip", "--embedded", "--run", str(folder)]
+    command = [sys.executable, "-m", "tools.tpu_input", "siglip", "--synthetic", "--run", str(folder)]
     command += ["--index", str(index), "--count", "2", "--port", str(port)]
     return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
 
 
 def train(folder, ports, *more):
-    command = [sys.executable, "-m", "recipes.siglip", "--embedded", "--run", str(folder)]
+    command = [sys.executable, "-m", "recipes.siglip", "--synthetic", "--run", str(folder)]
     command += ["--inputs", ",".join(f"localhost:{port}" for port in ports), *more]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -66,7 +66,7 @@ def test_a_dead_or_stalled_input_process_ends_the_step_and_the_run_resumes(tmp_p
             assert time.monotonic() - at < 60
             assert running.returncode == 3
             assert f"The input process at localhost:{ports[1]} has not answered" in text
-            assert "The same command goes on." in text
+            assert "The same command continues." in text
             inputs[1].kill()
             inputs[1].wait()
             inputs[1] = started(folder, 1, ports[1], log)

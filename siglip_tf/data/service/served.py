@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,6 @@ class ServedData:
         wait: seconds to wait for input processes that do not answer yet.
         silent: seconds without an answer after which `guard` ends training.
         stalled: seconds without a batch after which `guard` ends training.
-        say: where messages go.
 
     Raises:
         InputProcessError: an input process does not answer.
@@ -51,7 +50,6 @@ class ServedData:
         wait: float = 120.0,
         silent: float = watch_module.SILENT,
         stalled: float = watch_module.STALLED,
-        say: Callable[[str], None] = print,
     ):
         if not addresses:
             raise ValueError("Expected the address of at least one input process.")
@@ -60,7 +58,7 @@ class ServedData:
         data = copy.copy(data)
         data.streams = data.streams or len(addresses)
         self._data = data
-        self._silent, self._stalled, self._say = silent, stalled, say
+        self._silent, self._stalled = silent, stalled
         clients = {address: InputClient(address) for address in addresses}
         own, described = identity(data), {}
         for address, client in clients.items():

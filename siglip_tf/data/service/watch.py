@@ -127,5 +127,5 @@ def leave_or_end(has_left: threading.Event, error: Exception) -> None:
     checkpoints are renamed into place.
     """
     if not has_left.wait(_GRACE):
-        print(f"error: {error} The same command goes on.", file=sys.stderr, flush=True)
+        print(f"error: {error} The same command continues.", file=sys.stderr, flush=True)
         os._exit(3)
