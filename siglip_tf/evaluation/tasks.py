@@ -66,9 +66,15 @@ class Evaluation:
 
 
 class Task(abc.ABC):
-    """Something to measure; `name` is its part of metric names."""
+    """Something to measure.
+
+    Attributes:
+        name: the first part of its metrics' names.
+        metric_names: the metrics that `run` reports, without the task's name; the most telling one first.
+    """
 
     name: str
+    metric_names: tuple[str, ...]
 
     @abc.abstractmethod
     def run(self, evaluation: Evaluation) -> TaskResult:
@@ -96,6 +102,10 @@ class ZeroShotTask(Task):
     @property
     def name(self) -> str:
         return f"zero_shot/{self.images.name}"
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        return ("top1", "top5", "mean_per_class")
 
     def run(self, evaluation: Evaluation) -> TaskResult:
         images, names = self.images, self.images.class_names
@@ -163,6 +173,10 @@ class RetrievalTask(Task):
     def name(self) -> str:
         return f"retrieval/{self.images.name}"
 
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        return tuple(f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in RECALL_AT)
+
     def run(self, evaluation: Evaluation) -> TaskResult:
         languages = self.images.languages or {"": self.images.captions}
         vectors = evaluation.images(self.images)
@@ -223,6 +237,10 @@ class FewShotTask(Task):
     @property
     def name(self) -> str:
         return f"few_shot/{self.test.name}"
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        return (f"{self.shots}shot",)
 
     def run(self, evaluation: Evaluation) -> TaskResult:
         classes = len(self.train.class_names)

@@ -1,18 +1,33 @@
-"""Training state, exact resume, and diagnostics."""
+"""A whole run of training: exact resume, evaluation, diagnostics, and loggers.
 
-from siglip_tf.training.diagnostics import Diagnostics, read_metrics
+Words used here:
+    run: one training from its first step to its last, in one folder, by any number of processes one after another.
+    checkpoint: all of training's state at a step, from which the run continues with the same bits.
+    best checkpoint: the model's weights at the step that an evaluation found best; it starts no run.
+    worker: one of several processes that train together; the chief is worker 0, which writes what they share.
+    owner: the one run that may write to the folder now.
+    post-mortem: a checkpoint of a step at which a metric was not finite or had a spike.
+"""
+
+from siglip_tf.training.diagnostics import Diagnostics
+from siglip_tf.training.evaluation import PeriodicEvaluation
 from siglip_tf.training.loop import train
-from siglip_tf.training.progress import Progress, Speed
-from siglip_tf.training.resume import PositionedData, Resume, Stateful
+from siglip_tf.training.metrics_file import read_metrics
+from siglip_tf.training.owner import RunFolderInUseError
+from siglip_tf.training.progress import ProgressLine, Speed
+from siglip_tf.training.resume import Resume
+from siglip_tf.training.stateful import PositionedData, Stateful
 from siglip_tf.training.store import CheckpointStore
 from siglip_tf.training.watch import UnstableTrainingError, Watch
 
 __all__ = [
     "CheckpointStore",
     "Diagnostics",
+    "PeriodicEvaluation",
     "PositionedData",
-    "Progress",
+    "ProgressLine",
     "Resume",
+    "RunFolderInUseError",
     "Speed",
     "Stateful",
     "UnstableTrainingError",

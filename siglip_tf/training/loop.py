@@ -1,4 +1,4 @@
-"""A whole run in one call: restore, fit for the steps that are left, save, watch, report."""
+"""A whole run in one call: restore, fit for the steps that are left, evaluate, save, watch, report."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,8 +7,10 @@ import tensorflow as tf
 
 from siglip_tf.data.order.bad_records import TooManyBadRecordsError
 from siglip_tf.training.diagnostics import Diagnostics
-from siglip_tf.training.progress import Progress, Speed
-from siglip_tf.training.resume import PositionedData, Resume
+from siglip_tf.training.evaluation import PeriodicEvaluation
+from siglip_tf.training.progress import ProgressLine, Speed
+from siglip_tf.training.resume import Resume
+from siglip_tf.training.stateful import PositionedData
 from siglip_tf.training.watch import UnstableTrainingError, Watch
 from siglip_tf.training.workers import this_worker
 
@@ -22,7 +24,7 @@ class _Ticker(keras.callbacks.Callback):
         self.resume = resume
 
     def on_train_batch_end(self, batch, logs=None):
-        self.speed.tick(self.resume.step)
+        self.speed.tick(self.resume.count(batch))
 
 
 def train(
@@ -33,6 +35,7 @@ def train(
     global_batch_size: int,
     resume: Resume,
     watch: Watch | None = None,
+    evaluation: PeriodicEvaluation | None = None,
     log_every: int = 50,
     tensorboard: bool = True,
     bound: float | None = None,
@@ -40,90 +43,115 @@ def train(
     max_skips: int = 10,
     progress: bool = True,
 ) -> int:
-    """Trains a compiled model up to a number of steps, from wherever `resume` finds it.
+    """Trains a compiled model up to a number of steps, from where `resume` finds it.
 
     Args:
         model: built and compiled.
-        data: a `PositionedData` (`siglip_tf.data.TrainingData`), or a function that returns an endless data set of
-            global batches that starts after so many of them.
-        steps: steps of the whole run, those of earlier processes included.
+        data: a `PositionedData` (`siglip_tf.data.TrainingData`), or a function of a number of global batches that
+            returns an endless data set of the global batches after those.
+        steps: steps of the whole run, including those of earlier processes.
         global_batch_size: pairs a step over all replicas.
         resume: saves and restores, and names the run's folder.
         watch: what to do about NaN and spikes; by default NaN stops the run.
+        evaluation: tasks to run while training, which keep the best checkpoint and may stop the run early.
         log_every: steps between lines of `metrics.jsonl`.
         tensorboard: whether to write TensorBoard events too.
         bound: images a second that the hardware allows at best, to show the share reached.
-        callbacks: further Keras callbacks; they see the run as one epoch.
-        max_skips: faults passed over before one is raised after all.
+        callbacks: further Keras callbacks. They see the run as one epoch, and the figures of an evaluation in `logs`.
+        max_skips: how many faults may be skipped before one is raised.
         progress: whether to show the progress line.
 
     Returns:
-        The step reached: `steps`, or fewer if a callback stopped training.
+        The step reached: `steps`, or fewer if a callback stopped training (`evaluation.stopped`).
 
     Raises:
+        ValueError: settings that cannot be.
         TooManyBadRecordsError: more of the data is broken than its limit allows.
-        UnstableTrainingError: at NaN or a spike, if it is not to be passed over.
+        UnstableTrainingError: at NaN or a spike, if it is not to be skipped.
         SystemExit: after a signal, when the state is saved.
     """
-    if steps < 1:
-        raise ValueError(f"Expected steps >= 1. Received: steps={steps}")
-    execution = model.steps_per_execution
-    if steps % execution or resume.every % execution:
-        raise ValueError(
-            f"Expected steps and resume.every to be multiples of the model's steps_per_execution={execution}. "
-            f"Received: steps={steps}, resume.every={resume.every}"
-        )
+    _check_numbers(steps=steps, global_batch_size=global_batch_size, log_every=log_every)
+    _check_execution(model, steps, resume.every)
+    if max_skips < 0:
+        raise ValueError(f"Expected max_skips >= 0. Received: max_skips={max_skips}")
     strategy = model.distribute_strategy
-    chief = this_worker(strategy).is_chief
+    is_chief = this_worker(strategy).is_chief
     if watch is None:
         # A look waits for the device. A TPU is kept waiting by that, so there the look goes with the log.
         watch = Watch(resume, every=log_every if isinstance(strategy, tf.distribute.TPUStrategy) else 1)
-    skips = 0
     resume.data = None if callable(data) else data
-    start = resume.restore(model)
-    while start < steps:
-        speed = Speed(global_batch_size, strategy.num_replicas_in_sync, bound)
-        shown = [
-            *([Progress(steps, speed, lambda: resume.step)] if chief and progress else []),
-            *(
-                [
-                    Diagnostics(
-                        resume.directory,
-                        speed,
-                        lambda: resume.step,
-                        every=log_every,
-                        total_steps=steps,
-                        tensorboard=tensorboard,
-                    )
-                ]
-                if chief
-                else []
-            ),
-        ]
-        dataset = _dataset(data, resume, strategy)
-        if start == 0 and watch.action == "skip" and not resume.store.steps():
-            resume.save()  # something to go back to
-        try:
-            model.fit(
-                dataset,
-                epochs=1,
-                steps_per_epoch=steps - start,
-                verbose=0,
-                shuffle=False,
-                callbacks=[watch, resume, _Ticker(speed, resume), *shown, *callbacks],
+    if evaluation is not None:
+        evaluation.prepare(model, resume, steps)
+    evaluations = [] if evaluation is None else [evaluation]
+    skips = 0
+    try:
+        start = resume.restore(model)
+        for each in evaluations:
+            each.finish(model, start)
+        while start < steps and not any(each.stopped for each in evaluations):
+            speed = Speed(global_batch_size, strategy.num_replicas_in_sync, bound)
+            for each in evaluations:
+                each.exclude_from(speed)
+            diagnostics = Diagnostics(
+                resume.directory,
+                speed,
+                lambda: resume.step,
+                every=log_every,
+                total_steps=steps,
+                tensorboard=tensorboard,
+                evaluation=evaluation,
             )
-            break
-        except UnstableTrainingError as fault:
-            skips += 1
-            if not fault.may_skip or skips > max_skips:
-                raise
-            start = resume.restore(model, pass_over=True)
-            resume.say(f"{fault}. Went back to step {start:,} and passed over the batches up to {fault.batches:,}.")
-        except tf.errors.OpError as error:
-            raise TooManyBadRecordsError.within(error) or error from None
-        finally:
-            resume.close()
+            summary = None if evaluation is None else evaluation.summary
+            line = ProgressLine(steps, speed, lambda: resume.step, evaluation=summary)
+            shown = [*([line] if progress else []), diagnostics] if is_chief else []
+            dataset = _dataset(data, resume, strategy)
+            if start == 0 and watch.action == "skip" and not resume.store.steps():
+                resume.save()  # something to go back to
+            try:
+                model.fit(
+                    dataset,
+                    epochs=1,
+                    steps_per_epoch=steps - start,
+                    verbose=0,
+                    shuffle=False,
+                    callbacks=[watch, _Ticker(speed, resume), *evaluations, *shown, *callbacks, resume],
+                )
+                break
+            except UnstableTrainingError as fault:
+                skips += 1
+                if not fault.may_skip or skips > max_skips:
+                    raise
+                start = resume.restore(model, pass_over=True)
+                resume.say(f"{fault}. Went back to step {start:,} and skipped the batches up to {fault.batches:,}.")
+            except tf.errors.OpError as error:
+                raise TooManyBadRecordsError.within(error) or error from None
+            finally:
+                diagnostics.close()
+        for each in evaluations:
+            each.clean()
+    finally:
+        resume.close()
     return resume.step
+
+
+def _check_numbers(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"Expected {name} to be a whole number >= 1. Received: {name}={value!r}")
+
+
+def _check_execution(model: keras.Model, steps: int, every: int) -> None:
+    execution = model.steps_per_execution
+    if not isinstance(execution, int) or execution < 1:
+        raise ValueError(
+            "Expected the model's steps_per_execution to be a whole number >= 1, because checkpoints, logs and signals "
+            f"count steps between two executions. Received: steps_per_execution={execution!r}"
+        )
+    if steps % execution or every % execution:
+        raise ValueError(
+            f"Expected steps and resume.every to be multiples of the model's steps_per_execution={execution}. "
+            f"Received: steps={steps}, resume.every={every}"
+        )
 
 
 def _dataset(data, resume: Resume, strategy: tf.distribute.Strategy):
@@ -135,5 +163,5 @@ def _dataset(data, resume: Resume, strategy: tf.distribute.Strategy):
 
 
 def _endless(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    # Workers that do not know that their data never ends look out for a last, smaller batch, and lose the static shape.
+    # Workers that do not know that their data never ends expect a last, smaller batch, and lose the static shape.
     return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))

@@ -1,4 +1,4 @@
-"""How fast training goes and when it ends: one line that a person reads, and the same figures as metrics."""
+"""How fast training goes and when it ends: one line for people, and the same figures as metrics."""
 
 import sys
 import time
@@ -8,13 +8,13 @@ from typing import TextIO
 
 import keras
 
-from siglip_tf.training.resume import plain
+from siglip_tf.training.metric_values import scalars
 
 _SHOWN = {"loss": "loss", "temperature": "t", "bias": "b", "gradient_norm": "|g|"}
 
 
 class Speed:
-    """Examples a second over the last minute, leaving out the first step, which compiles.
+    """Images a second over the last minute, without the first step, which compiles.
 
     Args:
         global_batch_size: pairs a step over all replicas.
@@ -46,6 +46,10 @@ class Speed:
         while len(self._ticks) > 2 and now - self._ticks[1][0] > 60.0:
             self._ticks.popleft()
 
+    def exclude(self, seconds: float) -> None:
+        """Leaves out seconds that were not spent on training."""
+        self._ticks = deque((time + seconds, step) for time, step in self._ticks)
+
     def figures(self, steps_left: int | None = None) -> dict[str, float]:
         """`images_per_second`, `..._per_chip`, `share_of_bound` and `seconds_left`, as far as known."""
         if len(self._ticks) < 2 or self._ticks[-1][0] <= self._ticks[0][0]:
@@ -76,7 +80,7 @@ def number_text(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-class Progress(keras.callbacks.Callback):
+class ProgressLine(keras.callbacks.Callback):
     """One line of progress: rewritten in a terminal, printed now and then elsewhere.
 
         step 1,200/65,000  1.8 %  loss 3.214  t 12.1  b -9.87  |g| 0.43  1,234 images/s  41 % of bound  3 h 12 min left
@@ -86,7 +90,8 @@ class Progress(keras.callbacks.Callback):
         speed: the run's `Speed`.
         step: returns the number of steps done (`lambda: resume.step`).
         every_seconds: between lines; 0.5 in a terminal and 30 elsewhere by default.
-        stream: where to write; only one process of several should have one.
+        stream: where to write; only one of several processes should have one.
+        evaluation: returns what the last evaluation found, in a few words.
     """
 
     def __init__(
@@ -97,11 +102,13 @@ class Progress(keras.callbacks.Callback):
         *,
         every_seconds: float | None = None,
         stream: TextIO | None = None,
+        evaluation: Callable[[], str] | None = None,
     ):
         super().__init__()
         self.total_steps = total_steps
         self.speed = speed
         self.step = step
+        self.evaluation = evaluation
         self.stream = stream if stream is not None else sys.stderr
         self.rewrites = self.stream.isatty()
         self.every_seconds = every_seconds if every_seconds is not None else (0.5 if self.rewrites else 30.0)
@@ -109,11 +116,13 @@ class Progress(keras.callbacks.Callback):
         self._width = 0
 
     def line(self, logs: dict[str, float]) -> str:
-        """The line for the step at hand."""
+        """The line for the present step."""
         step = self.step()
         figures = self.speed.figures(self.total_steps - step)
         parts = [f"step {step:,}/{self.total_steps:,}", f"{100 * step / self.total_steps:.1f} %"]
         parts += [f"{short} {number_text(logs[name])}" for name, short in _SHOWN.items() if name in logs]
+        if self.evaluation is not None and (found := self.evaluation()):
+            parts.append(found)
         if "images_per_second" in figures:
             speed = f"{number_text(figures['images_per_second'])} images/s"
             if self.speed.chips > 1:
@@ -133,7 +142,7 @@ class Progress(keras.callbacks.Callback):
         now = self.speed.clock()
         if self._written_at is None or now - self._written_at >= self.every_seconds or self.step() >= self.total_steps:
             self._written_at = now
-            self._write(self.line(plain(logs)))
+            self._write(self.line(scalars(logs)))
 
     def on_train_end(self, logs=None):
         if self.rewrites and self._width:

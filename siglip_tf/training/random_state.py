@@ -5,13 +5,15 @@ stateful ops (`tf.random.uniform` with an op seed) count inside their kernels an
 `tf.random.Generator` can be, as one of `Resume`'s `trackables`.
 """
 
+import hashlib
+import json
 import random
 from typing import Any
 
 import numpy as np
 
 
-def random_state() -> dict[str, Any]:
+def process_random_state() -> dict[str, Any]:
     """The states of `random` and of NumPy's global functions."""
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()
@@ -21,9 +23,26 @@ def random_state() -> dict[str, Any]:
     }
 
 
-def set_random_state(state: dict[str, Any]) -> None:
-    """Puts back what `random_state` gave."""
+def set_process_random_state(state: dict[str, Any]) -> None:
+    """Puts back what `process_random_state` returned."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+
+
+def random_state_of_new_worker(state: dict[str, Any], worker: int) -> dict[str, Any]:
+    """A state for a worker that joins a run: other numbers than any saved worker's, and the same in every resume.
+
+    Args:
+        state: the first worker's saved state.
+        worker: the new worker's index.
+    """
+    digest = hashlib.sha256(json.dumps([state, worker]).encode()).digest()
+    python = random.Random(digest)
+    version, words, gauss = python.getstate()
+    name, keys, position, *_ = np.random.RandomState(np.frombuffer(digest, np.uint32)).get_state()
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [name, keys.tolist(), int(position), 0, 0.0],
+    }

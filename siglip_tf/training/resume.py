@@ -1,75 +1,70 @@
-"""Exact resume as a Keras callback: save every so many steps and at a signal, go on from the last good checkpoint."""
+"""Exact resume as a Keras callback: save every so many steps and at a signal, continue from the last checkpoint."""
 
 import math
-import os
 import tempfile
+import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from siglip_tf.training.interruption import Interruption
-from siglip_tf.training.random_state import random_state, set_random_state
+from siglip_tf.signals import Interruption
+from siglip_tf.storage import explained, remove
+from siglip_tf.training.loss_scaling import PassedOverSteps
+from siglip_tf.training.metric_values import json_safe, scalars
+from siglip_tf.training.owner import Owner
+from siglip_tf.training.random_state import (
+    process_random_state,
+    random_state_of_new_worker,
+    set_process_random_state,
+)
 from siglip_tf.training.state import TrainingState, data_fault
-from siglip_tf.training.store import CheckpointStore, marker_fault
-from siglip_tf.training.workers import agree, leave_together, left_files, share, this_worker
+from siglip_tf.training.stateful import PositionedData, Stateful, is_optional
+from siglip_tf.training.store import CheckpointStore, find_checkpoint
+from siglip_tf.training.workers import StopQuestion, agree, leave_together, left_files, share, this_worker
 
-_STOP_FILE = "stop_after_step"
-
-
-class Stateful(Protocol):
-    """Anything beside the model whose state belongs into the checkpoint, such as a reader's count of bad records."""
-
-    def get_state(self) -> Any:
-        """JSON values that stand for the state."""
-
-    def set_state(self, state: Any) -> None:
-        """Puts back what `get_state` gave."""
-
-
-class PositionedData(Protocol):
-    """Training data that knows where it stands, such as `siglip_tf.data.TrainingData`."""
-
-    def dataset(self, context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
-        """Endless batches from the restored position on; with a context, one worker's for each of its replicas."""
-
-    def state(self, step: int) -> dict[str, Any]:
-        """JSON values that stand for the position once `step` global batches of the run are consumed."""
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Goes on at a position."""
+_GRACE = 10.0  # seconds that a step may take to end after a signal, at least
+_WRITING_GRACE = 300.0  # seconds that a checkpoint may take to be written after a signal
 
 
 class Resume(keras.callbacks.Callback):
-    """Saves all of training in one atomic checkpoint, and restores it so that the run goes on bit by bit.
+    """Saves all of training in one atomic checkpoint, and restores it so that the run continues bit by bit.
 
     A checkpoint holds weights, optimizer, metrics and seed generators (`tf.train.Checkpoint`), the step, the batches
     consumed, the data's position, Python's and NumPy's random states, and the state of every object in `states`; the
-    last three of each worker. SIGTERM and Ctrl-C save after the running step and exit; SIGKILL loses at most `every`
-    steps. Under several workers all take part, the chief writes, and the directory must be shared.
+    last three for each worker. SIGTERM and Ctrl-C save after the running step and exit; before the first step, and when
+    no step ends in time, they exit without saving. SIGKILL loses at most `every` steps. With several workers all take
+    part, the chief writes, and the directory must be shared. Only one run at a time may use the directory.
 
         resume = Resume("runs/first", every=1000)
         step = resume.restore(model)                       # 0 in a new directory
         model.fit(batches_from(resume.batches), steps_per_epoch=total - step, callbacks=[resume])
 
+    Put it last among the callbacks: a checkpoint then holds what the others did at its step.
+
     Args:
         directory: the run's folder, local or `gs://`; checkpoints go to `directory/checkpoints`.
         every: steps between checkpoints.
-        keep_last: how many of the newest stay.
+        keep_last: how many of the newest checkpoints stay.
         keep_every: checkpoints whose step is a multiple of this stay for ever.
-        resume_from: another run's folder or one checkpoint's, to go on from when `directory` has none.
+        resume_from: another run's folder or one checkpoint's, to continue from when `directory` has none.
         initial_weights: a Keras weights file (`.weights.h5`) or a function of the model, used when there is no
             checkpoint at all.
-        data: the training data, if it is a `PositionedData`; else start it at `resume.batches` yourself.
+        data: the training data, if it is a `PositionedData`; otherwise start it at `resume.batches` yourself.
         states: further objects with `get_state` and `set_state`, by name.
         trackables: further objects for `tf.train.Checkpoint`, by name, such as a `tf.random.Generator`.
         asynchronous: copy the variables at once and write them in a thread (costs one more copy in memory).
-        say: where messages go.
+        say: receives messages.
+
+    Attributes:
+        step: steps done.
+        batches: batches consumed; more than `step` where batches were passed over.
 
     Raises:
         ValueError: for numbers below 1, a missing `resume_from`, or a checkpoint of another model.
+        StorageError: the disk is full or the folder cannot be written to; it names the last good checkpoint.
+        RunFolderInUseError: another process trains in the directory.
     """
 
     def __init__(
@@ -98,18 +93,30 @@ class Resume(keras.callbacks.Callback):
         self.data = data
         self.states = dict(states or {})
         self.say = say
-        self._stop_file = tf.io.gfile.join(self.directory, _STOP_FILE)
+        self.passed_over: PassedOverSteps | None = None
         self._resume_from = resume_from
         self._initial_weights = initial_weights
         self._trackables = trackables
         self._asynchronous = asynchronous
-        self._interruption = Interruption()
+        self._interruption = Interruption(grace=self._grace, lost=self._lost)
+        self._owner = Owner(self.directory, say)
+        self._question: StopQuestion | None = None
         self._state: TrainingState | None = None
         self._checkpoint: tf.train.Checkpoint | None = None
         self._random: dict[str, Any] | None = None
         self._saved_step: int | None = None
         self._last_batch = -1
+        self._looked_at = 0
         self._mid_epoch = False
+        self._has_stepped = False
+        self._is_writing = False
+        self._step_began = time.monotonic()
+        self._longest_step = 0.0
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether a signal asks this process to stop after the running step."""
+        return self._interruption.received is not None
 
     def restore(self, model: keras.Model, pass_over: bool = False) -> int:
         """Brings the model to where training stands, and says how.
@@ -119,8 +126,8 @@ class Resume(keras.callbacks.Callback):
 
         Args:
             model: built and compiled.
-            pass_over: whether the data stays where it stands now, so that the batches since the checkpoint, among
-                which bad ones are, are not trained on again.
+            pass_over: whether the data stays at its present position, so that the batches since the checkpoint, which
+                include bad ones, are not trained on again.
 
         Returns:
             The number of steps already done; `self.batches` is the number of batches already consumed.
@@ -128,22 +135,18 @@ class Resume(keras.callbacks.Callback):
         self.finish_writing()
         passed = self.batches, self.data.state(self.batches) if pass_over and self.data else None
         self._state = TrainingState(model, self._trackables)
-        worker = this_worker(model.distribute_strategy)
-        if worker.is_chief:
-            tf.io.gfile.makedirs(self.directory)
-            self.store.sweep()
-            for stale in (self._stop_file, *left_files(model.distribute_strategy, self.directory).values()):
-                if tf.io.gfile.exists(stale):
-                    tf.io.gfile.remove(stale)
+        strategy = model.distribute_strategy
+        self._enter(strategy)
+        self._question = StopQuestion(strategy)
         self.step = self.batches = 0
         self._random, self._saved_step, self._last_batch = None, None, -1
         found = self.store.newest(self.say, data_fault)
-        agree(model.distribute_strategy, -1 if found is None else found, f"the newest checkpoint in {self.directory}")
+        agree(strategy, -1 if found is None else found, f"the newest checkpoint in {self.directory}")
         if found is not None:
             self._read(self.store.path(found))
             self._saved_step = self.step
         elif self._resume_from is not None:
-            self._read(_checkpoint_in(self._resume_from, self.say))
+            self._read(find_checkpoint(self._resume_from, self.say, data_fault))
         elif self._initial_weights is not None:
             if callable(self._initial_weights):
                 self._initial_weights(model)
@@ -154,24 +157,60 @@ class Resume(keras.callbacks.Callback):
             self.batches = passed[0]
             if self.data:
                 self.data.restore(passed[1])
+        self.passed_over = PassedOverSteps(model)
+        self._looked_at = self.step
         self._mid_epoch = self.step > 0
         return self.step
+
+    def _enter(self, strategy: tf.distribute.Strategy) -> None:
+        """Takes the folder for this run and removes what a killed run left half written."""
+        fault: Exception | None = None
+        if this_worker(strategy).is_chief:
+            try:
+                with explained(self.directory):
+                    tf.io.gfile.makedirs(self.directory)
+                    self._owner.claim()
+                    self.store.sweep()
+                    for stale in left_files(strategy, self.directory).values():
+                        remove(stale)
+            except Exception as error:
+                fault = error
+        chief_fault = share(strategy, None if fault is None else str(fault))[0]
+        if fault is not None:
+            raise fault
+        if chief_fault is not None:
+            raise RuntimeError(f"The chief could not start: {chief_fault}")
 
     def _read(self, path: str) -> None:
         content = self._state.read(path)
         self.step, self.batches, workers = content["step"], content["batches"], content["workers"]
-        own = workers[min(this_worker(self._state.model.distribute_strategy).index, len(workers) - 1)]
-        self._random = own["random"]
-        missing = sorted(set(self.states) - set(own["states"]))
-        if missing:
-            raise ValueError(f"The checkpoint {path} holds no state for {missing}. It has: {sorted(own['states'])}")
-        for name, item in self.states.items():
-            item.set_state(own["states"][name])
+        worker = this_worker(self._state.model.distribute_strategy)
+        is_new = worker.index >= len(workers)
+        own = workers[0 if is_new else worker.index]
+        self._random = random_state_of_new_worker(own["random"], worker.index) if is_new else own["random"]
+        self._read_states(path, own["states"], len(workers), worker.count)
         if self.data is not None:
             if own["data"] is None:
                 raise ValueError(f"The checkpoint {path} holds no position of the data: its run had Resume(data=None).")
             self.data.restore(_joined([worker["data"] for worker in workers]))
         self.say(f"Resumed at step {self.step:,} from {path}.")
+        if len(workers) != worker.count:
+            self.say(
+                f"The checkpoint is of {len(workers)} workers and this run has {worker.count}, so it does not end with "
+                "the same bits as an uninterrupted run."
+            )
+
+    def _read_states(self, path: str, saved: Mapping[str, Any], workers: int, count: int) -> None:
+        of_workers = sorted(name for name, item in self.states.items() if not is_optional(item))
+        if missing := sorted(set(of_workers) - set(saved)):
+            raise ValueError(f"The checkpoint {path} holds no state for {missing}. It has: {sorted(saved)}")
+        if of_workers and workers != count:
+            raise ValueError(
+                f"Expected {workers} workers, because the checkpoint {path} holds a state of {of_workers} for each of "
+                f"that many. Received: {count} workers. Run with {workers}, or start a new directory."
+            )
+        for name, item in self.states.items():
+            item.set_state(saved.get(name))
 
     def save(
         self,
@@ -186,41 +225,76 @@ class Resume(keras.callbacks.Callback):
             store: another store than the run's, for a post-mortem.
             history: the metrics of the steps before, for a post-mortem.
         """
-        store = store or self.store
+        self._is_writing = True
+        try:
+            return self._save(logs, store or self.store, history)
+        finally:
+            self._is_writing = False
+
+    def _save(
+        self, logs: Mapping[str, Any] | None, store: CheckpointStore, history: list[dict[str, float]] | None
+    ) -> str:
         strategy = self._state.model.distribute_strategy
         own = {
             "data": None if self.data is None else self.data.state(self.batches),
             "states": {name: item.get_state() for name, item in self.states.items()},
-            "random": random_state(),
+            "random": process_random_state(),
         }
         content = {
             "step": self.step,
             "batches": self.batches,
             "workers": share(strategy, own),
-            "metrics": _json_safe(plain(logs)),
-            "history": [_json_safe(step) for step in history or ()],
+            "metrics": json_safe(scalars(logs)),
+            "history": [json_safe(step) for step in history or ()],
         }
+        before = self._saved_step
         if store is self.store:
             self._saved_step = self.step  # of every worker, as all of them take part in the next save or none
         if not this_worker(strategy).is_chief:
-            # Variables that are summed on reading need every worker; what this one writes is not kept.
+            # Variables that are summed on reading need every worker. What this one writes is not kept.
             with tempfile.TemporaryDirectory() as aside:
                 self._state.write(aside, content)
             return store.path(self.step)
         self.finish_writing()
-        step, path = self.step, store.begin(self.step)
-        if self._asynchronous and store is self.store:
-            self._checkpoint = self._checkpoint or self._state.checkpoint()
-            self._state.write(path, content, lambda _: store.commit(step), self._checkpoint)
-        else:
-            self._state.write(path, content)
-            store.commit(step)
-        return store.path(step)
+        step, path = self.step, store.path(self.step)
+        with explained(path, self._state.size, _survivor(before)):
+            folder = store.begin(step, self._state.size, _survivor(before))
+            if self._asynchronous and store is self.store:
+                self._checkpoint = self._checkpoint or self._state.checkpoint()
+                self._state.write(folder, content, lambda _: store.commit(step), self._checkpoint)
+            else:
+                self._state.write(folder, content)
+                store.commit(step)
+        return path
 
     def finish_writing(self) -> None:
         """Waits for the thread that writes a checkpoint, and raises what went wrong in it."""
-        if self._checkpoint is not None:
+        if self._checkpoint is None:
+            return
+        was_writing, self._is_writing = self._is_writing, True
+        try:
             self._checkpoint.sync()
+        except Exception as error:
+            good = self.store.newest(lambda text: None)
+            with explained(self.store.directory, self._state.size, _survivor(good)):
+                raise error
+        finally:
+            self._is_writing = was_writing
+
+    def count(self, batch: int) -> int:
+        """Counts the steps up to a batch of this epoch, and returns the run's step. Every callback may call it."""
+        done = batch - self._last_batch
+        if done <= 0:
+            return self.step
+        self._last_batch = batch
+        self.step += done
+        self.batches += done
+        self.passed_over.count(done)
+        self._has_stepped = True
+        now = time.monotonic()
+        self._longest_step = max(self._longest_step / 2, now - self._step_began)
+        self._step_began = now
+        return self.step
 
     def on_train_begin(self, logs=None):
         known = self._state is not None and self._state.model is self.model
@@ -230,8 +304,9 @@ class Resume(keras.callbacks.Callback):
                 "fit, start the data at batch resume.batches and fit for the steps that are left."
             )
         if self._random is not None:
-            set_random_state(self._random)  # here, since building a data set may draw numbers too
+            set_process_random_state(self._random)  # here, since building a data set may draw numbers too
             self._random = None
+        self._has_stepped = False
         self._interruption.install()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -242,21 +317,20 @@ class Resume(keras.callbacks.Callback):
                 self._state.restore_metrics()
             self._mid_epoch = False
 
+    def on_train_batch_begin(self, batch, logs=None):
+        self._step_began = time.monotonic()
+
     def on_train_batch_end(self, batch, logs=None):
-        done = batch - self._last_batch
-        self._last_batch = batch
-        before = self.step
-        self.step += done
-        self.batches += done
-        stop = self._stop_requested()
-        if stop or self.step // self.every > before // self.every:
+        step, before = self.count(batch), self._looked_at
+        self._looked_at = step
+        signal = self._question(step, self._interruption.received)
+        if signal is not None or step // self.every > before // self.every:
             self._save_if_finite(logs)
-        if stop:
+        if signal is not None:
             self._leave()
-            self.say(f"Stopped by a signal after step {self.step:,}, saved in {self.directory}.")
-            number = self._interruption.received or 15
-            self._interruption.remove()
-            raise SystemExit(128 + number)
+            self.say(f"Stopped by a signal after step {step:,}, saved in {self.directory}.")
+            self.close()
+            raise SystemExit(128 + signal)
 
     def on_train_end(self, logs=None):
         if self._saved_step != self.step:
@@ -269,59 +343,42 @@ class Resume(keras.callbacks.Callback):
         leave_together(self.model.distribute_strategy, self.directory)
 
     def close(self) -> None:
-        """Puts back the signal handlers; `fit` does it unless it ends by an exception."""
+        """Puts back the signal handlers and gives the folder free; `fit` does it unless it ends by an exception."""
         self._interruption.remove()
+        self._owner.release()
 
     def _save_if_finite(self, logs: Mapping[str, Any] | None) -> None:
-        bad = [name for name, value in plain(logs).items() if not math.isfinite(value)]
+        metrics = scalars(logs)
+        bad = [name for name in self.passed_over.relevant(metrics) if not math.isfinite(metrics[name])]
         if bad:
             self.say(f"No checkpoint at step {self.step:,}: {', '.join(bad)} not finite.")
             return
         self.save(logs)
 
-    def _stop_requested(self) -> bool:
-        """Whether to stop after this step; several workers stop after the same one."""
-        worker = this_worker(self.model.distribute_strategy)
-        if worker.count == 1:
-            return self._interruption.received is not None
-        # A worker that got a signal names the next step before it takes part in it. No other worker can end that step
-        # without it, so all of them have seen the name by then.
-        if tf.io.gfile.exists(self._stop_file):
-            with tf.io.gfile.GFile(self._stop_file, "r") as file:
-                text = file.read()
-            return text.strip().isdigit() and self.step >= int(text)
-        if self._interruption.received is not None:
-            _write_aside(self._stop_file, str(self.step + 1))
-        return False
+    def _grace(self) -> float:
+        """Seconds that the running step has to end after a signal."""
+        if self._is_writing:
+            return _WRITING_GRACE
+        return max(_GRACE, 2 * self._longest_step) if self._has_stepped else 0.0
+
+    def _lost(self) -> str:
+        """What a process leaves behind that ends in the midst of a step."""
+        step = self.step if self._saved_step is None else self._saved_step
+        kept = (
+            f"The checkpoint of step {step:,} is whole" if self._saved_step is not None else "No checkpoint was written"
+        )
+        what = (
+            "the first step"
+            if not self._has_stepped
+            else "a checkpoint"
+            if self._is_writing
+            else f"step {self.step + 1:,}"
+        )
+        return f"Training waited for {what}. {kept}; the same command continues from there."
 
 
-def plain(logs: Mapping[str, Any] | None) -> dict[str, float]:
-    """Scalar metrics as Python floats; others are left out."""
-    arrays = {name: np.asarray(value) for name, value in (logs or {}).items()}
-    return {name: float(array.reshape(())) for name, array in arrays.items() if array.size == 1}
-
-
-def _json_safe(metrics: Mapping[str, float]) -> dict[str, float | str]:
-    """JSON has no NaN: what is not finite becomes its text."""
-    return {name: value if math.isfinite(value) else str(value) for name, value in metrics.items()}
-
-
-def _checkpoint_in(path: str, say: Callable[[str], None]) -> str:
-    """The folder of a checkpoint given as itself, a run's folder, or a folder of checkpoints."""
-    path = str(path).rstrip("/")
-    if not tf.io.gfile.isdir(path):
-        raise ValueError(f"Expected resume_from to be a checkpoint's or a run's folder. {path!r} is not there.")
-    if tf.io.gfile.exists(tf.io.gfile.join(path, "state.json")):
-        fault = marker_fault(path) or data_fault(path)
-        if fault:
-            raise ValueError(f"The checkpoint {path} cannot be used: {fault}.")
-        return path
-    for folder in (tf.io.gfile.join(path, "checkpoints"), path):
-        store = CheckpointStore(folder)
-        step = store.newest(say, data_fault)
-        if step is not None:
-            return store.path(step)
-    raise ValueError(f"There is no good checkpoint in resume_from={path!r}.")
+def _survivor(step: int | None) -> str:
+    return "No checkpoint was written before." if step is None else f"The last good checkpoint is step {step:,}."
 
 
 def _joined(positions: list[dict[str, Any]]) -> dict[str, Any]:
@@ -331,10 +388,3 @@ def _joined(positions: list[dict[str, Any]]) -> dict[str, Any]:
     from siglip_tf.data.order.position import merge_states
 
     return merge_states(positions)
-
-
-def _write_aside(path: str, text: str) -> None:
-    aside = f"{path}.{os.getpid()}"
-    with tf.io.gfile.GFile(aside, "w") as file:
-        file.write(text)
-    tf.io.gfile.rename(aside, path, overwrite=True)

@@ -1,10 +1,11 @@
-"""The whole state of training in one folder: variables by `tf.train.Checkpoint`, all else as JSON beside them.
+"""The whole state of training in one folder: variables by `tf.train.Checkpoint`, everything else as JSON.
 
 The variables are saved as flat lists in the order of `model.variables` and `optimizer.variables`, not as an object
 graph: a graph follows attribute names, misses a seed generator here and holds a variable twice there.
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,7 +23,7 @@ class TrainingState:
     """Weights, seed generators, optimizer and metrics of a compiled model, to and from a folder.
 
     Args:
-        model: a built and compiled model; the optimizer is built here, inside the model's strategy scope.
+        model: a built and compiled model. The optimizer is built here, inside the model's strategy scope.
         trackables: more objects for `tf.train.Checkpoint`, by name, such as a `tf.random.Generator`.
 
     Raises:
@@ -44,6 +45,12 @@ class TrainingState:
         self.metrics: list[np.ndarray] = []
         self._trackables = dict(trackables or {})
 
+    @property
+    def size(self) -> int:
+        """Bytes of a checkpoint's variables."""
+        groups = self.variables().values()
+        return sum(math.prod(v.shape) * tf.as_dtype(v.dtype).size for group in groups for v in group)
+
     def variables(self) -> dict[str, list[keras.Variable]]:
         """The variables to save: "model", "optimizer" and "metrics" (which Keras resets when `fit` starts)."""
         metrics = list(self.model.metrics_variables)
@@ -61,12 +68,12 @@ class TrainingState:
         done: Callable[[], None] | None = None,
         checkpoint: tf.train.Checkpoint | None = None,
     ) -> None:
-        """Writes everything into an existing empty folder.
+        """Writes everything into an empty folder.
 
         Args:
             path: the folder.
             more: JSON values to keep beside the variables.
-            done: called when all files are written; then the variables are copied now and written by a thread.
+            done: called when all files are written. With it, the variables are copied now and written by a thread.
             checkpoint: what `checkpoint()` returned earlier, to use one writing thread for all.
         """
         described = {name: _described(variables) for name, variables in self.variables().items()}
@@ -119,7 +126,7 @@ class TrainingState:
 
 
 def read_json(path: str) -> dict[str, Any]:
-    """What is kept beside the variables of a checkpoint folder.
+    """The JSON values that a checkpoint folder holds beside the variables.
 
     Raises:
         ValueError: for a folder of another format.

@@ -1,10 +1,12 @@
-"""A folder of checkpoints by step: written aside and renamed, torn ones told from whole ones, old ones pruned."""
+"""A folder of checkpoints by step: written in one step, torn ones told from whole ones, old ones removed."""
 
 import json
 import re
 from collections.abc import Callable
 
 import tensorflow as tf
+
+from siglip_tf.storage import is_object_store, require_space
 
 _STEP = re.compile(r"^step_(\d{9})$")
 _MARKER = "complete.json"
@@ -16,13 +18,13 @@ class CheckpointStore:
     """Checkpoints of one run, one folder a step.
 
     A local folder is written under another name and renamed when all its files are there. Object stores such as `gs://`
-    cannot rename a folder at once: there the marker that lists the files and their sizes is written last. Either way a
-    checkpoint without a marker that agrees with its files is torn and never read.
+    cannot rename a folder in one step; there the marker, which lists the files and their sizes, is written last. In
+    both cases a checkpoint without a marker that agrees with its files is torn and never read.
 
     Args:
-        directory: local folder or any address that `tf.io.gfile` knows.
+        directory: a local folder or any address that `tf.io.gfile` knows.
         keep_last: how many of the newest checkpoints stay, >= 1.
-        keep_every: checkpoints whose step is a multiple of this stay for ever, or None.
+        keep_every: checkpoints whose step is a multiple of this stay for ever; None for none of them.
 
     Raises:
         ValueError: for numbers below 1.
@@ -31,32 +33,42 @@ class CheckpointStore:
     def __init__(self, directory: str, keep_last: int = 3, keep_every: int | None = None):
         if keep_last < 1:
             raise ValueError(
-                f"Expected keep_last >= 1, or a crash in the next write would lose all. Received: {keep_last}"
+                f"Expected keep_last >= 1, or a crash in the next write would lose everything. Received: {keep_last}"
             )
         if keep_every is not None and keep_every < 1:
             raise ValueError(f"Expected keep_every >= 1 or None. Received: {keep_every}")
         self.directory = str(directory)
         self.keep_last = keep_last
         self.keep_every = keep_every
-        self._renames = "://" not in self.directory
+        self._renames = not is_object_store(self.directory)
 
     def path(self, step: int) -> str:
-        """The folder of a step's checkpoint, whether it is there or not."""
+        """The folder of a step's checkpoint, whether or not it exists."""
         return tf.io.gfile.join(self.directory, f"step_{step:09d}")
 
     def steps(self) -> list[int]:
-        """Steps that have a folder, whole or torn, oldest first."""
+        """The steps that have a folder, whole or torn, oldest first."""
         if not tf.io.gfile.isdir(self.directory):
             return []
         names = (name.rstrip("/") for name in tf.io.gfile.listdir(self.directory))
         return sorted(int(match[1]) for name in names if (match := _STEP.match(name)))
 
     def fault(self, step: int) -> str | None:
-        """What is wrong with a step's checkpoint by its marker, or None."""
+        """What the marker says is wrong with a step's checkpoint, or None."""
         return marker_fault(self.path(step))
 
-    def begin(self, step: int) -> str:
-        """Makes an empty folder to write a step's files into, and returns it; `commit` makes it count."""
+    def begin(self, step: int, needed: int = 0, more: str = "") -> str:
+        """Makes an empty folder to write a step's files into, and returns it; `commit` makes it count.
+
+        Args:
+            step: the checkpoint's step.
+            needed: bytes that will be written.
+            more: a last sentence for the error of a full disk.
+
+        Raises:
+            StorageError: the disk has not that many bytes free.
+        """
+        require_space(self.directory, needed, more)
         target = self.path(step) if not self._renames else self.path(step) + _WRITING
         if tf.io.gfile.isdir(target):
             self._remove(target)
@@ -64,7 +76,7 @@ class CheckpointStore:
         return target
 
     def commit(self, step: int) -> str:
-        """Marks what was written since `begin` as whole, prunes old checkpoints and returns the step's folder."""
+        """Marks what was written since `begin` as whole, removes old checkpoints and returns the step's folder."""
         written = self.path(step) if not self._renames else self.path(step) + _WRITING
         write_marker(written, step)
         if self._renames:
@@ -75,7 +87,7 @@ class CheckpointStore:
         return self.path(step)
 
     def prune(self) -> list[int]:
-        """Removes whole checkpoints that `keep_last` and `keep_every` do not hold, and returns their steps."""
+        """Removes the whole checkpoints that `keep_last` and `keep_every` do not keep, and returns their steps."""
         whole = [step for step in self.steps() if self.fault(step) is None]
         removed = [
             step for step in whole[: -self.keep_last] if self.keep_every is None or step % self.keep_every or step == 0
@@ -85,14 +97,14 @@ class CheckpointStore:
         return removed
 
     def discard_after(self, step: int) -> list[int]:
-        """Removes checkpoints later than a step (another past than the one trained on from there)."""
+        """Removes the checkpoints later than a step, which belong to another past."""
         later = [other for other in self.steps() if other > step]
         for other in later:
             self._remove(self.path(other))
         return later
 
     def sweep(self) -> None:
-        """Removes what a killed process left half written or half deleted. Only the one writer may call it."""
+        """Removes what a killed process left half written or half deleted. Only the one writer may call this."""
         if not tf.io.gfile.isdir(self.directory):
             return
         for name in tf.io.gfile.listdir(self.directory):
@@ -105,8 +117,8 @@ class CheckpointStore:
         """The newest step whose checkpoint is whole, or None.
 
         Args:
-            say: told about every torn checkpoint that is passed over.
-            usable: a further check of a folder that returns what is wrong or None, such as reading every tensor.
+            say: receives a message for every torn checkpoint that is skipped.
+            usable: a further check of a folder, such as reading every tensor; it returns what is wrong, or None.
         """
         for step in reversed(self.steps()):
             fault = self.fault(step) or (usable and usable(self.path(step)))
@@ -116,7 +128,7 @@ class CheckpointStore:
         return None
 
     def _remove(self, path: str) -> None:
-        # Without its marker (or under another name) a half deleted checkpoint is never taken for a whole one.
+        # A half-deleted checkpoint has no marker or another name, so it is never taken for a whole one.
         if self._renames:
             aside = path + _DELETING
             if tf.io.gfile.exists(aside):
@@ -136,7 +148,7 @@ def write_marker(path: str, step: int) -> None:
 
 
 def marker_fault(path: str) -> str | None:
-    """What is wrong with a checkpoint's folder by its marker, or None."""
+    """What the marker of a checkpoint's folder says is wrong with it, or None."""
     marker = tf.io.gfile.join(path, _MARKER)
     if not tf.io.gfile.exists(marker):
         return f"it has no {_MARKER}, its writer did not finish"
@@ -153,3 +165,29 @@ def marker_fault(path: str) -> str | None:
         if (found := tf.io.gfile.stat(file).length) != size:
             return f"its file {name} has {found:,} bytes of {size:,}"
     return None
+
+
+def find_checkpoint(path: str, say: Callable[[str], None], usable: Callable[[str], str | None]) -> str:
+    """The folder of a checkpoint, given as itself, as a run's folder, or as a folder of checkpoints.
+
+    Args:
+        path: where to look.
+        say: receives a message for every torn checkpoint that is skipped.
+        usable: as in `CheckpointStore.newest`.
+
+    Raises:
+        ValueError: there is no good checkpoint.
+    """
+    path = str(path).rstrip("/")
+    if not tf.io.gfile.isdir(path):
+        raise ValueError(f"Expected resume_from to be the folder of a checkpoint or a run. {path!r} does not exist.")
+    if tf.io.gfile.exists(tf.io.gfile.join(path, "state.json")):
+        if fault := marker_fault(path) or usable(path):
+            raise ValueError(f"The checkpoint {path} cannot be used: {fault}.")
+        return path
+    for folder in (tf.io.gfile.join(path, "checkpoints"), path):
+        store = CheckpointStore(folder)
+        step = store.newest(say, usable)
+        if step is not None:
+            return store.path(step)
+    raise ValueError(f"There is no good checkpoint in resume_from={path!r}.")

@@ -1,4 +1,4 @@
-"""Watches the metrics for NaN and spikes (section 4.7, figure 5): stop, or go back and pass over the data."""
+"""Watches the metrics for NaN and spikes (section 4.7, figure 5): stop, or go back and skip the data."""
 
 import math
 import statistics
@@ -9,7 +9,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from siglip_tf.training.resume import Resume, plain
+from siglip_tf.training.metric_values import scalars
+from siglip_tf.training.resume import Resume
 from siglip_tf.training.store import CheckpointStore
 
 
@@ -33,19 +34,20 @@ class Watch(keras.callbacks.Callback):
     """Ends `fit` by a `UnstableTrainingError` when a metric is not finite or leaves its own recent past.
 
     The state at that moment is written to `directory/post_mortem` with the last steps' metrics, so that the step and
-    its batch can be looked at. `train` answers a fault with `action="skip"` by going back to the last checkpoint and
-    passing over the batches since, as large runs do by hand; with `action="stop"` the error reaches the user.
+    its batch can be examined. With `action="skip"` `train` goes back to the last checkpoint and skips the batches
+    since then, as large runs do by hand; with `action="stop"` the error reaches the user. A step that a loss scaler
+    passes over (`mixed_float16`) is no fault, unless its loss is not finite.
 
     Put it before `Resume` among the callbacks, so that a broken state never becomes a checkpoint.
 
     Args:
         resume: the run's `Resume`, which knows the step and writes the state.
         action: "stop" or "skip".
-        spikes: by metric, how many times the median of its last `window` values is a spike; empty for NaN alone.
-        window: steps that the median is over.
+        spikes: for each metric, how many times the median of its last `window` values is a spike; empty for NaN alone.
+        window: how many steps the median covers.
         patience: steps before spikes count.
         every: steps between looks; each look waits for the device.
-        say: where messages go.
+        say: receives messages.
 
     Raises:
         ValueError: for another action or numbers out of range.
@@ -64,7 +66,7 @@ class Watch(keras.callbacks.Callback):
     ):
         super().__init__()
         if action not in ("stop", "skip"):
-            raise ValueError(f"Expected action 'stop' or 'skip'. Received: action={action!r}")
+            raise ValueError(f"Expected action to be 'stop' or 'skip'. Received: action={action!r}")
         for name, factor in (spikes or {}).items():
             if not factor > 1:
                 raise ValueError(f"Expected a spike's factor over the median > 1. Received: {name}={factor}")
@@ -81,26 +83,19 @@ class Watch(keras.callbacks.Callback):
         self._recent: deque[dict[str, float]] = deque(maxlen=window)
         self._looked = 0
         self._seen = 0
-        self._last_batch = -1
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._last_batch = -1
 
     def on_train_batch_end(self, batch, logs=None):
-        # `Resume` comes after this callback and has not counted this batch yet.
-        done = batch - self._last_batch
-        self._last_batch = batch
-        self._seen += done
+        before = self.resume.step
+        self._seen += self.resume.count(batch) - before
         if self._seen - self._looked < self.every:
             return
         self._looked = self._seen
-        metrics = plain(logs)
+        metrics = scalars(logs)
         fault = self.fault(metrics)
         if fault is None:
-            self._recent.append(metrics)
+            if not self.resume.passed_over.last:
+                self._recent.append(metrics)
             return
-        self.resume.step += done
-        self.resume.batches += done
         directory = tf.io.gfile.join(self.resume.directory, "post_mortem")
         path = self.resume.save({**metrics}, CheckpointStore(directory, keep_last=5), history=[*self._recent, metrics])
         message = f"{fault} at step {self.resume.step:,}; the state is in {path}"
@@ -110,10 +105,13 @@ class Watch(keras.callbacks.Callback):
 
     def fault(self, metrics: Mapping[str, Any]) -> str | None:
         """What is wrong with a step's metrics beside the recent ones, or None."""
-        for name, value in metrics.items():
-            if not math.isfinite(value):
-                return f"{name} is {value}"
-        if self._seen <= self.patience or len(self._recent) < 2:
+        passed_over = self.resume.passed_over
+        for name in passed_over.relevant(metrics):
+            if not math.isfinite(metrics[name]):
+                return f"{name} is {metrics[name]}"
+        if fault := passed_over.fault():
+            return fault
+        if passed_over.last or self._seen <= self.patience or len(self._recent) < 2:
             return None
         for name, factor in self.spikes.items():
             if name not in metrics:

@@ -1,4 +1,4 @@
-"""Which process of a multi-worker run this is, and the one agreement that resuming needs."""
+"""Which process of a multi-worker run this is, and what its workers must agree on."""
 
 import dataclasses
 import json
@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from siglip_tf.storage import is_object_store, remove, write_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,35 +43,33 @@ def this_worker(strategy: tf.distribute.Strategy) -> Worker:
 
 
 def left_files(strategy: tf.distribute.Strategy, directory: str) -> dict[int, str]:
-    """The file by which each worker but the chief says that it is through."""
+    """The file by which each worker but the chief says that it has finished."""
     return {i: tf.io.gfile.join(directory, f"left_{i}") for i in range(1, this_worker(strategy).count)}
 
 
 def leave_together(strategy: tf.distribute.Strategy, directory: str, seconds: float = 60.0) -> None:
-    """Lets the chief wait until the others need it no more, before it may end.
+    """Lets the chief wait until the other workers do not need it any more.
 
-    A worker that has the result of a collective may still owe its parts to another one, which fails if the process
-    ends first. No collective can tell; so the others say by a file that they are through.
+    A worker that has the result of a collective may still owe its parts to another worker, which fails if this process
+    ends first. A collective cannot tell when that is over, so the others say by a file that they have finished.
 
     Args:
         strategy: the run's strategy; nothing happens with one worker.
         directory: a folder that all workers share.
-        seconds: after which the chief waits no longer (a worker may have been killed).
+        seconds: after which the chief stops waiting (a worker may have been killed).
     """
     worker = this_worker(strategy)
     if worker.count == 1:
         return
     files = left_files(strategy, directory)
     if not worker.is_chief:
-        with tf.io.gfile.GFile(files[worker.index], "w") as file:
-            file.write("")
+        write_file(files[worker.index], "")
         return
-    end = time.monotonic() + seconds
+    end, pause = time.monotonic() + seconds, 1.0 if is_object_store(directory) else 0.05
     while not all(tf.io.gfile.exists(file) for file in files.values()) and time.monotonic() < end:
-        time.sleep(0.05)
+        time.sleep(pause)
     for file in files.values():
-        if tf.io.gfile.exists(file):
-            tf.io.gfile.remove(file)
+        remove(file)
 
 
 def share(strategy: tf.distribute.Strategy, value: Any) -> list[Any]:
@@ -83,7 +83,7 @@ def share(strategy: tf.distribute.Strategy, value: Any) -> list[Any]:
         return context.all_gather(tf.expand_dims(mine, 0), axis=0)
 
     def gathered(tensor):
-        # A worker may have several replicas, which all say the same; the first of each is taken.
+        # A worker may have several replicas, which all say the same. The first of each is taken.
         rows = strategy.experimental_local_results(strategy.run(gather, args=(tensor,)))[0].numpy()
         return rows[:: len(rows) // this_worker(strategy).count]
 
@@ -106,3 +106,41 @@ def agree(strategy: tf.distribute.Strategy, value: int, what: str) -> int:
             "an object store) and run the same script."
         )
     return value
+
+
+class StopQuestion:
+    """Asks all workers, now and then, whether one of them was told to stop, so that they stop after the same step.
+
+    One worker asks itself after every step. Several workers need a collective for it, about one a second: each answer
+    comes with the seconds that a step takes, from which all of them work out the same next step to ask at.
+
+    Args:
+        strategy: the run's strategy.
+        seconds: between two questions.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy, seconds: float = 1.0):
+        self._strategy = strategy
+        self._seconds = seconds
+        self._worker = this_worker(strategy)
+        self._next = 0
+        self._last: tuple[int, float] | None = None
+
+    def __call__(self, step: int, received: int | None) -> int | None:
+        """The signal that some worker received, or None.
+
+        Args:
+            step: steps done, the same on every worker.
+            received: the signal that this worker received.
+        """
+        if self._worker.count == 1:
+            return received
+        if step < self._next:
+            return None
+        now = time.monotonic()
+        pace = 0.0 if self._last is None else (now - self._last[1]) / max(1, step - self._last[0])
+        self._last = step, now
+        answers = share(self._strategy, [received or 0, pace])
+        slowest = max(pace for _, pace in answers)
+        self._next = step + (max(1, int(self._seconds / slowest)) if slowest else 1)
+        return max(number for number, _ in answers) or None

@@ -47,6 +47,13 @@ def make_siglip(vocab_size: int = 80, steps: int = STEPS) -> siglip_tf.SigLIP:
     return model
 
 
+def evaluated_siglip(steps: int = STEPS) -> siglip_tf.SigLIP:
+    """The same model with a preprocessing, which evaluation needs."""
+    model = make_siglip(steps=steps)
+    model.preprocessing = tiny_preprocessing(size=16, length=4)
+    return model
+
+
 def batches(start: int) -> tf.data.Dataset:
     """Batch i is a function of i alone."""
 

@@ -7,8 +7,8 @@ import keras
 import pytest
 import tensorflow as tf
 
-from siglip_tf.training import Diagnostics, Progress, Resume, Speed, read_metrics, train
-from siglip_tf.training.diagnostics import keep_lines_until
+from siglip_tf.training import Diagnostics, ProgressLine, Resume, Speed, read_metrics, train
+from siglip_tf.training.metrics_file import MetricsFile
 from siglip_tf.training.progress import duration_text
 from tests.training.small_run import BATCH, STEPS, batches, make_model
 
@@ -61,7 +61,7 @@ class Terminal(io.StringIO):
 def test_the_progress_line():
     clock = Clock()
     speed = Speed(global_batch_size=2048, chips=4, bound=10_000.0, clock=clock)
-    progress = Progress(65_000, speed, lambda: 1200, stream=Terminal())
+    progress = ProgressLine(65_000, speed, lambda: 1200, stream=Terminal())
     speed.tick(1199)
     clock.now += 0.5
     speed.tick(1200)
@@ -82,7 +82,7 @@ def test_progress_of_a_run(stream):
             done[0] += 1
             speed.tick(done[0])
 
-    progress = Progress(6, speed, lambda: done[0], stream=stream)
+    progress = ProgressLine(6, speed, lambda: done[0], stream=stream)
     make_model().fit(batches(0), steps_per_epoch=6, verbose=0, callbacks=[Count(), progress])
     text = stream.getvalue()
     assert text.lstrip("\r").startswith("step 0/6  building the first step")
@@ -122,7 +122,7 @@ def test_lines_of_a_past_that_is_trained_again_are_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 10}\n{"step": 20}\n{"step": 30}\n{"step": 4')
     assert read_metrics(str(path)) == [{"step": 10}, {"step": 20}, {"step": 30}]
-    keep_lines_until(str(path), 20)
+    MetricsFile(str(path)).begin(20)
     assert path.read_text() == '{"step": 10}\n{"step": 20}\n'
     assert list(tmp_path.iterdir()) == [path]
     assert read_metrics(str(tmp_path / "none.jsonl")) == []

@@ -95,8 +95,8 @@ def test_sigterm_ends_a_process_with_its_state_saved(tmp_path):
     process = start(tmp_path, "--terminate-after", 12, "--every", 1000)
     code, output = finish(process)
     assert code == 128 + signal.SIGTERM, output
-    assert "after step 13" in output
-    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_000000013"]
+    assert "after step 12" in output
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_000000012"]
 
 
 def cluster():
