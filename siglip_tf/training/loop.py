@@ -71,18 +71,17 @@ def train(
         SystemExit: after a signal, when the state is saved.
     """
     _check_numbers(steps=steps, global_batch_size=global_batch_size, log_every=log_every)
+    _check_numbers(0, max_skips=max_skips)
     _check_execution(model, steps, resume.every)
-    if max_skips < 0:
-        raise ValueError(f"Expected max_skips >= 0. Received: max_skips={max_skips}")
     strategy = model.distribute_strategy
     is_chief = this_worker(strategy).is_chief
     if watch is None:
         # A look waits for the device. A TPU is kept waiting by that, so there the look goes with the log.
         watch = Watch(resume, every=log_every if isinstance(strategy, tf.distribute.TPUStrategy) else 1)
     resume.data = None if callable(data) else data
-    if evaluation is not None:
-        evaluation.prepare(model, resume, steps)
     evaluations = [] if evaluation is None else [evaluation]
+    for each in evaluations:
+        each.prepare(model, resume, steps)
     skips = 0
     try:
         start = resume.restore(model)
@@ -134,10 +133,10 @@ def train(
     return resume.step
 
 
-def _check_numbers(**numbers: int) -> None:
+def _check_numbers(least: int = 1, /, **numbers: int) -> None:
     for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"Expected {name} to be a whole number >= 1. Received: {name}={value!r}")
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"Expected {name} to be a whole number >= {least}. Received: {name}={value!r}")
 
 
 def _check_execution(model: keras.Model, steps: int, every: int) -> None:

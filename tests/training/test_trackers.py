@@ -7,7 +7,6 @@ import pytest
 
 from siglip_tf.training.trackers import tracker_callbacks
 
-
 FOUND = types.SimpleNamespace(figures={"told/score": 0.5}, figures_step=4)
 
 
