@@ -15,6 +15,7 @@ RANKS = [
         "siglip_tf.processor",
         "siglip_tf.backend",
         "siglip_tf.cache",
+        "siglip_tf.signals",
         "siglip_tf.storage",
         "siglip_tf.pages",
         "siglip_tf.primitives",
