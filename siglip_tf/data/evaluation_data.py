@@ -72,8 +72,8 @@ class EvaluationData:
         """The batches of one worker: of several, each has a part of its own of the records.
 
         Returns:
-            Dataset of `"image"`: float32 (batch, height, width, 3) in [-1, 1]; `"text"`: int32 (batch, text_length),
-            the first caption; `"mask"`: bool (batch,) with remainder "pad"; and the extra fields.
+            Dataset of `"image"`: uint8 (batch, height, width, 3), which the model normalizes; `"text"`: int32 (batch,
+            text_length), the first caption; `"mask"`: bool (batch,) with remainder "pad"; and the extra fields.
         """
         worker, workers = (0, 1) if context is None else (context.input_pipeline_id, context.num_input_pipelines)
         size = self.source.size
@@ -156,7 +156,6 @@ class EvaluationData:
         batch = dict(batch)
         captions = batch.pop("captions")
         del batch["record"]
-        batch["image"] = self.preprocessing.image.normalize(batch["image"], fused=True)
         if self.preprocessing.text is not None:
             batch["text"] = self.preprocessing.text(captions[:, :1].flat_values)
         if "captions" in self._extra_fields:

@@ -11,7 +11,7 @@ from siglip_tf.data.images.augmentation import Augmentation
 from siglip_tf.data.order.bad_records import BadRecordReport, Cause, Explainer
 from siglip_tf.data.order.early_limit import EarlyLimit, called_at_the_end
 from siglip_tf.data.order.mixture import Mixture
-from siglip_tf.data.order.position import PositionTracker, check_state, state_of
+from siglip_tf.data.order.position import PositionTracker, check_state, kernel_to_resume, state_of
 from siglip_tf.data.order.shares import Share, check_batch_and_seed, own_batches, share_of
 from siglip_tf.data.preprocessing import Preprocessing
 from siglip_tf.data.reading import EXTRA_FIELDS, Reading
@@ -94,6 +94,7 @@ class TrainingData:
         self._window_bytes = window_bytes
         self._parallel_calls = parallel_calls
         self._prefetch = prefetch
+        self._kernel = preprocessing.image.resize_kernel
         self._restored: dict[str, Any] | None = None
         self._tracker: PositionTracker | None = None
         self.report: BadRecordReport | None = None
@@ -105,9 +106,11 @@ class TrainingData:
             state: what `state` returned; with several workers, `merge_states` of all of theirs.
 
         Raises:
-            ValueError: a state of another run (seed or data differ), or of another format.
+            ValueError: a state of another run (seed or data differ), or of another format; or the run resized its
+                pictures by the compiled operation, which this machine cannot build.
         """
         check_state(state, self.seed, self.mixture.fingerprint, self.streams)
+        self._kernel = kernel_to_resume(state, self.preprocessing.image.resize_kernel)
         self.streams = state["streams"]
         self._restored = state
 
@@ -119,8 +122,8 @@ class TrainingData:
                 replica's. None: one worker, whole global batches.
 
         Returns:
-            Dataset of `"image"`: float32 (batch, height, width, 3) in [-1, 1]; `"text"`: int32 (batch, text_length);
-            and the extra fields, (batch,) each. Shapes are static.
+            Dataset of `"image"`: uint8 (batch, height, width, 3), which the model normalizes; `"text"`: int32 (batch,
+            text_length); and the extra fields, (batch,) each. Shapes are static.
 
         Raises:
             ValueError: batch, streams, workers and replicas that do not divide each other.
@@ -163,7 +166,7 @@ class TrainingData:
         if self._tracker is None:
             raise ValueError("The position is known once `dataset` was called.")
         position = self._tracker.position(step, self.global_batch // self.streams)
-        return state_of(self.seed, self.mixture.fingerprint, self.streams, position)
+        return state_of(self.seed, self.mixture.fingerprint, self.streams, position) | {"resize": self._kernel}
 
     def accounting(self, step: int) -> dict[str, Any]:
         """`{"read", "used", "skipped", "by_cause"}` of this worker's records up to a step; read = used + skipped."""
@@ -210,7 +213,9 @@ class TrainingData:
         def decode(pair: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             with tf.control_dependencies([tf.debugging.Assert(pair["caption"] != "", ["No caption to train on."])]):
                 data = tf.identity(pair["image"])
-            image = self.preprocessing.image.pixels(data, self._augmentation, pair["seed"], fused=True)
+            image = self.preprocessing.image.pixels(
+                data, self._augmentation, pair["seed"], fused=self._kernel != "tensorflow", note=True
+            )
             kept = {key: pair[key] for key in ("caption", "slot", *self._extra_fields)}
             if self._changes_batches:
                 kept["draws"] = self._augmentation.draws(pair["seed"])
@@ -242,10 +247,11 @@ class TrainingData:
             return {key: tf.identity(value) for key, value in batch.items()}
 
     def _finish(self, batch: dict[str, tf.Tensor], seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        batch["image"] = self.preprocessing.image.normalize(batch["image"], fused=True)
         captions = batch.pop("caption")
         if self._changes_batches:
-            batch["image"] = self._augmentation.batch(batch["image"], captions, batch.pop("draws"))
+            images = self.preprocessing.image.normalize(batch["image"])
+            images = self._augmentation.batch(images, captions, batch.pop("draws"))
+            batch["image"] = tf.saturate_cast(tf.round(127.5 * (images + 1.0)), tf.uint8)
         batch["text"] = self.preprocessing.text(captions)
         if self._corruption is not None:
             batch = self._corruption(batch, tf.stack([seed[1], seed[0] + self.seed]))

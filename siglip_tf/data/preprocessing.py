@@ -95,6 +95,16 @@ class ImagePreprocessing:
         # A convex combination of bytes needs no clipping; the cast cuts, as big_vision's does.
         return tf.cast(resized, tf.uint8)
 
+    @property
+    def resize_kernel(self) -> str:
+        """What resizes in this machine's pipelines: "compiled", "tensorflow", or "any" where both give the same bits.
+
+        The antialias methods of the two differ by up to two levels of 255.
+        """
+        if self.method == "big_vision":
+            return "any"
+        return "compiled" if can_fuse() else "tensorflow"
+
     @tf.autograph.experimental.do_not_convert
     def pixels(
         self,
@@ -103,8 +113,9 @@ class ImagePreprocessing:
         seed: tf.Tensor | None = None,
         *,
         fused: bool = False,
+        note: bool | None = None,
     ) -> tf.Tensor:
-        """Resized pixels, a quarter of the bytes of `__call__`'s result: batch these, then `normalize` the batch.
+        """Resized pixels, a quarter of the bytes of `__call__`'s result. A model takes batches of them.
 
         Args:
             image: scalar string (JPEG, PNG, GIF, BMP or WebP bytes) or uint8 (height, width, 3).
@@ -113,6 +124,7 @@ class ImagePreprocessing:
             fused: resize by an operation of this package's own where it can be built (see `fused_resize`): for input
                 pipelines. Several times as fast, and equal to Pillow's bytes where TensorFlow's operations are within
                 two levels of them; but nothing that holds it can be saved as a SavedModel.
+            note: whether to log once that `alpha` "drop" met a transparent picture; None does so where `fused` is True.
 
         Returns:
             uint8 (size, size, 3).
@@ -125,7 +137,7 @@ class ImagePreprocessing:
         if augmentation is not None and seed is None:
             raise ValueError("augmentation needs a seed, int (2,), so that a resumed run sees the same images.")
         if image.dtype == tf.string and image.shape.rank == 0:
-            image = self._decode(image, note=fused)
+            image = self._decode(image, note=fused if note is None else note)
         if image.dtype != tf.uint8 or image.shape.rank != 3 or image.shape[2] != 3:
             raise ValueError(
                 "Expected image bytes (scalar string) or pixels uint8 (height, width, 3). "
@@ -139,16 +151,8 @@ class ImagePreprocessing:
         return tf.ensure_shape(image, [self.size, self.size, 3])
 
     @staticmethod
-    def normalize(pixels: tf.Tensor, *, fused: bool = False) -> tf.Tensor:
-        """uint8 (..., 3) to float32 (..., 3) in [-1, 1].
-
-        Args:
-            pixels: any batch of them.
-            fused: in one pass and on one thread of the host, for input pipelines; the last bit may differ.
-        """
-        if fused:
-            unsigned = tf.bitcast(pixels, tf.quint8)
-            return tf.raw_ops.Dequantize(input=unsigned, min_range=-1.0, max_range=1.0, mode="MIN_COMBINED")
+    def normalize(pixels: tf.Tensor) -> tf.Tensor:
+        """uint8 (..., 3) to float32 (..., 3) in [-1, 1]; a model does the same to a uint8 batch."""
         return tf.cast(pixels, tf.float32) / 127.5 - 1.0
 
     def __call__(

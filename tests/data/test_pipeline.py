@@ -11,6 +11,7 @@ import tensorflow as tf
 from siglip_tf.data.order.mixture import Mixture
 from siglip_tf.data.order.position import PositionTracker, merge_states
 from siglip_tf.data.pipeline import TrainingData, training_dataset
+from siglip_tf.data.preprocessing import ImagePreprocessing, Preprocessing
 from tests.data.memory_source import MemorySource, encode, tiny_preprocessing
 from tests.replicas import two_replicas
 
@@ -78,14 +79,14 @@ def test_batches(preprocessing):
     dataset = training_dataset(MemorySource(47), preprocessing, 8, extra_fields=["id", "label"])
     batch = next(iter(dataset))
     assert {key: (spec.shape.as_list(), spec.dtype) for key, spec in dataset.element_spec.items()} == {
-        "image": ([8, 4, 4, 3], tf.float32),
+        "image": ([8, 4, 4, 3], tf.uint8),
         "text": ([8, 6], tf.int32),
         "id": ([8], tf.string),
         "label": ([8], tf.int32),
     }
     records = [int(name.decode().split("-")[1]) for name in batch["id"].numpy()]
     np.testing.assert_array_equal(batch["label"], np.array(records) % 10)
-    np.testing.assert_allclose(batch["image"][:, 0, 0, 0], np.array(records) / 127.5 - 1, atol=1e-6)
+    np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], records)
     np.testing.assert_array_equal(batch["text"], preprocessing.text([f"0 says memory {i}" for i in records]))
 
 
@@ -273,6 +274,31 @@ def test_a_billion_records_resume_at_once(preprocessing):
     assert data.state(10**9 + 2)["passed"] == {"0": 8 * 10**9 + 16}
     assert time.monotonic() - begin < 60  # not a replay of hours
     assert len(json.dumps(state)) < 300
+
+
+def test_a_run_keeps_the_kernel_that_it_began_with(preprocessing, monkeypatch):
+    antialias = Preprocessing(ImagePreprocessing(4, "bicubic_antialias"), preprocessing.text)
+
+    def data(kernel, state=None, owner=antialias):
+        monkeypatch.setattr(ImagePreprocessing, "resize_kernel", property(lambda self: kernel))
+        made = _data(_source("plain"), owner)
+        if state is not None:
+            made.restore(state)
+        made.dataset()
+        return made
+
+    compiled, plain = data("compiled").state(0), data("tensorflow").state(0)
+    assert (compiled["resize"], plain["resize"]) == ("compiled", "tensorflow")
+    # Both have TensorFlow's operations, so a machine with a compiler joins the run of one without.
+    assert data("compiled", plain).state(0)["resize"] == "tensorflow"
+    with pytest.raises(ValueError, match="began with pictures resized by the compiled operation.*SIGLIP_TF_RESIZE"):
+        data("tensorflow", compiled)
+    with pytest.raises(ValueError, match="workers resize pictures by different kernels.*compiled.*tensorflow"):
+        merge_states([plain, compiled])
+    old = {key: value for key, value in compiled.items() if key != "resize"}
+    assert data("tensorflow", old).state(0)["resize"] == "tensorflow"
+    monkeypatch.undo()
+    assert preprocessing.image.resize_kernel == "any"
 
 
 @pytest.mark.parametrize(

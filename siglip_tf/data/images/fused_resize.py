@@ -4,7 +4,8 @@ TensorFlow's kernels convert a whole image to floats, transpose it and resize on
 then spends more time on resizing than on decoding. `fused_resize.c` reads the bytes once. It is built at its first use,
 in a second or two, and kept in the cache folder. Where there is no C compiler, or a processor without AVX2,
 TensorFlow's own operations do the work, and a message says so. No SavedModel may hold the operation, so nothing but
-input pipelines uses it.
+input pipelines uses it. SIGLIP_TF_RESIZE=tensorflow in the environment turns it off, for workers that must all
+resize alike.
 """
 
 import functools
@@ -64,6 +65,8 @@ def _build(compiler: str) -> pathlib.Path:
 @functools.cache
 def _operation() -> Callable[..., tf.Tensor] | None:
     """The operation, or None where it cannot be built, which is said once."""
+    if os.environ.get("SIGLIP_TF_RESIZE") == "tensorflow":
+        return None
     compiler = _compiler()
     if compiler is None:
         reason = "no C compiler was found (CC, cc, gcc, clang); install one"

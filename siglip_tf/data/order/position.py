@@ -18,6 +18,10 @@ from typing import Any
 from siglip_tf.data.order.bad_records import Cause, TooManyBadRecordsError
 
 VERSION = 1
+_ONE_KERNEL = (
+    "Install a C compiler on every machine (`apt-get install gcc`), or begin the run with SIGLIP_TF_RESIZE=tensorflow "
+    "in the environment of every worker."
+)
 
 
 @dataclasses.dataclass
@@ -293,6 +297,25 @@ def check_state(state: dict[str, Any], seed: int, fingerprint: str, streams: int
         raise ValueError(f"The position has {state['streams']} streams: it cannot go on with {streams}.")
 
 
+def kernel_to_resume(state: dict[str, Any], here: str) -> str:
+    """Which kernel resizes a resumed run's pictures, so that it ends with the same bits.
+
+    Args:
+        state: a position. An older one names no kernel and goes on with this machine's.
+        here: `ImagePreprocessing.resize_kernel` of this machine.
+
+    Raises:
+        ValueError: the run used the compiled kernel, and this machine has none.
+    """
+    began = state.get("resize", here)
+    if began == "compiled" and here == "tensorflow":
+        raise ValueError(
+            "The run began with pictures resized by the compiled operation, and this machine cannot build it: the "
+            f"same pictures would differ in bits. {_ONE_KERNEL}"
+        )
+    return began
+
+
 def merge_states(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """The whole position from those that each worker knows of its own streams.
 
@@ -309,6 +332,11 @@ def merge_states(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
     skipped: Counter[str] = Counter()
     for state in states:
         for key in merged.keys() - {"passed", "skipped"}:
+            if key == "resize" and state.get(key) != merged[key]:
+                raise ValueError(
+                    "The workers resize pictures by different kernels, so the same pictures differ in bits: "
+                    f"{state.get(key)} and {merged[key]}. {_ONE_KERNEL}"
+                )
             if state[key] != merged[key]:
                 raise ValueError(f"The workers' positions differ in {key}: {state[key]} and {merged[key]}.")
         merged["passed"].update(state["passed"])

@@ -8,18 +8,20 @@ import base64
 import hashlib
 import re
 import string
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
+from siglip_tf.data.text.lower_case import LOWER_CASE, lower
 from siglip_tf.data.text.sentencepiece_resource import sentencepiece_tokenizer
-
-LOWER_CASE = ("unicode", "ascii", "none")
 
 # ASCII punctuation, and what Python's `\s` matches, in RE2's syntax (whose own `\s` is ASCII only).
 _PUNCTUATION = r"[!-/:-@\[-`{-~]"
 _WHITE_SPACE = r"[\s\p{Z}\x0b\x1c-\x1f\x{85}]+"
+# Hugging Face's `SiglipTokenizer` encodes a segment behind this and drops its pieces.
+_PREFIX = "<unk>"
 
 
 def canonicalize(text: str, keep: str = "") -> str:
@@ -48,7 +50,7 @@ def strip_punctuation(texts: tf.Tensor) -> tf.Tensor:
 def canonicalize_in_graph(texts: tf.Tensor) -> tf.Tensor:
     """`canonicalize` (nothing kept) as TensorFlow ops; UTF-8 strings of any shape to the same shape."""
     texts = tf.strings.regex_replace(texts, "_", " ")
-    return strip_punctuation(tf.strings.lower(texts, encoding="utf-8"))
+    return strip_punctuation(lower(texts, "unicode"))
 
 
 class Tokenizer(tf.Module):
@@ -60,12 +62,17 @@ class Tokenizer(tf.Module):
     Args:
         model_proto: a serialised SentencePiece model (the bytes of a `.model` file).
         length: tokens per text.
-        lower_case: True or "unicode" lower-cases every script, as Hugging Face's tokenizers do; "ascii" touches
-            A to Z only, as `tf.strings.lower` in big_vision's training did; False or "none" leaves case alone.
+        lower_case: True or "unicode" lower-cases every script as Python does, and so Hugging Face's `SiglipTokenizer`;
+            "simple" lower-cases each character by itself, as `Siglip2Tokenizer` does, which only changes a sigma at
+            the end of a word; "ascii" touches A to Z only, as `tf.strings.lower` in big_vision's training did; False
+            or "none" leaves case alone.
         eos_id: id appended to every text; 1 in every SigLIP vocabulary.
         pad_id: id after the end; 1 for SigLIP (the same as EOS), 0 for SigLIP 2.
         punctuation: "keep" as in training, or "strip", which drops ASCII punctuation as Hugging Face's
             `SiglipTokenizer` does to every text.
+        special_tokens: pieces of the vocabulary, such as "</s>" or "<eos>", that become their id where a text spells
+            them out, as in Hugging Face's tokenizers. With punctuation "strip" the white space around them is dropped.
+            By default a text is only text.
 
     Raises:
         ValueError: not a SentencePiece model, or an id outside its vocabulary, or an unknown option.
@@ -84,6 +91,7 @@ class Tokenizer(tf.Module):
         eos_id: int = 1,
         pad_id: int = 1,
         punctuation: str = "keep",
+        special_tokens: Sequence[str] = (),
     ):
         super().__init__(name="tokenizer")
         if isinstance(lower_case, bool):
@@ -114,6 +122,11 @@ class Tokenizer(tf.Module):
         self.eos_id = eos_id
         self.pad_id = pad_id
         self.punctuation = punctuation
+        self.special_tokens = tuple(special_tokens)
+        self._special_ids = [int(self._pieces.string_to_id(token)) for token in self.special_tokens]
+        for token, number in zip(self.special_tokens, self._special_ids, strict=True):
+            if self._pieces.id_to_string(number).numpy().decode() != token:
+                raise ValueError(f"special_tokens must be pieces of the vocabulary. Received: {token!r}")
 
     @classmethod
     def from_file(cls, path: str | Path, length: int, **options: Any) -> "Tokenizer":
@@ -123,8 +136,7 @@ class Tokenizer(tf.Module):
 
     def normalize(self, texts: tf.Tensor) -> tf.Tensor:
         """The text as SentencePiece gets it: lower-cased and stripped as this tokenizer is told; any shape."""
-        if self.lower_case != "none":
-            texts = tf.strings.lower(texts, encoding="utf-8" if self.lower_case == "unicode" else "")
+        texts = lower(texts, self.lower_case)
         return strip_punctuation(texts) if self.punctuation == "strip" else texts
 
     @tf.autograph.experimental.do_not_convert
@@ -138,7 +150,7 @@ class Tokenizer(tf.Module):
             int32 (..., length).
         """
         texts = tf.convert_to_tensor(texts, tf.string)
-        ids = self._pieces.tokenize(self.normalize(tf.reshape(texts, [-1])))
+        ids = self._ids(tf.reshape(texts, [-1]))
         kept = self.length - 1
         counts = tf.minimum(tf.cast(ids.row_lengths(), tf.int32), kept)[:, None]
         ids = ids.to_tensor(self.pad_id, shape=(None, self.length))  # cuts what is longer
@@ -158,7 +170,31 @@ class Tokenizer(tf.Module):
             int32 (batch,).
         """
         texts = tf.convert_to_tensor(texts, tf.string)
-        return tf.cast(self._pieces.tokenize(self.normalize(texts)).row_lengths(), tf.int32) + 1
+        return tf.cast(self._ids(texts).row_lengths(), tf.int32) + 1
+
+    def _ids(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """int32 (batch, pieces), ragged: the ids of strings (batch,), without an end."""
+        if not self.special_tokens:
+            return self._pieces.tokenize(self.normalize(texts))
+        strips = self.punctuation == "strip"
+        around = r"[\s\p{Z}\x0b\x1c-\x1f\x{85}]*" if strips else ""
+        either = "|".join(re.escape(token) for token in sorted(self.special_tokens, key=len, reverse=True))
+        # A byte that UTF-8 never has separates special tokens from the text around them.
+        marked = tf.strings.regex_replace(texts, f"{around}({either}){around}", b"\xff\\1\xff")
+        segments = tf.strings.split(marked, b"\xff")
+        is_special = segments.flat_values[:, None] == list(self.special_tokens)
+        plain = tf.where(tf.reduce_any(is_special, 1), "", self.normalize(segments.flat_values))
+        ids = self._segment_ids(plain, segments) if strips else self._pieces.tokenize(plain)
+        named = tf.ragged.boolean_mask(tf.zeros_like(is_special, tf.int32) + self._special_ids, is_special)
+        return segments.with_flat_values(tf.concat([ids, named], 1)).merge_dims(1, 2)
+
+    def _segment_ids(self, plain: tf.Tensor, segments: tf.RaggedTensor) -> tf.RaggedTensor:
+        """As `SiglipTokenizer` has it: what follows a special token does not begin a word."""
+        first = tf.ragged.range(segments.row_lengths()).flat_values == 0
+        inside = self._pieces.tokenize(tf.where(first | (plain == ""), plain, tf.strings.join([_PREFIX, plain])))
+        lengths = tf.where(first | (plain == ""), 0, tf.size(self._pieces.tokenize(_PREFIX)))
+        position = tf.ragged.range(inside.row_lengths())
+        return tf.ragged.boolean_mask(inside, tf.cast(position, tf.int32) >= tf.cast(lengths, tf.int32)[:, None])
 
     def decode(self, ids: Any) -> tf.Tensor:
         """Texts of int32 (batch, length) up to their first EOS, as strings (batch,); for people to read."""
@@ -174,7 +210,9 @@ class Tokenizer(tf.Module):
     def get_config(self) -> dict[str, Any]:
         """The options without the vocabulary, JSON-able: what `Tokenizer(proto, **config)` takes."""
         names = ("length", "lower_case", "eos_id", "pad_id", "punctuation")
-        return {name: getattr(self, name) for name in names}
+        config = {name: getattr(self, name) for name in names}
+        # Left out where it says nothing: an older version reads the config too.
+        return config | ({"special_tokens": list(self.special_tokens)} if self.special_tokens else {})
 
     def to_config(self) -> dict[str, Any]:
         """Everything, JSON-able: the options and the vocabulary as base64."""

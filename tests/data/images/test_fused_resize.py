@@ -68,13 +68,6 @@ def test_pipelines_have_it_and_saved_models_do_not(method):
     assert "SiglipTf>FusedResize" not in operations(plain)
 
 
-def test_normalized_in_one_pass_is_the_same():
-    every = tf.constant(np.arange(256, dtype=np.uint8))
-    np.testing.assert_allclose(
-        ImagePreprocessing.normalize(every, fused=True), ImagePreprocessing.normalize(every), rtol=0, atol=2e-7
-    )
-
-
 def test_an_image_without_pixels_is_refused():
     with pytest.raises(tf.errors.InvalidArgumentError, match="no side empty"):
         fused_resize.fused_resize(tf.zeros([0, 5, 3], tf.uint8), 8, "bicubic")
