@@ -2,8 +2,8 @@
 
     python -m tools.precompute_embeddings CHECKPOINT SOURCE FOLDER [--dtype float16]
 
-All local devices are used. A killed run is gone on with by the same command: it starts at its first missing shard. For
-several machines give each `--worker I --workers N` and a FOLDER that all can write. For example:
+All local devices are used. The same command resumes a killed run at its first missing shard. For several machines give
+each `--worker I --workers N` and a FOLDER that all can write. For example:
 
     python -m tools.precompute_embeddings augreg_b16 "shards/{00000..00331}.tar" embeddings/cc3m --text-length 16
     python -m tools.precompute_embeddings siglip_b16 tfds:coco_captions embeddings/coco --split train

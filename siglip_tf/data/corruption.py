@@ -16,7 +16,7 @@ class Corruption:
     - "image": with probability p an image becomes uniform random noise.
     - "text": with probability p a text becomes random tokens: a length uniform in 1 .. text length - 1, tokens
       uniform over the vocabulary without EOS and pad, then EOS and pads.
-    - "batch": the texts of a random p of the batch change places, so that each of them stands at a wrong image.
+    - "batch": the texts of a random part p of the batch are exchanged, so that each of them has a wrong image.
     - "image_text": "image" and "text", independently.
     - "image_text_batch": all three.
 

@@ -1,4 +1,4 @@
-"""Batches for evaluation: a source in its own order, every sound record exactly once, every other one accounted for."""
+"""Batches for evaluation: every usable record of a source once, in the source's order; the others are counted."""
 
 import functools
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class EvaluationData:
     """A source as batches in order, once.
 
     Args:
-        source: what is evaluated on.
+        source: the records to evaluate on.
         preprocessing: the model's; without a tokenizer batches carry no "text".
         batch: records a batch, on each worker.
         remainder: the last, smaller batch: "keep" it; "pad" it by repeating its first record, with a "mask" that says
@@ -69,7 +69,7 @@ class EvaluationData:
         self._span = range(0)
 
     def dataset(self, context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
-        """The batches of one worker: of several, each has a part of its own of the records.
+        """The batches of one worker. Several workers each read their own part of the records.
 
         Returns:
             Dataset of `"image"`: uint8 (batch, height, width, 3), which the model normalizes; `"text"`: int32 (batch,

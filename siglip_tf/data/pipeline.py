@@ -31,16 +31,17 @@ class TrainingData:
         global_batch: pairs a step, over all workers and replicas.
         seed: names the order, the choice of captions and every augmentation.
         streams: equal parts of the global batch, each with its own passage through the data. The number of workers by
-            default; a multiple of it lets a run go on with another number of workers that divides it.
+            default; with a multiple of it a run can continue with another number of workers that divides it.
         augmentation: random changes of the pictures, or None.
         corruption: `(batch, seed int64 (2,)) -> batch`, after everything else, or None.
-        deterministic: False lets pairs overtake each other. Faster where records differ much in cost; a resumed run
-            then repeats or misses as many pairs as were on their way.
+        deterministic: False lets pairs overtake each other, which is faster if records differ much in cost. A resumed
+            run then repeats or misses the pairs that were being read.
         bad_record_limit: part of the records (below 1) or how many (1 and more) may be skipped before it is an error.
         report: path of the JSONL report that names every skipped record, or None. `{worker}` in it becomes the
             worker's number.
-        extra_fields: names among "id", "label", "language" that batches carry as well. No accelerator takes strings.
-        window_bytes: how much of a source with `runs` (remote shards) a stream holds and shuffles at a time.
+        extra_fields: names among "id", "label", "language" that batches carry as well. Accelerators do not accept
+            strings.
+        window_bytes: how much of a source with `runs` (remote shards) a stream keeps in memory and shuffles at a time.
         parallel_calls: threads for reading and for decoding each; tf.data.AUTOTUNE, or a number.
         prefetch: batches kept ready.
 
@@ -49,7 +50,7 @@ class TrainingData:
 
     Example:
         data = TrainingData(TarSource("shards/*.tar"), model.preprocessing, global_batch=4096, report="bad.jsonl")
-        data.restore(state)                       # where a run goes on
+        data.restore(state)                       # where the run continues
         model.fit(data.dataset(), steps_per_epoch=1000)
         state = data.state(step=1000)             # JSON-able; goes with the checkpoint
     """
@@ -100,7 +101,7 @@ class TrainingData:
         self.report: BadRecordReport | None = None
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on at a saved position: the next `dataset` begins there.
+        """Restores a saved position: the next `dataset` begins there.
 
         Args:
             state: what `state` returned; with several workers, `merge_states` of all of theirs.
@@ -158,7 +159,7 @@ class TrainingData:
     def state(self, step: int) -> dict[str, Any]:
         """The position once the training loop has consumed `step` global batches, JSON-able, a few hundred bytes.
 
-        Of several workers each knows its own streams; `merge_states` joins them.
+        Each of several workers knows its own streams; `merge_states` joins them.
 
         Raises:
             ValueError: before `dataset`, or for a step before the restored one.

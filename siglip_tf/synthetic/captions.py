@@ -23,8 +23,8 @@ LANGUAGES: Final = tuple(GRAMMARS)
 def caption(scene: Scene, generator: random.Random, language: str = "en") -> str:
     """A caption of the scene, lower case.
 
-    It names the subject alone, the subject and its place, every object with its place, two objects and how they
-    stand to each other, or counts them first. What is said is true; what is left out is random.
+    It names the subject alone, the subject and its place, every object with its place, two objects and their
+    relation, or counts them first. What is said is true; what is left out is random.
 
     Args:
         scene: What the picture shows.
@@ -106,7 +106,7 @@ def _bare(colour: str, shape: str) -> SceneObject:
 
 
 def _where(first: SceneObject, second: SceneObject) -> str:
-    """How the first object stands to the second along the axis that separates them more; ties go to the vertical."""
+    """Where the first object is, seen from the second, along the axis that separates them more; vertical if equal."""
     rows, columns = (first.place[axis] - second.place[axis] for axis in range(2))
     if abs(rows) >= abs(columns):
         return "above" if rows < 0 else "below"

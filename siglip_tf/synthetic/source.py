@@ -1,4 +1,4 @@
-"""The embedded data set as a source like any other: unlimited, seeded, drawn when it is read."""
+"""The synthetic data set as a source: unlimited, seeded, drawn when it is read."""
 
 from __future__ import annotations
 
@@ -138,6 +138,6 @@ def encode_jpeg(pixels: np.ndarray) -> bytes:
 
 
 def _generator(seed: int, split: str, index: int) -> random.Random:
-    """A generator of its own for each example: neighbours share nothing, and no example needs its predecessors."""
+    """A separate generator for each example, so that any example can be drawn without the others."""
     digest = hashlib.blake2b(f"{seed}/{split}/{index}".encode(), digest_size=16).digest()
     return random.Random(int.from_bytes(digest))

@@ -34,7 +34,7 @@ _TEXTURES = {
     "dotted": (("de lunares", "de lunares"), ("con lunares", "con lunares")),
     "checked": (("a cuadros", "a cuadros"),),
 }
-# "gran" stands before both genders; the words after the noun agree.
+# "gran" precedes both genders; the words after the noun agree.
 _SIZES_BEFORE = {"small": ("pequeño", "pequeña"), "large": ("gran", "gran")}
 _SIZES_AFTER = {"small": ("pequeño", "pequeña"), "large": ("grande", "grande")}
 _RELATIONS = {

@@ -58,10 +58,10 @@ class EmbeddingData:
         self._first_slot = 0
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on at a saved position: the next `dataset` begins there.
+        """Restores a saved position: the next `dataset` begins there.
 
         Args:
-            state: what `state` returned; of several workers any one's, or `merge_states` of all.
+            state: what `state` returned, on any worker, or `merge_states` of all.
 
         Raises:
             ValueError: a state of other embeddings, another seed or other streams.

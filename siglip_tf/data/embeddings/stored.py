@@ -135,7 +135,7 @@ def read_shard(path: str) -> tuple[dict[str, np.ndarray], dict[str, int]]:
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Lines that name each entry of `wanted` that `found` has otherwise."""
+    """A line for each entry of `wanted` whose value in `found` differs."""
     lines = []
     for key, value in wanted.items():
         other = found.get(key, _BEFORE_IT_WAS_STORED.get(f"{prefix}{key}"))

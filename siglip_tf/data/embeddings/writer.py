@@ -1,4 +1,4 @@
-"""A frozen image tower over a source, once, into stored embeddings; a killed run goes on at its first missing shard."""
+"""Runs a frozen image tower over a source and stores its embeddings; a killed run resumes at the missing shards."""
 
 import dataclasses
 import functools
@@ -48,7 +48,7 @@ class EmbeddingWriter:
     """Writes stored embeddings of a source.
 
     Args:
-        folder: where to; local or remote. One that holds some shards of the same run is gone on with.
+        folder: where to write, local or remote. If it holds some shards of the same run, the run resumes.
         source: the images and captions.
         preprocessing: the tower's, of images and texts.
         encode: uint8 pixels (batch_size, size, size, 3) to l2-normalised embeddings (batch_size, embed_dim).
@@ -57,7 +57,8 @@ class EmbeddingWriter:
         dtype: "float16", "bfloat16" or "float32".
         batch_size: images passed to `encode` at a time; the last batch is padded.
         shard_records: records of the source in each shard.
-        worker: which of `workers` processes this is; they share the shards, and the last to finish ends the manifest.
+        worker: which of `workers` processes this is; they share the shards, and the last one to finish
+            completes the manifest.
         bad_record_limit: part of the records that may be broken before it is an error.
         report: path of the JSONL report that names every skipped record, or None.
 

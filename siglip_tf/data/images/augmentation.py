@@ -23,7 +23,7 @@ _CHANNEL_SHARE = 0.2  # of `color`: how far a channel may move against the other
 
 
 class Augmentation:
-    """What changes at random in a training image, between decoding and the tower.
+    """Random changes to a training image after decoding.
 
     Args:
         flip: mirror pictures with probability 1/2: False, True, or "captions" for those whose caption does not say left
@@ -71,7 +71,7 @@ class Augmentation:
         self.crop_aspect = tuple(crop_aspect)
 
     def crop(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """A random part of the image, of random area and aspect; the whole where none fits.
+        """A random part of the image, of random area and aspect; the whole image if no crop fits.
 
         Args:
             image: (height, width, channels).

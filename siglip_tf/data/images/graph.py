@@ -9,7 +9,7 @@ import tensorflow as tf
 
 @functools.cache
 def _apart(function: Callable[..., tf.Tensor], signature: tuple[tf.TensorSpec, ...], options: tuple) -> Any:
-    """A graph of its own, traced once in a process however many pipelines call it."""
+    """A separate graph, traced once in a process for all pipelines that call it."""
     return tf.function(
         functools.partial(function, **dict(options)),
         input_signature=signature,
@@ -21,11 +21,11 @@ def _apart(function: Callable[..., tf.Tensor], signature: tuple[tf.TensorSpec, .
 def rarely(function: Callable[..., tf.Tensor], *inputs: tf.Tensor, **options: Hashable) -> Callable[[], tf.Tensor]:
     """A branch for `tf.cond` that costs nothing where it is not taken.
 
-    Branches are inlined otherwise, and each op of a branch not taken is still scheduled, as a dead one. Eager code
-    calls the branch as it is: a new trace for every image would cost time and memory without end.
+    TensorFlow inlines other branches and schedules each op of a branch that is not taken, as a dead one. Eager code
+    calls the function directly, because a trace for every image would cost time and memory.
 
     Args:
-        function: a function of a module, so that it is the same one in every call.
+        function: a module-level function, so that it is the same object in every call.
         inputs: its tensors.
         options: its keyword arguments.
     """

@@ -3,7 +3,7 @@
 Pillow resizes one axis, rounds and clips to 8 bits, and resizes the other: clipping is not linear, so its order
 matters (by up to 10 of 255 on hard edges), and `tf.image.resize(..., "bicubic", antialias=True)` neither keeps the
 order nor clips in between. TensorFlow's kernel is fast along the first axis, where it adds whole rows, and slow along
-the second; so each axis is made the first one in turn, by transposing bytes.
+the second; so the bytes are transposed to make each axis the first one.
 
 Source: Pillow 13 `libImaging/Resample.c` (bicubic is Keys' with a = -0.5, bilinear a triangle; the width goes first
 unless the height shrinks by more than twice as many pixels; before Pillow 13 it always did).

@@ -43,7 +43,7 @@ class Mixture:
 
     @classmethod
     def of(cls, source: "Source | Mixture") -> "Mixture":
-        """A mixture as it is, a source as a mixture of one."""
+        """The mixture itself, or a source as a mixture of one."""
         return source if isinstance(source, cls) else cls([source], name=source.name)
 
     def components(self, seed: int, stream: int, block: int) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Where training stands in its data: which slots of which stream are used, and which were skipped as broken.
+"""The position of training in its data: the slots that each stream has used, and those skipped as broken records.
 
 A position is (step, slots passed by each stream). Slots passed = pairs used + records skipped, and pairs used =
-steps x pairs a step, so that what the training loop has consumed follows from its own step count: nothing that only
-waits in a prefetch buffer counts.
+steps x pairs a step. So the position follows from the step count of the training loop, and what waits in a prefetch
+buffer does not count.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _Stream:
 
 
 class PositionTracker:
-    """Follows a worker's streams: learns of skipped slots as batches are made, tells the position at any step.
+    """Follows a worker's streams: it learns of skipped slots as batches are made and tells the position at any step.
 
     Args:
         diagnose: for a stream and slots that did not arrive, `(cause, None where the record is sound)` for each.
@@ -88,14 +88,14 @@ class PositionTracker:
         self._lock = threading.Lock()
 
     def start(self, step: int, passed: dict[int, int], skipped: dict[str, int]) -> None:
-        """Begins at a position: `passed` slots of each stream, after `skipped` records of each cause."""
+        """Starts at a position: `passed` slots of each stream, `skipped` records of each cause."""
         with self._lock:
             self._base_step = step
             self._base_skipped = Counter(skipped)
             self._streams = {stream: _Stream(slot, slot, set(), [], []) for stream, slot in passed.items()}
 
     def arrived(self, stream: int, slots: list[int]) -> None:
-        """Notes the slots of a batch; whatever they leave out is diagnosed.
+        """Notes the slots of a batch, and diagnoses the slots that are missing between them.
 
         Raises:
             TooManyBadRecordsError: more than the limit were skipped.
@@ -119,7 +119,7 @@ class PositionTracker:
                 self._advance(state)
 
     def finished(self, stream: int, end: int) -> None:
-        """Says that the stream holds no slot from `end` on, so that what has not arrived never will."""
+        """Ends a stream before slot `end`. Slots that have not arrived by now are broken."""
         with self._lock:
             state = self._streams[stream]
             self._skip(stream, sorted(set(range(state.frontier, end)) - state.ahead))
@@ -233,8 +233,8 @@ class PositionTracker:
         """
         if step < self._base_step:
             raise ValueError(
-                f"The position at step {step} is not known: this run began at, or has let go of what was before, step "
-                f"{self._base_step}."
+                f"The position at step {step} is not known: this process keeps positions from step "
+                f"{self._base_step} on."
             )
         with self._lock:
             used = (step - self._base_step) * pairs_a_step
@@ -268,7 +268,7 @@ def too_many_bad_records(broken: int, passed: int, told: str, limit: float) -> T
 
 
 def state_of(seed: int, fingerprint: str, streams: int, position: dict[str, Any]) -> dict[str, Any]:
-    """A position together with what it is a position in, JSON-able.
+    """A position with the data that it belongs to, JSON-able.
 
     Args:
         seed: of the training data.
@@ -280,7 +280,7 @@ def state_of(seed: int, fingerprint: str, streams: int, position: dict[str, Any]
 
 
 def check_state(state: dict[str, Any], seed: int, fingerprint: str, streams: int | None) -> None:
-    """Refuses a position in other data; `streams` may still be open (None).
+    """Checks that a position belongs to this data; `streams` may be None, which accepts any number.
 
     Raises:
         ValueError: a state of another run (seed, data or streams differ), or of another format.
@@ -291,17 +291,17 @@ def check_state(state: dict[str, Any], seed: int, fingerprint: str, streams: int
         if state[key] != value:
             raise ValueError(
                 f"The position belongs to other data: its {key} is {state[key]!r}, this one's {value!r}. "
-                "Use the data and seed of the run, or begin a new position by not restoring."
+                "Use the data and seed of the run, or start a new run without restoring."
             )
     if streams not in (None, state["streams"]):
-        raise ValueError(f"The position has {state['streams']} streams: it cannot go on with {streams}.")
+        raise ValueError(f"The position has {state['streams']} streams: it cannot continue with {streams}.")
 
 
 def kernel_to_resume(state: dict[str, Any], here: str) -> str:
     """Which kernel resizes a resumed run's pictures, so that it ends with the same bits.
 
     Args:
-        state: a position. An older one names no kernel and goes on with this machine's.
+        state: a position. An older one names no kernel; then this machine's is used.
         here: `ImagePreprocessing.resize_kernel` of this machine.
 
     Raises:
@@ -317,7 +317,7 @@ def kernel_to_resume(state: dict[str, Any], here: str) -> str:
 
 
 def merge_states(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The whole position from those that each worker knows of its own streams.
+    """Joins the workers' positions, each of which covers the worker's own streams.
 
     Args:
         states: `TrainingData.state(step)` of every worker, at the same step.

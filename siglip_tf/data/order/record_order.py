@@ -1,8 +1,8 @@
-"""Which record comes when: a closed form from a position in training to a record, so that a position is one integer.
+"""The order of records: a closed form from a position in training to a record, so that a position is one integer.
 
-A global batch is cut into `streams` equal parts, each drawn by one stream (a worker reads one stream or several). The
-slots of all streams together pass through the records epoch by epoch, each record once an epoch with no remainder:
-slot `q` of stream `g` belongs to epoch `(q * streams + g) // size`, and a batch may stand across two epochs.
+A global batch is cut into `streams` equal parts, one for each stream (a worker reads one stream or several). Together
+the streams pass through the records epoch by epoch, each record once an epoch with no remainder: slot `q` of stream
+`g` belongs to epoch `(q * streams + g) // size`, and a batch may span two epochs.
 
 Within an epoch a seeded permutation shuffles single records (`RecordOrder`) or, where records are read by runs, the
 runs, and then records within windows of several runs (`RunOrder`), so that remote shards are read in one piece.
@@ -25,7 +25,7 @@ class RecordOrder:
     Args:
         size: number of records.
         seed: names the shuffle; each epoch has its own.
-        streams: how many streams share an epoch; they end within one slot of each other, for ever.
+        streams: how many streams share an epoch; they always end within one slot of each other.
         shuffle: False keeps the source's order.
 
     Raises:
@@ -85,7 +85,7 @@ class Window(NamedTuple):
         first: the first slot.
         end: the slot after the last.
         pieces: int64 (p, 2), start and count of the neighbouring records to read, each piece within a run.
-        gather: int64 (end - first,): for each slot in turn, its record's number among the records read.
+        gather: int64 (end - first,): for each slot, the number of its record among the records read.
     """
 
     first: int

@@ -1,4 +1,4 @@
-"""Which part of every global batch is a worker's, for all training data alike."""
+"""Which part of every global batch a worker reads, for all kinds of training data."""
 
 import dataclasses
 
@@ -59,7 +59,7 @@ def share_of(context: tf.distribute.InputContext | None, global_batch: int, stre
 
 
 def check_batch_and_seed(global_batch: int, seed: int) -> None:
-    """Refuses what no training data can have.
+    """Checks the arguments that all training data share.
 
     Raises:
         ValueError: either one is out of range.
@@ -71,9 +71,9 @@ def check_batch_and_seed(global_batch: int, seed: int) -> None:
 
 
 def own_batches(batches: tf.data.Dataset, prefetch: int, deterministic: bool = True) -> tf.data.Dataset:
-    """A worker's batches as `distribute_datasets_from_function` takes them, so many of them kept ready."""
+    """A worker's batches as `distribute_datasets_from_function` takes them, with `prefetch` of them kept ready."""
     options = tf.data.Options()
     options.deterministic = deterministic
-    # Each worker's part is already its own.
+    # Each worker already reads its own part.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return batches.prefetch(prefetch).with_options(options)

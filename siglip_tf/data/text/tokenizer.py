@@ -135,7 +135,7 @@ class Tokenizer(tf.Module):
             return cls(file.read(), length, **options)
 
     def normalize(self, texts: tf.Tensor) -> tf.Tensor:
-        """The text as SentencePiece gets it: lower-cased and stripped as this tokenizer is told; any shape."""
+        """The texts as SentencePiece receives them, lower-cased and stripped by this tokenizer's options; any shape."""
         texts = lower(texts, self.lower_case)
         return strip_punctuation(texts) if self.punctuation == "strip" else texts
 

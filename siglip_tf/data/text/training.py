@@ -47,11 +47,11 @@ def train_tokenizer(
 
     Args:
         texts: read once, a text at a time. Line breaks separate texts; texts of nothing but space are left out.
-        vocab_size: largest number of pieces. A corpus that does not hold so many gives fewer.
+        vocab_size: largest number of pieces. A corpus with fewer gives fewer.
         lower_case: whether texts are lower-cased first, as SigLIP's are; then tokenise with `lower_case=True` too.
         layout: "siglip" (pad 0, EOS 1, unknown 2) or "siglip2" (pad 0, EOS 1, BOS 2, unknown 3).
         model_type: "unigram" (SigLIP's) or "bpe" (SigLIP 2's). A corpus of few different words wants "bpe": unigram
-            takes a word for a piece only if it stands inside another word too, and spells the rest.
+            makes a word a piece only if it also occurs inside another word, and spells the rest.
         character_coverage: share of all characters that get a piece of their own; the rest become unknown, or bytes.
         byte_fallback: spell unknown characters as UTF-8 bytes, which takes 256 pieces.
         max_texts: how many texts are held in memory, a seeded random sample of the stream; None holds all.
@@ -144,8 +144,8 @@ def _sample(items: Iterable[str], size: int, seed: int) -> list[str]:
 class TextFiles:
     """The texts of files, streamed: one a line (`.txt`), or fields of JSONL, CSV and TSV; each may end in `.gz`.
 
-    Records that hold no text are left out and counted by cause in `skipped`; `texts` and `bytes_read` say how far
-    the stream is.
+    Records without a usable text are left out and counted by cause in `skipped`; `texts` and `bytes_read` count what
+    was read.
 
     Args:
         paths: local, or any that `tf.io.gfile` reads.
@@ -153,7 +153,7 @@ class TextFiles:
 
     Raises:
         ValueError: no path, or a name that says no known format.
-        FileNotFoundError: a path that is not there.
+        FileNotFoundError: a path that does not exist.
     """
 
     def __init__(self, paths: Sequence[str], fields: Sequence[str] = ("caption",)):
