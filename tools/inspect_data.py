@@ -90,6 +90,8 @@ def summary(found: Inspection) -> str:
         f"width:       {_spread(found.widths)} pixels",
         f"bytes:       {_spread(found.bytes)}",
         f"one colour:  {found.flat_images:,} images",
+        f"special:     {found.turned:,} images turned by EXIF, {found.transparent:,} transparent, {found.cmyk:,} CMYK; "
+        f"captions: {found.control_characters:,} with control characters, {found.token_names:,} that spell a token",
         f"captions:    {len(found.characters):,}; an image {_spread(found.captions_an_image)}; "
         f"{found.repeated_captions:,} repeat an earlier one",
         f"characters:  {_spread(found.characters)}",

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from siglip_tf.data.images.decoding import picture_traits
+from siglip_tf.data.images.graph import contains
 from siglip_tf.data.images.header import FORMATS, image_format, image_size
 from siglip_tf.data.order.bad_records import BadRecordReport, Explainer
 from siglip_tf.data.preprocessing import Preprocessing
@@ -17,6 +19,11 @@ from siglip_tf.data.sources.base import Source
 from siglip_tf.data.text.captions import is_blank, usable_captions, usable_indices
 
 _BATCH = 64
+_TRAITS = ("turned", "transparent", "cmyk")
+_CAPTION_TRAITS = {
+    "control_characters": r"[\x00-\x08\x0e-\x1f\x7f]",
+    "token_names": r"</?(s|eos|bos|pad|unk|mask)>",
+}
 # Levels of 255 between the darkest and the brightest value: less is a picture of one colour.
 _FLAT = 8
 
@@ -55,15 +62,20 @@ class Inspection:
         broken: the first of them: "shard", "offset", "id", "cause", "detail".
         heights, widths: int64 (used,), pixels.
         bytes: int64 (used,), of the encoded images.
-        captions_an_image: int64 (used,), blank ones left out.
+        captions_an_image: int64 (used,), without blank ones.
         characters: int64 (captions,).
         tokens: int64 (captions,), EOS included, before any cut; None without a tokenizer.
         text_length: tokens that the model takes, or None.
         formats: records by image format.
         languages: captions by language, where the source has languages.
         labels: records by label, where the source has labels.
-        repeated_captions: captions that came before.
-        flat_images: images of one colour.
+        repeated_captions: captions that repeat an earlier one.
+        flat_images: images of one color.
+        turned: images whose EXIF or XMP asks for a rotation or a mirror image.
+        transparent: images with a pixel that is not opaque.
+        cmyk: images stored in CMYK.
+        control_characters: captions with NUL or another control character.
+        token_names: captions that spell a special token, such as `</s>` or `<eos>`.
         samples: some sound records.
     """
 
@@ -85,6 +97,11 @@ class Inspection:
     labels: dict[int, int]
     repeated_captions: int
     flat_images: int
+    turned: int
+    transparent: int
+    cmyk: int
+    control_characters: int
+    token_names: int
     samples: list[Sample]
 
     @property
@@ -103,12 +120,12 @@ def inspect(
     report: str | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Inspection:
-    """Decodes and counts the records of a source, or as many of them, drawn at random.
+    """Decodes and counts the records of a source, or a random sample of them.
 
     Args:
-        source: what is looked at.
+        source: the records.
         preprocessing: the model's; without a text part no tokens are counted.
-        limit: records to look at; of shards that are read whole, at least as many.
+        limit: how many records to read; a source with runs is read by whole runs, which may be more.
         seed: names the draw.
         samples: sound records to show.
         report: path of the JSONL report that names every broken record, or None.
@@ -153,6 +170,7 @@ def inspect(
         labels=dict(sorted(found.labels.items())),
         repeated_captions=len(found.column("characters")) - len(found.different),
         flat_images=int((found.column("range") < _FLAT).sum()),
+        **{name: int(found.column(name).sum()) for name in (*_TRAITS, *_CAPTION_TRAITS)},
         samples=[_sample(source, int(record), preprocessing) for record in shown],
     )
 
@@ -161,7 +179,7 @@ class _Found:
     """Columns of numbers and counts, batch after batch."""
 
     def __init__(self, preprocessing: Preprocessing):
-        names = ("record", "bytes", "range", "captions", "characters", "tokens")
+        names = ("record", "bytes", "range", "captions", "characters", "tokens", *_TRAITS, *_CAPTION_TRAITS)
         self._columns = {name: [np.zeros(0, np.int64)] for name in names} | {"size": [np.zeros((0, 2), np.int64)]}
         self._text = preprocessing.text
         self.formats: Counter[int] = Counter()
@@ -176,7 +194,9 @@ class _Found:
     def add(self, batch: dict[str, Any]) -> None:
         """Notes a batch of sound records."""
         texts = batch["texts"].flat_values
-        values = {name: batch[name].numpy() for name in ("record", "bytes", "range", "size")}
+        values = {name: batch[name].numpy() for name in ("record", "bytes", "range", "size", *_TRAITS)}
+        for name, pattern in _CAPTION_TRAITS.items():
+            values[name] = contains(texts, pattern).numpy().astype(np.int64)
         values["captions"] = batch["texts"].row_lengths().numpy()
         values["characters"] = tf.strings.length(texts, unit="UTF8_CHAR").numpy().astype(np.int64)
         if self._text is not None:
@@ -206,6 +226,7 @@ def _measured(records: tf.data.Dataset, preprocessing: Preprocessing) -> tf.data
             "bytes": tf.cast(tf.strings.length(data), tf.int64),
             "format": image_format(data),
             "range": tf.reduce_max(pixels) - tf.reduce_min(pixels),
+            **{name: tf.cast(trait, tf.int64) for name, trait in picture_traits(data).items()},
             "texts": texts,
         }
         if "label" in example:

@@ -10,8 +10,17 @@ import tensorflow as tf
 
 from siglip_tf.data.images.exif import jpeg_orientation, png_orientation, upright, webp_orientation
 from siglip_tf.data.images.gif import decode_gif
-from siglip_tf.data.images.graph import contains, rarely, read_bytes, starts_with
-from siglip_tf.data.images.header import FORMATS, MAX_PIXELS, checked, image_format, refuse_bomb
+from siglip_tf.data.images.graph import rarely, read_bytes, starts_with
+from siglip_tf.data.images.header import (
+    FORMATS,
+    MAX_PIXELS,
+    bmp_may_be_transparent,
+    checked,
+    image_format,
+    png_may_be_transparent,
+    refuse_bomb,
+    webp_may_be_transparent,
+)
 from siglip_tf.data.images.transparency import without_alpha
 
 _Reader = Callable[[tf.Tensor], tf.Tensor]
@@ -49,11 +58,6 @@ def _decode_png(data: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.io.decode_png(data, channels=3), _RGB)
 
 
-def _png_may_be_transparent(data: tf.Tensor) -> tf.Tensor:
-    # Color types 4 and 6 hold alpha; any other may name transparent colors in a chunk.
-    return (read_bytes(data, 25, 1)[0] // 4 % 2 == 1) | contains(data, "tRNS")
-
-
 def _decode_transparent_png(data: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.io.decode_png(data, channels=4), _RGBA)
 
@@ -81,21 +85,8 @@ def _decode_bmp(data: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(pixels, _RGB)
 
 
-def _bmp_may_be_transparent(data: tf.Tensor) -> tf.Tensor:
-    header = read_bytes(data, 14, 56)
-    # 32 bits with masks, and a mask of alpha in a header that is long enough to hold one.
-    return (header[14] == 32) & (header[16] == 3) & (header[0] >= 56) & (tf.reduce_max(header[52:56]) > 0)
-
-
 def _decode_transparent_bmp(data: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.io.decode_bmp(data, channels=4), _RGBA)
-
-
-def _webp_may_be_transparent(data: tf.Tensor) -> tf.Tensor:
-    flags = read_bytes(data, 20, 5)
-    extended = starts_with(data, b"VP8X", 12)
-    lossless = starts_with(data, b"VP8L", 12)
-    return (extended & (flags[0] // 16 % 2 == 1)) | (lossless & (flags[4] // 16 % 2 == 1))
 
 
 def _decode_webp(data: tf.Tensor, channels: int = 3) -> tf.Tensor:
@@ -122,18 +113,18 @@ def _decode_other(data: tf.Tensor, max_pixels: int, exif: bool, alpha: str, note
         return tf.cond(may_be_transparent(data), lambda: flatten(transparent(data)), lambda: opaque(data))
 
     def png() -> tf.Tensor:
-        pixels = either(_png_may_be_transparent, _decode_transparent_png, _decode_png)
+        pixels = either(png_may_be_transparent, _decode_transparent_png, _decode_png)
         return upright(pixels, png_orientation(data)) if exif else pixels
 
     def webp() -> tf.Tensor:
         transparent = functools.partial(_decode_webp, channels=4)
-        pixels = either(_webp_may_be_transparent, transparent, _decode_webp)
+        pixels = either(webp_may_be_transparent, transparent, _decode_webp)
         return upright(pixels, webp_orientation(data)) if exif else pixels
 
     decoders = {
         "png": png,
         "gif": lambda: flatten(decode_gif(data)),
-        "bmp": lambda: either(_bmp_may_be_transparent, _decode_transparent_bmp, _decode_bmp),
+        "bmp": lambda: either(bmp_may_be_transparent, _decode_transparent_bmp, _decode_bmp),
         "webp": webp,
     }
     unknown = functools.partial(_refuse_unknown, data)
@@ -177,3 +168,35 @@ def decode_image(
 
     other = rarely(_decode_other, data, max_pixels=max_pixels, exif=exif, alpha=alpha, note=note)
     return tf.cond(starts_with(data, b"\xff\xd8\xff"), jpeg, other)
+
+
+def picture_traits(data: tf.Tensor) -> dict[str, tf.Tensor]:
+    """What is special about an encoded image that can be decoded, for reports.
+
+    Args:
+        data: scalar string, the file's bytes.
+
+    Returns:
+        bool scalars: "turned", the file asks for a rotation or a mirror image; "transparent", some pixel is; "cmyk".
+    """
+
+    def any_clear(may_be_transparent: _Reader, transparent: _Reader) -> tf.Tensor:
+        return tf.cond(
+            may_be_transparent(data), lambda: tf.reduce_any(transparent(data)[..., 3] < 255), lambda: tf.constant(False)
+        )
+
+    def traits(turned: object = False, transparent: object = False, cmyk: object = False) -> list[tf.Tensor]:
+        return [tf.convert_to_tensor(each) for each in (turned, transparent, cmyk)]
+
+    by_format = {
+        "jpeg": lambda: traits(turned=jpeg_orientation(data) > 1, cmyk=tf.io.extract_jpeg_shape(data)[2] == 4),
+        "png": lambda: traits(png_orientation(data) > 1, any_clear(png_may_be_transparent, _decode_transparent_png)),
+        "gif": lambda: traits(transparent=tf.reduce_any(decode_gif(data)[..., 3] < 255)),
+        "bmp": lambda: traits(transparent=any_clear(bmp_may_be_transparent, _decode_transparent_bmp)),
+        "webp": lambda: traits(
+            webp_orientation(data) > 1,
+            any_clear(webp_may_be_transparent, functools.partial(_decode_webp, channels=4)),
+        ),
+    }
+    found = tf.switch_case(image_format(data), [by_format.get(name, traits) for name in FORMATS])
+    return dict(zip(("turned", "transparent", "cmyk"), found, strict=True))

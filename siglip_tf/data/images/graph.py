@@ -54,7 +54,7 @@ def starts_with(data: tf.Tensor, text: bytes, offset: int = 0) -> tf.Tensor:
 
 
 def contains(data: tf.Tensor, pattern: str) -> tf.Tensor:
-    """bool scalar: whether the scalar string holds a match of a regular expression of ASCII characters.
+    """bool, like `data`: whether each string holds a match of a regular expression of ASCII characters.
 
     A literal is searched for at memory speed, several times faster than one step of a loop over the file's segments.
     """

@@ -8,7 +8,7 @@ Source: the formats' specifications: JPEG (ITU T.81), PNG (IHDR), GIF89a, BMP (B
 import tensorflow as tf
 
 from siglip_tf.data.images.gif import gif_announced
-from siglip_tf.data.images.graph import assert_that, big_endian, little_endian, read_bytes, starts_with
+from siglip_tf.data.images.graph import assert_that, big_endian, contains, little_endian, read_bytes, starts_with
 
 # What Pillow warns at: three bytes a pixel make a quarter of a gibibyte.
 MAX_PIXELS = 1024**3 // 4 // 3
@@ -104,3 +104,24 @@ def checked(data: tf.Tensor, max_pixels: int) -> tf.Tensor:
     announced = _announced(data)
     with tf.control_dependencies([refuse_bomb(announced[2], announced[:2], max_pixels)]):
         return tf.identity(data)
+
+
+def png_may_be_transparent(data: tf.Tensor) -> tf.Tensor:
+    """bool scalar: whether a PNG says that it holds alpha or transparent colors."""
+    # Color types 4 and 6 hold alpha; any other may name transparent colors in a chunk.
+    return (read_bytes(data, 25, 1)[0] // 4 % 2 == 1) | contains(data, "tRNS")
+
+
+def bmp_may_be_transparent(data: tf.Tensor) -> tf.Tensor:
+    """As `png_may_be_transparent`, of a BMP."""
+    header = read_bytes(data, 14, 56)
+    # 32 bits with masks, and a mask of alpha in a header that is long enough to hold one.
+    return (header[14] == 32) & (header[16] == 3) & (header[0] >= 56) & (tf.reduce_max(header[52:56]) > 0)
+
+
+def webp_may_be_transparent(data: tf.Tensor) -> tf.Tensor:
+    """As `png_may_be_transparent`, of a WebP."""
+    flags = read_bytes(data, 20, 5)
+    extended = starts_with(data, b"VP8X", 12)
+    lossless = starts_with(data, b"VP8L", 12)
+    return (extended & (flags[0] // 16 % 2 == 1)) | (lossless & (flags[4] // 16 % 2 == 1))

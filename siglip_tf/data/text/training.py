@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import random
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ import tensorflow as tf
 
 from siglip_tf.data.sources.paths import open_binary
 from siglip_tf.data.sources.tables import check_not_utf16, csv_rows
+from siglip_tf.data.text.captions import is_blank
 
 # EOS is 1 in both. SigLIP pads with EOS and leaves id 0 unused; SigLIP 2 pads with 0.
 ID_LAYOUTS: Final = {
@@ -119,7 +121,8 @@ def _pieces(texts: Iterable[str], lower_case: bool) -> Iterator[str]:
     """Lines as SentencePiece takes them: not empty, not too long, no NUL."""
     for text in texts:
         lowered = text.lower() if lower_case else text
-        for line in lowered.replace("\0", " ").splitlines():
+        # Not `str.splitlines`, which also cuts at separators that stand inside captions.
+        for line in re.split(r"[\r\n]+", lowered.replace("\0", " ")):
             stripped = line.strip()
             while len(stripped.encode()) > _MAX_TEXT_BYTES:
                 head = stripped.encode()[:_MAX_TEXT_BYTES].decode(errors="ignore")
@@ -152,7 +155,7 @@ class TextFiles:
         fields: JSONL keys or CSV columns to read. A JSONL value may be a string or a list of strings.
 
     Raises:
-        ValueError: no path, or a name that says no known format.
+        ValueError: no path, a name that says no known format, or, while reading, a table that cannot be read as such.
         FileNotFoundError: a path that does not exist.
     """
 
@@ -182,7 +185,7 @@ class TextFiles:
         for line in file:
             if "\ufffd" in line:
                 self.skipped["not UTF-8"] += 1
-            elif line.strip():
+            elif not is_blank(line):
                 yield line
 
     def _jsonl(self, file: TextIO, path: str) -> Iterator[str]:
@@ -216,7 +219,7 @@ class TextFiles:
 
     def _checked(self, values: Iterable[Any]) -> Iterator[str]:
         for value in values:
-            if not isinstance(value, str) or not value.strip():
+            if not isinstance(value, str) or is_blank(value):
                 self.skipped["no text"] += 1
             elif "\ufffd" in value:
                 self.skipped["not UTF-8"] += 1

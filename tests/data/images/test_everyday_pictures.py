@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from siglip_tf.data import ImagePreprocessing
 from siglip_tf.data.images import transparency
-from siglip_tf.data.images.decoding import decode_image
+from siglip_tf.data.images.decoding import decode_image, picture_traits
 from siglip_tf.data.images.transparency import on_white
 from tests.data.pictures import encode, photo
 
@@ -178,6 +178,26 @@ def test_transparent_pictures(decode):
     every = np.stack(np.meshgrid(np.arange(256), np.arange(256)), -1).astype(np.uint8)[..., [0, 0, 0, 1]]
     expected = Image.alpha_composite(Image.new("RGBA", (256, 256), "white"), Image.fromarray(every)).convert("RGB")
     np.testing.assert_array_equal(on_white(every), expected)
+
+
+def test_traits_that_reports_count():
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    opaque, clear = (Image.fromarray(np.full((5, 6, 4), alpha, np.uint8)) for alpha in (255, 9))
+    cases = [
+        (encode(photo(9, 9), "JPEG"), set()),
+        (encode(photo(9, 9), "JPEG", exif=exif), {"turned"}),
+        (encode(photo(9, 9).convert("CMYK"), "JPEG"), {"cmyk"}),
+        (encode(opaque, "PNG"), set()),
+        (encode(clear, "PNG", exif=exif), {"turned", "transparent"}),
+        (encode(clear, "WEBP"), {"transparent"}),
+        (encode(opaque, "WEBP", exif=exif), {"turned"}),
+        (encode(photo(9, 9).quantize(9), "GIF", transparency=1), {"transparent"}),
+        (encode(photo(9, 9), "BMP"), set()),
+    ]
+    traits = tf.function(picture_traits, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
+    for number, (data, expected) in enumerate(cases):
+        assert {name for name, found in traits(data).items() if found} == expected, number
 
 
 def test_dropped_alpha_is_said_once(decode, caplog):

@@ -131,6 +131,17 @@ def test_byte_order_marks_long_cells_and_stray_quotes(tmp_path):
             list(TextFiles([str(tmp_path / name)]))
 
 
+def test_captions_are_read_whole(tmp_path):
+    """Byte order marks, separators of other kinds, one stray quote, and a long field."""
+    long = "word " * 40_000
+    (tmp_path / "a.csv").write_text(f'caption,image\n"a\u2028b\x85c\x0cd",1\n{long},2\n', encoding="utf-8-sig")
+    (tmp_path / "b.tsv").write_text('caption\timage\na 5" screen\t1\na cat\t2\n', encoding="utf-8-sig")
+    (tmp_path / "c.txt").write_text("one\x85two\n\u3000\n", encoding="utf-8-sig")
+    files = TextFiles([str(tmp_path / name) for name in ("a.csv", "b.tsv", "c.txt")])
+    assert list(files) == ["a\u2028b\x85c\x0cd", long, 'a 5" screen', "a cat", "one\x85two\n"]
+    assert not files.skipped
+
+
 def test_what_files_cannot_be_is_said(tmp_path):
     (tmp_path / "a.csv").write_text("image,text\n1,x\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"no column 'caption'. Its columns are image, text"):
