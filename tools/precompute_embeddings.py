@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     add_checkpoint(arguments)
     add_source(arguments)
     arguments.add_argument("folder", metavar="FOLDER", help="where the embeddings are stored")
-    arguments.add_argument("--records", type=int, help="how many scenes, which have no end of their own")
+    arguments.add_argument("--records", type=int, help="how many scenes to draw, with the source 'scenes'")
     arguments.add_argument("--text-length", type=int, metavar="N", help="tokens a text (the checkpoint's)")
     arguments.add_argument("--dtype", choices=sorted(DTYPES), default="float16", help="of the embeddings (%(default)s)")
     arguments.add_argument("--batch-size", type=int, default=64, help="images a step and device (%(default)s)")
@@ -53,20 +53,17 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def encoder(
-    model: siglip_tf.SigLIP, strategy: tf.distribute.Strategy, normalize: Callable[[tf.Tensor], tf.Tensor]
-) -> Callable[[tf.Tensor], np.ndarray]:
-    """`encode` for `EmbeddingWriter`: pixels (batch, size, size, 3) shared out among the strategy's devices.
+def encoder(model: siglip_tf.SigLIP, strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], np.ndarray]:
+    """`encode` for `EmbeddingWriter`, which splits uint8 pixels (batch, size, size, 3) among the strategy's devices.
 
     Args:
         model: made under the strategy's scope.
         strategy: its number of replicas divides every batch.
-        normalize: uint8 pixels to the tower's float32 images.
     """
 
     @tf.function(autograph=False)
     def step(pixels: tf.Tensor) -> tf.Tensor:
-        return strategy.run(lambda part: model.encode_image(normalize(part)), (pixels,))
+        return strategy.run(model.encode_image, (pixels,))
 
     def encode(pixels: tf.Tensor) -> np.ndarray:
         parts = tf.split(pixels, strategy.num_replicas_in_sync)
@@ -87,7 +84,7 @@ def _said(progress: Progress) -> str:
 
 def _model(options: argparse.Namespace) -> siglip_tf.SigLIP:
     towers = checkpoints.read(options.checkpoint, options.tokenizer).towers
-    # A text tower that the checkpoint lacks is not run: the smallest will do.
+    # The text tower is not run here, so the smallest one replaces one that the checkpoint lacks.
     lacking = {} if "text" in towers else {"text": "mu", "text_length": options.text_length or 1, "vocab_size": 8}
     return load_model(options, **lacking)
 
@@ -129,7 +126,7 @@ def _run(options: argparse.Namespace) -> None:
         options.folder,
         source,
         preprocessing,
-        encoder(model, strategy, preprocessing.image.normalize),
+        encoder(model, strategy),
         tower=tower_fingerprint(tower),
         embed_dim=model.embed_dim,
         dtype=options.dtype,

@@ -6,8 +6,8 @@ python -m tools.benchmark data --only preprocessing
 Every second image is 375 x 500 pixels, the others 768 x 1024, like photographs, made here. All candidates are timed in
 turn in one process, round after round, each once the one before has filled its buffers; a ratio is the median of the
 rounds' ratios, so that what else the machine does hits both sides of it. "CPU" counts processor time instead of the
-clock's, which other programs disturb less. The first table ends where a pipeline makes a batch of the pixels, which it
-then normalizes; the loaders' does all. Rivals that are not installed are named and left out:
+clock's, which other programs disturb less. The tables end where a pipeline makes a batch of uint8
+pixels, which the model normalizes. Rivals that are not installed are named and left out:
 `pip install torch webdataset`.
 """
 
@@ -217,9 +217,14 @@ def loaders(images: list[bytes], folder: Path, size: int, cores: int) -> list[Ca
     ):
         owned = Preprocessing(ImagePreprocessing(size, **options), tokenizer)
         data = TrainingData(TarSource(str(shard), verbose=False), owned, _BATCH, parallel_calls=cores)
+        batches = data.dataset()
+        if not candidates:
+            count = sum(spec.dtype.size * spec.shape.num_elements() for spec in batches.element_spec.values())
+            pixels = batches.element_spec["image"].shape.num_elements()
+            print(f"A batch of {_BATCH} pairs: {count:,} bytes; float32 pixels would make it {count + 3 * pixels:,}.")
         limits = tf.data.Options()
         limits.threading.private_threadpool_size = cores
-        candidates.append(Candidate(name, iter(data.dataset().with_options(limits)), _BATCH, _AHEAD))
+        candidates.append(Candidate(name, iter(batches.with_options(limits)), _BATCH, _AHEAD))
     if has_torch:
         batches = _torch_loader(str(shard), size, cores)
         candidates.append(Candidate("torch, webdataset, Pillow bicubic", batches, _BATCH, max(_AHEAD, 3 * cores)))

@@ -10,6 +10,9 @@ A folder holds `manifest.json` and one file a shard, `shard-00000-of-00010.safet
 The manifest names the tower (a hash of its weights), the preprocessing and the source, and counts what was used and
 skipped. Shards are written aside and renamed, so that a name that exists is a whole shard.
 
+The format is safetensors. This file reads and writes it itself, because `safetensors.numpy` copies each tensor that it
+opens and knows no bfloat16, while training gathers single rows from mapped files.
+
 Source: "Sigmoid Loss for Language Image Pre-Training", section 4.1 (SigLiT trains on precomputed embeddings).
 """
 

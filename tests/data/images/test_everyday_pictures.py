@@ -192,7 +192,7 @@ def test_traits_that_reports_count():
         (encode(clear, "PNG", exif=exif), {"turned", "transparent"}),
         (encode(clear, "WEBP"), {"transparent"}),
         (encode(opaque, "WEBP", exif=exif), {"turned"}),
-        (encode(photo(9, 9).quantize(9), "GIF", transparency=1), {"transparent"}),
+        (encode(photo(40, 40).quantize(9), "GIF", transparency=1), {"transparent"}),
         (encode(photo(9, 9), "BMP"), set()),
     ]
     traits = tf.function(picture_traits, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
