@@ -1,6 +1,6 @@
-"""Images and texts as the towers take them: preprocessing, corruption, stored embeddings, sources, pipelines.
+"""Data for training and evaluation: preprocessing, sources, pipelines, corruption, stored embeddings.
 
-Names are imported on first use, so that `import siglip_tf` does not pay for what a run never touches.
+Names are imported on first use, so that `import siglip_tf` stays fast.
 """
 
 import importlib

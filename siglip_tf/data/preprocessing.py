@@ -1,4 +1,4 @@
-"""What a checkpoint does to images and texts before its towers see them, by name, inside the graph.
+"""How a checkpoint prepares images and texts for its towers, in the graph.
 
 Source: big_vision `pp/ops_image.py`; Hugging Face `SiglipImageProcessor`; KerasHub `SigLIPImageConverter`.
 """
@@ -173,7 +173,7 @@ class ImagePreprocessing:
 
 
 class Preprocessing(tf.Module):
-    """The preprocessing a checkpoint owns: its images' and, where it has a text tower, its tokenizer's.
+    """The preprocessing of a checkpoint: of its images and, if it has a text tower, of its texts.
 
     A `tf.Module`, so that a SavedModel of something that holds it keeps the vocabulary.
 

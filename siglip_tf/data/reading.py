@@ -1,6 +1,6 @@
-"""Raw pairs of one stream in training order: records read one by one or by runs, one caption of each, mixed.
+"""Reads the pairs of one stream in training order: single records or runs, one caption of each, mixed by weight.
 
-No record is dropped here, however broken: slot and pair stay in step, and decoding (`pipeline`) finds what is wrong.
+No broken record is dropped here, so that slots and pairs keep the same numbers. Decoding (`pipeline`) drops them.
 """
 
 import dataclasses
@@ -16,12 +16,12 @@ from siglip_tf.data.order.record_order import RecordOrder, RunOrder
 from siglip_tf.data.sources.base import Source
 from siglip_tf.data.text.captions import usable_indices
 
-# Slots whose records are worked out together.
+# How many slots' records are computed at a time.
 _SLOTS = 1024
 _CAPTION = 4
 _PARALLEL_RUNS = 8
 
-# Graph code here has no Python control flow to convert, and conversion costs a second a pipeline.
+# Graph code here has no Python control flow to convert, and converting it takes a second for each pipeline.
 _as_written = tf.autograph.experimental.do_not_convert
 
 # Fields that a training pair may carry besides its image and caption, with their types.
@@ -30,12 +30,12 @@ EXTRA_FIELDS = {"id": tf.string, "label": tf.int32, "language": tf.string}
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How a mixture is read in training.
+    """How training reads a mixture.
 
     Args:
-        mixture: what is read.
+        mixture: the sources.
         seed: names the order, the mixing and the choice of captions.
-        streams: how many streams share the data (see `order`).
+        streams: how many streams share the data (see `siglip_tf.data.order`).
         extra_fields: which of `EXTRA_FIELDS` each pair carries.
         window_bytes: about how many bytes of records are shuffled with each other, where records come in runs.
         parallel_calls: reads at once; tf.data.AUTOTUNE, or a number.
@@ -152,7 +152,7 @@ class Reading:
         return (mix(self.seed, _CAPTION, epochs, records) >> np.uint64(1)).astype(np.int64)
 
     def _run(self, source: Source, start: tf.Tensor, count: tf.Tensor, choices: tf.Tensor) -> dict[str, tf.Tensor]:
-        """All pairs of a piece of a run, (count, ...) each; blank ones if it cannot be read."""
+        """All pairs of a part of a run, (count, ...) each; blank ones if it cannot be read."""
 
         @_as_written
         def read(start: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -194,10 +194,10 @@ class Reading:
 
 
 def in_order(source: Source, start: int, stop: int, parallel_calls: int = tf.data.AUTOTUNE) -> tf.data.Dataset:
-    """Records of a source in its own order, by runs where it has them.
+    """Records of a source in its own order, by runs if it has them.
 
     Returns:
-        Dataset of `(index, raw example)`. What cannot be read is an error in its place: `ignore_errors` passes on.
+        Dataset of `(index, raw example)`. A record that cannot be read raises an error; `ignore_errors` skips it.
     """
     if source.runs is None:
         return _one_by_one(source, tf.data.Dataset.range(start, stop), parallel_calls)
@@ -208,10 +208,10 @@ def in_order(source: Source, start: int, stop: int, parallel_calls: int = tf.dat
 def some_in_order(
     source: Source, count: int, seed: int, parallel_calls: int = tf.data.AUTOTUNE
 ) -> tuple[tf.data.Dataset, np.ndarray]:
-    """`count` records of a source, drawn at random, in its own order; whole runs where it has them.
+    """A random sample of `count` records of a source, in its own order; whole runs if it has them.
 
     Returns:
-        What `in_order` does, and the records' indices, int64 (m,), as its second value.
+        A data set as `in_order` returns, and the indices of its records, int64 (m,).
     """
     if source.runs is None:
         chosen = np.sort(RecordOrder(source.size, seed).records(0, np.arange(min(count, source.size))))
@@ -239,7 +239,7 @@ def _by_pieces(source: Source, pieces: np.ndarray) -> tf.data.Dataset:
 
 
 def _computed(start: int, compute: Callable[[int], list[np.ndarray]], outputs: int) -> tf.data.Dataset:
-    """Endless dataset of `compute(start)`, `compute(start + 1)`, ...: int64 (m,) arrays made outside the graph."""
+    """Endless dataset of `compute(start)`, `compute(start + 1)`, ...: int64 (m,) arrays computed in Python."""
 
     @_as_written
     def element(number: tf.Tensor) -> tuple[tf.Tensor, ...]:

@@ -1,10 +1,10 @@
-"""Resizing in one pass over the image by an operation of this package's own, built by the machine's C compiler.
+"""Resizes an image in one pass by an operation of this package, which the machine's C compiler builds.
 
-TensorFlow's kernels convert a whole image to floats, transpose it and resize one axis after the other: an input path
-then spends more time on resizing than on decoding. `fused_resize.c` reads the bytes once. It is built at its first use,
-in a second or two, and kept in the cache folder. Where there is no C compiler, or a processor without AVX2,
-TensorFlow's own operations do the work, and a message says so. No SavedModel may hold the operation, so nothing but
-input pipelines uses it. SIGLIP_TF_RESIZE=tensorflow in the environment turns it off, for workers that must all
+TensorFlow's kernels convert a whole image to floats, transpose it, and resize one axis after the other, so an input
+path spends more time on resizing than on decoding. `fused_resize.c` reads the bytes once. It is built in a second or
+two when it is first used, and the result stays in the cache folder. Without a C compiler, or on a processor without
+AVX2, TensorFlow's operations are used, and a message says so. A SavedModel must not hold the operation, so only input
+pipelines use it. SIGLIP_TF_RESIZE=tensorflow in the environment turns it off, for workers that must all
 resize alike.
 """
 

@@ -1,8 +1,8 @@
 """Bicubic and bilinear resizing with antialias, equal to Pillow's, inside the graph.
 
-Pillow resizes one axis, rounds and clips to 8 bits, and resizes the other: clipping is not linear, so its order
-matters (by up to 10 of 255 on hard edges), and `tf.image.resize(..., "bicubic", antialias=True)` neither keeps the
-order nor clips in between. TensorFlow's kernel is fast along the first axis, where it adds whole rows, and slow along
+Pillow resizes one axis, rounds and clips to 8 bits, and resizes the other. Clipping is not linear, so the order
+matters (by up to 10 of 255 on hard edges). `tf.image.resize(..., "bicubic", antialias=True)` does not keep the order
+and does not clip in between. TensorFlow's kernel is fast along the first axis, where it adds whole rows, and slow along
 the second; so the bytes are transposed to make each axis the first one.
 
 Source: Pillow 13 `libImaging/Resample.c` (bicubic is Keys' with a = -0.5, bilinear a triangle; the width goes first

@@ -1,4 +1,4 @@
-"""What is wrong with a record that could not be used, and a report that names every such record."""
+"""Finds out why a record could not be used, and writes a report that names every such record."""
 
 import enum
 import json
@@ -88,7 +88,7 @@ def first_line(error: tf.errors.OpError) -> str:
 class BadRecordReport:
     """A JSONL file with a line for each broken record: shard, offset, id, cause, detail.
 
-    A record that comes again, in a later epoch or after a restart, gets no second line. Lines reach the file at once.
+    A record that comes again, in a later epoch or after a restart, gets no second line. Lines are written at once.
 
     Args:
         path: a path on a local or mounted disk, continued if it exists; None keeps no file.
@@ -116,7 +116,7 @@ class BadRecordReport:
     def _continue(self, path: str) -> None:
         with tf.io.gfile.GFile(path) as file:
             lines = file.read().split("\n")
-        # A kill can tear the last line; its record will be met again.
+        # A kill can cut the last line; its record will come again.
         whole = lines[:-1]
         for number, line in enumerate(whole, 1):
             try:

@@ -9,9 +9,9 @@ import tensorflow as tf
 def sentencepiece_tokenizer(model_proto: bytes) -> Any:
     """`tensorflow_text.SentencepieceTokenizer` of int32 ids, with its vocabulary under a shared name.
 
-    As tensorflow-text makes it, the vocabulary belongs to the kernel that read it, and any `tf.random.set_seed` (so
-    `keras.utils.set_random_seed` too) drops that kernel: the tokenizer is dead from then on, one in a loaded
-    SavedModel included. Under a name made from its bytes the resource stays as long as the process.
+    In tensorflow-text the vocabulary belongs to the kernel that read it. `tf.random.set_seed`, and with it
+    `keras.utils.set_random_seed`, drops that kernel, and the tokenizer fails afterwards, also in a loaded SavedModel.
+    Under a name made from its bytes the resource lives as long as the process.
     """
     import tensorflow_text
     from tensorflow_text.python.ops.sentencepiece_tokenizer import gen_sentencepiece_tokenizer
