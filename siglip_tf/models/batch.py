@@ -5,21 +5,23 @@ import tensorflow as tf
 
 
 def check_images(images, image_size: tuple[int, int]) -> tf.Tensor:
-    """Float images (batch, height, width, 3) in [-1, 1].
+    """Images (batch, height, width, 3) as floats in [-1, 1]; uint8 pixels become float32 by x / 127.5 - 1.
 
     Raises:
         ValueError: for another rank, dtype or size; in eager mode also for values outside [-1, 1].
     """
     images = tf.convert_to_tensor(images)
-    if not images.dtype.is_floating:
+    if not (images.dtype.is_floating or images.dtype == tf.uint8):
         raise ValueError(
-            f"Expected float32 images in [-1, 1]. Received: dtype {images.dtype.name}. Divide uint8 pixels by 127.5 "
-            "and subtract 1, or use siglip_tf.data.ImagePreprocessing."
+            f"Expected float images in [-1, 1] or uint8 pixels. Received: dtype {images.dtype.name}. Cast pixels in 0 "
+            "to 255 to uint8, or use siglip_tf.data.ImagePreprocessing."
         )
     if images.shape.rank != 4 or tuple(images.shape[1:]) != (*image_size, 3):
         raise ValueError(
             f"Expected images of shape (batch, {image_size[0]}, {image_size[1]}, 3). Received: {images.shape}."
         )
+    if images.dtype == tf.uint8:
+        return tf.cast(images, tf.float32) / 127.5 - 1.0
     if tf.executing_eagerly() and images.shape[0]:
         largest = float(tf.reduce_max(tf.abs(images)))
         if largest > 2:  # interpolation may overshoot 1 a little, pixels in 0 ... 255 overshoot by far

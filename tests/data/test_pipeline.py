@@ -12,6 +12,7 @@ from siglip_tf.data.order.mixture import Mixture
 from siglip_tf.data.order.position import PositionTracker, merge_states
 from siglip_tf.data.pipeline import TrainingData, training_dataset
 from siglip_tf.data.preprocessing import ImagePreprocessing, Preprocessing
+from siglip_tf.models.batch import check_images
 from tests.data.memory_source import MemorySource, encode, tiny_preprocessing
 from tests.replicas import two_replicas
 
@@ -338,3 +339,13 @@ def test_bad_divisions_and_states(preprocessing):
     data.dataset()
     with pytest.raises(ValueError, match="position at step 4 is not known"):
         data.state(4)
+
+
+def test_a_model_normalizes_pixels_as_the_preprocessing_does():
+    """To the bit, for every value of a byte."""
+    pixels = tf.reshape(tf.range(256 * 3, dtype=tf.int32) % 256, [1, 16, 16, 3])
+    pixels = tf.cast(pixels, tf.uint8)
+    floats = ImagePreprocessing.normalize(pixels)
+    np.testing.assert_array_equal(check_images(pixels, (16, 16)), floats)
+    np.testing.assert_array_equal(tf.function(lambda x: check_images(x, (16, 16)), jit_compile=True)(pixels), floats)
+    assert check_images(floats, (16, 16)) is floats

@@ -159,7 +159,7 @@ def test_wrong_inputs_are_named():
     model, batch = small.model(), small.batch(4)
     cases = [
         (model.encode_image, batch["image"][0], r"\(batch, 16, 16, 3\). Received: \(16, 16, 3\)"),
-        (model.encode_image, (batch["image"] * 127).astype(np.uint8), "Received: dtype uint8. Divide uint8 pixels"),
+        (model.encode_image, (batch["image"] * 127).astype(np.int32), "Received: dtype int32. Cast pixels"),
         (model.encode_image, batch["image"] * 127, "images in .-1, 1.. Received: a value of magnitude 12"),
         (model.encode_image, batch["image"][:, :8], r"Received: \(4, 8, 16, 3\)"),
         (model.encode_text, batch["text"].astype(np.float32), "int32 token ids. Received: dtype float32"),
