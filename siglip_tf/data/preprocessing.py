@@ -153,7 +153,8 @@ class ImagePreprocessing:
     @staticmethod
     def normalize(pixels: tf.Tensor) -> tf.Tensor:
         """uint8 (..., 3) to float32 (..., 3) in [-1, 1]; a model does the same to a uint8 batch."""
-        return tf.cast(pixels, tf.float32) / 127.5 - 1.0
+        # One rounding, so that every compiler gives the same bits: XLA turns a division into a product.
+        return tf.cast(2 * tf.cast(pixels, tf.int32) - 255, tf.float32) * (1.0 / 255.0)
 
     def __call__(
         self, image: Any, augmentation: Augmentation | None = None, seed: tf.Tensor | None = None

@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from siglip_tf.data.preprocessing import ImagePreprocessing
+
 
 def check_images(images, image_size: tuple[int, int]) -> tf.Tensor:
     """Images (batch, height, width, 3) as floats in [-1, 1]; uint8 pixels become float32 by x / 127.5 - 1.
@@ -21,7 +23,7 @@ def check_images(images, image_size: tuple[int, int]) -> tf.Tensor:
             f"Expected images of shape (batch, {image_size[0]}, {image_size[1]}, 3). Received: {images.shape}."
         )
     if images.dtype == tf.uint8:
-        return tf.cast(images, tf.float32) / 127.5 - 1.0
+        return ImagePreprocessing.normalize(images)
     if tf.executing_eagerly() and images.shape[0]:
         largest = float(tf.reduce_max(tf.abs(images)))
         if largest > 2:  # interpolation may overshoot 1 a little, pixels in 0 ... 255 overshoot by far

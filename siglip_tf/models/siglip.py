@@ -26,9 +26,9 @@ class SigLIP(StepMixin, PretrainedMixin, keras.Model):
 
     A normal Keras model whose weights exist from the start: `compile(optimizer)`, `fit(dataset)`, `save`, `summary`,
     callbacks and dtype policies work as usual. Data sets yield dicts with "text", int32 (batch, text_length), and
-    "image", uint8 pixels or floats in [-1, 1] (batch, height, width, 3), or "image_embedding", (batch, embed_dim) of a frozen tower;
-    other keys are ignored. `fit` reports loss, temperature, bias, mean logits of positive and negative pairs, and the
-    norms of gradient, parameters and update, all of the global batch on every replica.
+    "image", uint8 pixels or floats in [-1, 1] (batch, height, width, 3), or "image_embedding", (batch, embed_dim) of a
+    frozen tower; other keys are ignored. `fit` reports loss, temperature, bias, mean logits of positive and negative
+    pairs, and the norms of gradient, parameters and update, all of the global batch on every replica.
 
     Args:
         image: size and patch of the image tower, such as "B/16", or a size with `patch_size`; None for no image
