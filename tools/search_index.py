@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from siglip_tf.evaluation.readers import IMAGE_SUFFIXES
+from siglip_tf.data.sources.listing import is_image, walk
 from siglip_tf.storage import new_file, write_file
 
 from .search_neighbours import WORTH_A_GRAPH, Neighbours, available, key_of
@@ -140,16 +140,19 @@ def _why(error: tf.errors.OpError) -> str:
 
 
 def scan(folder: Path) -> dict[str, File]:
-    """Every picture under the folder by relative path, hidden folders left out."""
+    """Every picture under the folder by relative path, hidden files and folders left out.
+
+    A link to nothing is in it too, as an empty file: it is told as a picture that cannot be read.
+    """
     found = {}
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.lower().endswith(IMAGE_SUFFIXES):
-                path = Path(root, name)
+    for where, names in walk(str(folder)):
+        for path in (Path(where, name) for name in names if is_image(name)):
+            relative = path.relative_to(folder).as_posix()
+            try:
                 state = path.stat()
-                relative = path.relative_to(folder).as_posix()
                 found[relative] = File(relative, state.st_size, state.st_mtime_ns)
+            except OSError:
+                found[relative] = File(relative, 0, 0)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,8 @@ def pairs(
     holds_out = synthetic or hold_out or "held_out" in (c.evaluate.tasks or "").split()
     held_out = held_out_part(c, synthetic, scenes_held_out or SCENES_HELD_OUT) if holds_out else None
     source = held_out.train if held_out and not synthetic else build.scenes(c) if synthetic else build.open_data(c)
+    for note in source.notes:
+        print(f"data: {note}", file=sys.stderr)
     trains_own = synthetic or own_vocabulary
     tokenizer = build.build_tokenizer(c, _vocabulary(c, folder, source if trains_own else None, start))
     preprocessing = build.build_preprocessing(c, tokenizer, start)

@@ -105,11 +105,12 @@ def shard_kind(name: str) -> str | None:
 def archive_of(name: str) -> str | None:
     """The compression of a file by its name (`x.tar.gz`, `x.zip`, `x.tfrecord.gz`), or None."""
     name = _numberless(name)
-    return next((suffix for suffix in _ARCHIVES if name.endswith(suffix)), None)
+    return next((suffix for suffix in _ARCHIVES if name.endswith(suffix)), None) if name.endswith(_ARCHIVES) else None
 
 
 def _numberless(name: str) -> str:
-    return _NUMBER.sub("", name.rpartition("/")[2].lower())
+    name = name.rpartition("/")[2].lower()
+    return _NUMBER.sub("", name) if "-of-" in name else name
 
 
 def find_shards(shards: str | Sequence[str], suffix: str) -> list[str]:

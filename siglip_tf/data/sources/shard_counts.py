@@ -106,12 +106,21 @@ def own_counts(folder: str, index_dir: str | None = None) -> dict[str, int]:
     counts: dict[str, int] = {}
     with concurrent.futures.ThreadPoolExecutor(_REMOTE_THREADS if is_remote(where) else 1) as pool:
         for data in pool.map(_content, [join(where, part) for part in parts]):
-            for line in data.split(b"\n"):
-                with contextlib.suppress(ValueError, KeyError, TypeError):
-                    if line:
-                        entry = json.loads(line)
-                        counts[entry["shard"]] = int(entry["records"])
+            counts.update(_parsed(data))
     return counts
+
+
+def _parsed(data: bytes) -> dict[str, int]:
+    lines = [line for line in data.split(b"\n") if line]
+    try:  # all lines at once: there may be hundreds of thousands
+        return {entry["shard"]: int(entry["records"]) for entry in json.loads(b"[" + b",".join(lines) + b"]")}
+    except (ValueError, KeyError, TypeError):
+        counts = {}
+        for line in lines:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                entry = json.loads(line)
+                counts[entry["shard"]] = int(entry["records"])
+        return counts
 
 
 def keep_counts(folder: str, index_dir: str | None, counts: Mapping[str, int]) -> None:

@@ -13,7 +13,7 @@ import webdataset
 
 from tests.data.memory_source import encode
 
-RECORDS = 12
+RECORDS = 6
 KINDS = ("csv", "jsonl", "tar", "tfrecord", "parquet")
 _CAPTIONS = [f'caption {i}, with a "quote", a tab\t and é' for i in range(RECORDS)]
 
@@ -36,7 +36,7 @@ def written(kind: str) -> bytes:
                 tar.write({"__key__": f"{i:02d}", "png": encode(i), "txt": caption, "json": json.dumps({"a": i})})
     elif kind == "parquet":
         rows = [{"key": f"{i:02d}", "jpg": encode(i), "caption": caption} for i, caption in enumerate(_CAPTIONS)]
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out, row_group_size=4)
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out, row_group_size=2)
     else:
         path = "ram://corruptions/sound.tfrecord"
         if tf.io.gfile.exists(path):  # it would be appended to

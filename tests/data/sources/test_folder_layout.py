@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from siglip_tf.data.sources import FolderSource, open_source
 from siglip_tf.data.sources.listing import walk_images
 from tests.data.memory_source import encode
 from tests.data.sources.reading import in_graph
+from tools.search_index import File, scan
 
 ROWS = [{"file_name": "a.png", "text": "a cat"}, {"file_name": "b.png", "text": "two dogs"}]
 CSV = "file_name,text\na.png,a cat\nb.png,two dogs\n"
@@ -134,7 +136,11 @@ def test_classes(tmp_path):
     source = FolderSource(folder, split="val")
     assert source.class_names == ["dog", "tabby_cat"] and source.size == 4
     assert set(map(tuple, captions(folder, split="train").values())) == {("dog",), ("tabby cat",)}
-    assert len(list(walk_images(folder))) == 8
+    # Search finds the same pictures, and a link to nothing as one that cannot be read.
+    (tmp_path / "nested/train/dog/x/link.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "nested/train/dog/x/round").symlink_to(tmp_path / "nested")
+    assert len(list(walk_images(folder))) == 9
+    assert [file for file in scan(Path(folder)).values() if not file.size] == [File("train/dog/x/link.png", 0, 0)]
     source = FolderSource(fill(tmp_path / "heic", {"cat/a.png": None, "dog/a.heic": b"x", "dog/b.TIFF": b"x"}))
     assert source.class_names == ["cat", "dog"] and source.size == 3 and "2 images are in formats" in source.notes[0]
     assert FolderSource(fill(tmp_path / "one", {"x/a.png": None}), classes=True).class_names == ["x"]

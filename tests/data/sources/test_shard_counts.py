@@ -167,7 +167,9 @@ def _brute_force(order, streams: int, epochs: int) -> list[list[int]]:
 def _simulated(folder, shards: int, mean: int) -> TarSource:
     """A source of shards that exist as counts alone."""
     counts = np.random.default_rng(0).integers(mean - mean // 10, mean + mean // 10, shards)
-    counts[-1] += shards * mean - counts.sum()
+    surplus = int(counts.sum()) - shards * mean
+    counts -= surplus // shards
+    counts[: surplus % shards] -= 1
     keep_counts(f"ram://{folder}", None, {f"{i:06d}.tar": int(count) for i, count in enumerate(counts)})
     return TarSource(f"ram://{folder}/{{000000..{shards - 1:06d}}}.tar")
 
@@ -181,8 +183,11 @@ def test_drawn_positions_agree_with_brute_force():
     assert order.window_runs == 4
     expected = _brute_force(order, 4, 3)
     draw = np.random.default_rng(1)
-    for stream, slot in zip(draw.integers(0, 4, 1000), draw.integers(0, 3 * 670, 1000), strict=True):
-        assert reading.locate(int(stream), int(slot))[1] == expected[stream][slot]
+    for stream in range(4):
+        slots = np.sort(draw.integers(0, 3 * 670, 250))
+        assert order.records(stream, slots).tolist() == [expected[stream][slot] for slot in slots]
+        for slot in slots[::50].tolist():
+            assert reading.locate(stream, slot)[1] == expected[stream][slot]
 
 
 @pytest.mark.slow
@@ -192,25 +197,25 @@ def test_ten_billion_pairs(capsys):
 
     figures = []
     for shards in (2_000, 20_000, 200_000):
-        begin = time.monotonic()
+        begin = time.process_time()
         source = _simulated(f"store-{shards}", shards, 50_000)
-        made = time.monotonic()
+        made = time.process_time()
         source = TarSource(source.name)
-        opened = time.monotonic()
+        opened = time.process_time()
         reading = Reading(Mixture.of(source), seed=1, streams=8)
         reading.order(0).window(3, 0)
-        planned = time.monotonic()
+        planned = time.process_time()
         slot = 100_000 * 32_768 // 8
         resumed = Reading(Mixture.of(TarSource(source.name)), seed=1, streams=8)
         window = resumed.order(0).window(3, slot)
-        again = time.monotonic()
+        again = time.process_time()
         draw = np.random.default_rng(0)
         slots = draw.integers(0, slot, 200).tolist()
         located = [source.locate(reading.locate(3, s)[1]) for s in slots[:20]]
-        lookup = time.monotonic()
+        lookup = time.process_time()
         for index in draw.integers(0, source.size, 2000).tolist():
             source.locate(index)
-        found = time.monotonic()
+        found = time.process_time()
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         assert source.size == shards * 50_000 and window.first <= slot < window.end and len(located) == 20
         figures.append(
