@@ -187,13 +187,13 @@ def _work(row: PaperRow) -> Mapping[str, float]:
     if model.image is not None:
         image, patch = image_tower_size(model.image)
         towers.append((image, (model.image_size // patch) ** 2))
-    again = {"none": 3, "attention": 3.5, "selective": 3.5, "block": 4}[model.remat]
+    again = 3 if model.remat == "none" else 4
     for tower, tokens in towers:
         block = 4 * tower.width**2 + 2 * tower.width * tower.mlp_dim
         flops += again * tower.depth * (tokens * block + 2 * tokens**2 * tower.width)
         state += tower.depth * block
         # What one block keeps while it is computed again, and what each block keeps of its input.
-        kept = {"none": 12, "attention": 4, "selective": 6, "block": 1}[model.remat]
+        kept = 12 if model.remat == "none" else 1
         activations += tokens * tower.width * (tower.depth * kept + 12)
     width = size.width if model.token_bottleneck is None else model.token_bottleneck
     state += model.vocab_size * width

@@ -23,7 +23,8 @@ ArrayT = TypeVar("ArrayT")
 # from 378: among the sizes that give the same grid, these come first.
 PUBLIC_IMAGE_SIZES = (224, 256, 384, 448, 512, 896)
 
-# Public towers, width, depth, MLP width and heads: to recognise them, and to know the heads where no shape shows them.
+# Sizes by their names in the paper and in the field: width, depth, MLP width and heads. The models' `VARIANTS` are made
+# from this table; checkpoints are recognized by it, and it tells the heads where no shape shows them.
 PUBLIC_TOWERS = {
     "mu": (32, 1, 128, 2),
     "Ti": (192, 12, 768, 3),
@@ -31,7 +32,7 @@ PUBLIC_TOWERS = {
     "M": (512, 12, 2048, 8),
     "B": (768, 12, 3072, 12),
     "L": (1024, 24, 4096, 16),
-    "L*": (1024, 12, 4096, 16),
+    "L*": (1024, 12, 4096, 16),  # Table 1: "a variant of the L model with 12 layers"
     "So400m": (1152, 27, 4304, 16),
     "H": (1280, 32, 5120, 16),
     "g": (1408, 40, 6144, 16),

@@ -146,7 +146,10 @@ def seconds_of(metrics: Sequence[Mapping[str, Any]], batch: int) -> float:
 
 
 def _save(model: Any, path: str) -> None:
+    """The model as a checkpoint, adapters merged; adapters alone beside it."""
     model.save_checkpoint(path)
+    if model.has_adapters:
+        model.save_adapters(f"{path}.adapters.safetensors")
 
 
 class _Start:

@@ -51,12 +51,25 @@ def _tower_groups(c: ConfigDict, tower: str, depth: int) -> list[ParameterGroup]
         for block in range(first, depth):
             factor = layer_decay ** (depth - block)
             groups.append(ParameterGroup(rf"{everything}(.*/)?block_{block}/", rate * factor, decay))
-        if not first:
+        if not first and how != "lora":  # embeddings have no adapters
             factor = layer_decay ** (depth + 1)
             groups.append(ParameterGroup(rf"{everything}[a-z_]*embedding", rate * factor, decay))
     if (rate, decay) != (1.0, 1.0):
         groups.append(ParameterGroup(everything, rate, decay))
     return groups
+
+
+def add_adapters(model: Any, c: ConfigDict) -> None:
+    """Adds the adapters of the towers that are tuned by LoRA; what else trains is left to the parameter groups."""
+    chosen = c.tune.lora_projections.split(",")
+    towers = {"image": model.image, "text": model.text}
+    adapted = [name for name, tower in towers.items() if tower is not None and c.tune[name] == "lora"]
+    if not adapted:
+        return
+    ranks = {name: dict.fromkeys((p.strip() for p in chosen), c.tune.lora_rank) for name in adapted}
+    model.enable_lora(ranks)
+    for name, variable in model.named_weights().items():
+        variable.trainable = name.partition("/")[0] not in adapted
 
 
 def describe(model: Any) -> str:

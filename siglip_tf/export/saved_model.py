@@ -69,6 +69,7 @@ def export_saved_model(
     version, target = _next_version(directory, version)
     model_name = model_name or os.path.basename(os.path.abspath(directory))
 
+    model = model.merge_lora()  # the server's graph has no adapters
     weights = StoredWeights(model, precision)
     graph = ServingGraph(model, preprocessing, weights, templates)
     if labels:

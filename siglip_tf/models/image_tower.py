@@ -6,13 +6,32 @@ import tensorflow as tf
 from siglip_tf.models.pooling import AttentionPooling
 from siglip_tf.models.transformer import Encoder
 from siglip_tf.models.variants import TowerSize
-from siglip_tf.primitives.dropout import Dropout
+from siglip_tf.primitives.bias import add_bias, add_to_all
 from siglip_tf.primitives.initializers import embedding_normal
 
 IMAGE_POOLS = ("map", "gap", "tok")
 
 
-class ImageTower(Encoder, keras.layers.Layer):
+class PatchEmbedding(keras.layers.Conv2D):
+    """(batch, height, width, 3) -> (batch, patches, filters): a convolution with the sums and files of this project.
+
+    The bias' gradient is a sum over all patches of a batch, see `add_bias`. Files hold all weights, since Keras' own
+    merge its adapters and cannot go on from them.
+    """
+
+    def call(self, images):
+        patches = self.convolution_op(images, self.kernel)
+        rows = add_bias(tf.reshape(patches, (-1, self.filters)), tf.convert_to_tensor(self.bias))
+        return tf.reshape(rows, (-1, patches.shape[1] * patches.shape[2], self.filters))
+
+    def save_own_variables(self, store):
+        keras.layers.Layer.save_own_variables(self, store)
+
+    def load_own_variables(self, store):
+        keras.layers.Layer.load_own_variables(self, store)
+
+
+class ImageTower(Encoder):
     """ViT without a projection: the embedding has the tower's width.
 
     Args:
@@ -21,18 +40,14 @@ class ImageTower(Encoder, keras.layers.Layer):
             image is not seen (384 = 27 x 14 + 6), as in the reference.
         image_size: (height, width) in pixels.
         pool: "map" (attention with a learned probe), "gap" (mean of the tokens) or "tok" (a class token, AugReg).
-        dropout: rate of dropped units while training.
-        stochastic_depth: rate of dropped branches of the deepest block while training.
-        remat: what blocks keep for the backward pass: "none" of it is computed again, "selective" or "block".
-        attention: "einsum", or "fused" for one kernel on TPU.
-        scan_layers: one loop over the blocks while training.
+        **kwargs: of `Encoder`: `dropout`, `stochastic_depth`, `remat`, `attention`, `scan_layers`.
 
     Call arguments:
         images: (batch, height, width, 3) in [-1, 1].
         pooled: False for the tokens behind the final norm.
 
     Returns:
-        (batch, size.width), not normalised; (batch, tokens, size.width) where not pooled.
+        (batch, size.width), not normalized; (batch, tokens, size.width) where not pooled.
     """
 
     def __init__(
@@ -41,28 +56,21 @@ class ImageTower(Encoder, keras.layers.Layer):
         patch_size: int,
         image_size: tuple[int, int],
         pool: str = "map",
-        dropout: float = 0.0,
-        stochastic_depth: float = 0.0,
-        remat: str = "none",
-        attention: str = "einsum",
-        scan_layers: bool = False,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(size, **kwargs)
         if pool not in IMAGE_POOLS:
             raise ValueError(f"Expected image_pool to be one of {', '.join(IMAGE_POOLS)}. Received: {pool!r}.")
         if min(image_size) < patch_size:
             raise ValueError(
                 f"Expected images of at least one patch of {patch_size} pixels. Received: image_size={image_size}."
             )
-        self.size, self.patch_size, self.image_size, self.pool = size, patch_size, tuple(image_size), pool
-        self.dropout, self.stochastic_depth, self.remat = dropout, stochastic_depth, remat
-        self.attention, self.scan_layers = attention, scan_layers
+        self.patch_size, self.image_size, self.pool = patch_size, tuple(image_size), pool
 
     def build(self, _=None):
         width = self.size.width
         rows, columns = (side // self.patch_size for side in self.image_size)
-        self.patch_embedding = keras.layers.Conv2D(
+        self.patch_embedding = PatchEmbedding(
             width,
             self.patch_size,
             strides=self.patch_size,
@@ -76,23 +84,19 @@ class ImageTower(Encoder, keras.layers.Layer):
         )
         if self.pool == "tok":
             self.class_token = self.add_weight(shape=(1, 1, width), initializer="zeros", name="class_token")
-        self.drop = Dropout(self.dropout, name="drop", dtype=self.dtype_policy)
         shape = (None, rows * columns + (self.pool == "tok"), width)
-        self.drop.build(shape)
-        self.build_encoder(
-            self.size, shape, self.dropout, self.stochastic_depth, self.remat, self.attention, self.scan_layers
-        )
+        self.build_encoder(shape)
         if self.pool == "map":
             self.head = AttentionPooling(self.size, name="head", dtype=self.dtype_policy)
             self.head.build(shape)
 
     def call(self, images, training=False, pooled=True):
         x = self.patch_embedding(images)
-        x = tf.reshape(x, (-1, x.shape[1] * x.shape[2], x.shape[3])) + self.position_embedding
+        x = add_to_all(x, tf.convert_to_tensor(self.position_embedding))
         if self.pool == "tok":
-            token = tf.repeat(tf.convert_to_tensor(self.class_token), tf.shape(x)[0], 0)
+            token = add_to_all(tf.zeros_like(x[:, :1]), tf.convert_to_tensor(self.class_token))
             x = tf.concat([token, x], 1)
-        x = self.encode(self.drop(x, training=training), training)
+        x = self.encode(x, training)
         if not pooled:
             return x
         if self.pool == "map":

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from siglip_tf.models.transformer import MLP
 from siglip_tf.models.variants import TowerSize
-from siglip_tf.primitives.attention import MultiHeadAttention
+from siglip_tf.primitives.attention import ProbeAttention
 from siglip_tf.primitives.initializers import xavier_flattened
 from siglip_tf.primitives.normalization import LayerNorm
 
@@ -32,12 +32,12 @@ class AttentionPooling(keras.layers.Layer):
     def build(self, shape):
         width = shape[-1]
         self.probe = self.add_weight(shape=(1, 1, width), initializer=xavier_flattened(1, width), name="probe")
-        self.attention = MultiHeadAttention(self.size.num_heads, name="attention", dtype=self.dtype_policy)
+        self.attention = ProbeAttention(self.size.num_heads, name="attention", dtype=self.dtype_policy)
         self.mlp_norm = LayerNorm(name="mlp_norm", dtype=self.dtype_policy)
         self.mlp = MLP(self.size.mlp_dim, name="mlp", dtype=self.dtype_policy)
         for layer in (self.attention, self.mlp_norm, self.mlp):
             layer.build(shape)
 
     def call(self, tokens):
-        x = self.attention(tf.convert_to_tensor(self.probe), tokens)
+        x = self.attention(tf.convert_to_tensor(self.probe)[0], tokens)
         return (x + self.mlp(self.mlp_norm(x)))[:, 0]

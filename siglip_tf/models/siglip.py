@@ -1,6 +1,7 @@
 """The two-tower model: an image and a text tower, a temperature and a bias, trained by the pairwise sigmoid loss."""
 
 import math
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -8,27 +9,48 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from siglip_tf.losses import Negatives
+from siglip_tf import checkpoints
+from siglip_tf.checkpoints import Checkpoint
+from siglip_tf.distribution import Ring, current_ring
+from siglip_tf.losses import Negatives, sigmoid_loss_and_gradients, softmax_loss_and_gradients
 from siglip_tf.losses.inputs import check_tile_size
+from siglip_tf.losses.result import LossResult
 from siglip_tf.models import batch as batch_checks
+from siglip_tf.models import fine_tuning, fit_data, lora, metrics, pretrained
+from siglip_tf.models import optimizer as optimizers
 from siglip_tf.models.image_tower import ImageTower
-from siglip_tf.models.pretrained import PretrainedMixin
-from siglip_tf.models.step import StepMixin
+from siglip_tf.models.microbatch import microbatched, whole_batch
 from siglip_tf.models.text_tower import TextTower
+from siglip_tf.models.trainability import restore_trainability, trainability
 from siglip_tf.models.variants import image_tower_size, tower_size
+from siglip_tf.primitives.dropout import RandomState
+from siglip_tf.primitives.hashing import hash_bits
+from siglip_tf.primitives.rematerialization import compiling_with_xla
+from siglip_tf.primitives.stacking import sums_of_squares
 
 LOSSES = ("sigmoid", "softmax")
+_TEST_METRICS = ("loss", "positive_logit", "negative_logit")
+_CAPTIONS = 1  # tells the draw of captions from other draws of a step
 
 
 @keras.saving.register_keras_serializable(package="siglip_tf")
-class SigLIP(StepMixin, PretrainedMixin, keras.Model):
+class SigLIP(keras.Model):
     """Image and text towers in one embedding space (SigLIP, SigLiT, and their softmax baseline).
 
     A normal Keras model whose weights exist from the start: `compile(optimizer)`, `fit(dataset)`, `save`, `summary`,
-    callbacks and dtype policies work as usual. Data sets yield dicts with "text", int32 (batch, text_length), and
-    "image", uint8 pixels or floats in [-1, 1] (batch, height, width, 3), or "image_embedding", (batch, embed_dim) of a
-    frozen tower; other keys are ignored. `fit` reports loss, temperature, bias, mean logits of positive and negative
-    pairs, and the norms of gradient, parameters and update, all of the global batch on every replica.
+    callbacks and dtype policies work as usual. Data sets yield dicts with "text" and "image" or "image_embedding":
+
+    - "text": int32 (batch, text_length), or (batch, captions, text_length), of which every step draws one caption for
+      each image and evaluation takes the first.
+    - "image": uint8 pixels (batch, height, width, 3), or floats in [-1, 1].
+    - "image_embedding": (batch, embed_dim), stored embeddings of a frozen tower.
+
+    Other keys are ignored. `fit` reports loss, temperature, bias, mean logits of positive and negative pairs, and the
+    norms of gradient, parameters and update, all of the global batch on every replica: callbacks see each step's own
+    values at the end of a batch, and means over the epoch at its end.
+
+    Weights are float32: the dtype policies that train are float32, mixed_bfloat16 and mixed_float16. Which weights are
+    frozen, adapters and the optimizer's state are part of a `.keras` file.
 
     Args:
         image: size and patch of the image tower, such as "B/16", or a size with `patch_size`; None for no image
@@ -45,12 +67,12 @@ class SigLIP(StepMixin, PretrainedMixin, keras.Model):
         token_bottleneck: K of a bottlenecked token embedding (section 4.3); None for the whole table.
         dropout: rate of dropped units in both towers while training.
         stochastic_depth: rate of dropped branches of the deepest blocks while training.
-        remat: what blocks compute again in the backward pass: "none", "selective", "attention" or "block" (all of it);
-            see `Encoder`.
+        remat: "none", or "block" to keep only the input of every block for the backward pass and compute the block
+            again; see `Encoder`.
         attention: "einsum", or "fused": the same maths, on TPU by one kernel that keeps the (tokens, tokens) weights
             out of memory. Tracing for a TPU then needs jax.
         scan_layers: one loop over a tower's blocks while training in place of unrolled copies: the same numbers, and
-            minutes less for a TPU's compiler. Needs a remat policy.
+            minutes less for a TPU's compiler. Needs remat="block".
         microbatch_size: examples that pass through the towers at a time; the gradient stays that of the whole batch.
         loss: "sigmoid", or "softmax" for the paper's baseline.
         init_temperature: initial temperature exp(t'); the paper's is 10.
@@ -171,7 +193,11 @@ class SigLIP(StepMixin, PretrainedMixin, keras.Model):
         self.bias = None
         if init_bias is not None and loss == "sigmoid":
             self.bias = self._add_scalar("bias", init_bias)
-        self._make_trackers()
+        self._test_trackers = [keras.metrics.Mean(name=name) for name in _TEST_METRICS]
+        self._step_means = metrics.StepMeans()
+        # Examples of a replica's batch in `fit` and in `evaluate`, where the data tells.
+        self._train_examples: int | None = None
+        self._test_examples: int | None = None
         self.built = True
 
     def _add_scalar(self, name, value):
@@ -182,14 +208,14 @@ class SigLIP(StepMixin, PretrainedMixin, keras.Model):
         """Image embeddings.
 
         Args:
-            images: float32 (batch, height, width, 3) in [-1, 1].
+            images: (batch, height, width, 3), floats in [-1, 1] or uint8 pixels.
             training: whether dropout is active.
 
         Returns:
-            (batch, embed_dim) float32, l2-normalised.
+            (batch, embed_dim) float32, l2-normalized.
 
         Raises:
-            ValueError: for another rank, dtype or size, unnormalised pixels, or a model without an image tower.
+            ValueError: for another rank, dtype or size, pixels that are not normalized, or no image tower.
         """
         return self._encode("image", images, training)
 
@@ -201,7 +227,7 @@ class SigLIP(StepMixin, PretrainedMixin, keras.Model):
             training: whether dropout is active.
 
         Returns:
-            (batch, embed_dim) float32, l2-normalised.
+            (batch, embed_dim) float32, l2-normalized.
 
         Raises:
             ValueError: for another rank, dtype or length; in eager mode also for an id outside the vocabulary.
@@ -226,7 +252,7 @@ class SigLIP(StepMixin, PretrainedMixin, keras.Model):
             training: whether dropout is active.
 
         Returns:
-            "image_embedding" and/or "text_embedding", (batch, embed_dim) float32, l2-normalised.
+            "image_embedding" and/or "text_embedding", (batch, embed_dim) float32, l2-normalized.
         """
         outputs = {}
         for side in ("image", "image_embedding", "text"):
@@ -244,8 +270,8 @@ class SigLIP(StepMixin, PretrainedMixin, keras.Model):
         These probabilities are absolute and often small, also for the best text: compare them, or rank them.
 
         Args:
-            image_embeddings: (images, embed_dim), l2-normalised.
-            text_embeddings: (texts, embed_dim), l2-normalised.
+            image_embeddings: (images, embed_dim), l2-normalized.
+            text_embeddings: (texts, embed_dim), l2-normalized.
 
         Returns:
             (images, texts) float32.
@@ -254,9 +280,10 @@ class SigLIP(StepMixin, PretrainedMixin, keras.Model):
         return logits if self.bias is None else logits + self.bias
 
     def named_weights(self) -> dict[str, keras.Variable]:
-        """Canonical weight name -> variable, in a fixed order; see `siglip_tf.checkpoints`."""
+        """Canonical weight name -> variable, in a fixed order, without adapters; see `siglip_tf.checkpoints`."""
         layers = [layer for layer in (self.image, self.text) if layer is not None]
-        named = {v.path: v for layer in layers for v in layer.weights if "seed_generator" not in v.path}
+        left_out = ("seed_generator", "lora_kernel")
+        named = {v.path: v for tower in layers for v in tower.weights if not any(part in v.path for part in left_out)}
         scalars = {"log_temperature": self.log_temperature, "bias": self.bias}
         return named | {name: v for name, v in scalars.items() if v is not None}
 
@@ -281,15 +308,430 @@ class SigLIP(StepMixin, PretrainedMixin, keras.Model):
         for name, variable in own.items():
             variable.assign(weights[name])
 
+    # Training: what `fit` and `evaluate` run on each replica.
+
+    def compile(self, optimizer="adamw", jit_compile="auto", steps_per_execution=1, **kwargs):
+        """As `keras.Model.compile`; the loss is the model's own.
+
+        Args:
+            optimizer: a Keras optimizer, made under the same strategy as the model, or its name.
+            jit_compile: "auto" compiles with XLA on one GPU. Under a strategy TensorFlow cannot compile a step by
+                itself (a TPU compiles it anyway), and on CPU it does not pay.
+            steps_per_execution: steps that run in one call; a whole number.
+            **kwargs: `run_eagerly`, `auto_scale_loss`.
+
+        Raises:
+            ValueError: for a loss, metrics or an option of the optimizer that is wrong for a contrastive loss.
+        """
+        given = [name for name in ("loss", "metrics", "weighted_metrics", "loss_weights") if kwargs.get(name)]
+        if given:
+            raise ValueError(f"Expected no {given}: the loss is chosen by SigLIP(loss=...). Received: {given}.")
+        if not isinstance(steps_per_execution, int) or steps_per_execution < 1:
+            raise ValueError(
+                "Expected steps_per_execution to be a positive integer: Keras 3 measures none by itself. Received: "
+                f"{steps_per_execution!r}."
+            )
+        strategy = self.distribute_strategy
+        replicas = strategy.num_replicas_in_sync
+        if jit_compile == "auto":
+            jit_compile = replicas == 1 and bool(tf.config.list_logical_devices("GPU"))
+        if jit_compile and replicas > 1:
+            raise ValueError(
+                f"Expected jit_compile=False under {type(strategy).__name__}: TensorFlow cannot compile the step of "
+                "one replica by itself. TPUs compile it anyway. Received: jit_compile=True."
+            )
+        with strategy.scope():
+            super().compile(
+                optimizer=optimizer, jit_compile=jit_compile, steps_per_execution=steps_per_execution, **kwargs
+            )
+            optimizers.prepare_optimizer(self, self.optimizer)
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        *args,
+        validation_data=None,
+        validation_split=0.0,
+        validation_batch_size=None,
+        shuffle=True,
+        class_weight=None,
+        sample_weight=None,
+        **kwargs,
+    ):
+        """As `keras.Model.fit`.
+
+        Args:
+            x: a tf.data data set of global batches of one static size; a `keras.utils.PyDataset` or a generator of
+                such batches; or a dict of arrays, of which a last, smaller batch is left out, another one in every
+                epoch.
+            y, class_weight, sample_weight: None; the pairs are in `x`, and the loss has no weights.
+            batch_size: examples of a global batch, for arrays.
+            *args: as Keras takes them.
+            validation_data: as `x`, but for arrays batch_size must divide their number.
+            validation_split: last share of arrays that becomes validation data.
+            validation_batch_size: for arrays; `batch_size` by default.
+            shuffle: whether arrays are shuffled.
+            **kwargs: as Keras takes them.
+
+        Raises:
+            ValueError: before the first update, for data that is wrong for this model, values out of range (pixels of
+                0 to 255 as floats, ids beyond the table), or what would be ignored: targets, weights, `add_loss`,
+                weight regularizers, an overridden `compute_loss` or `call`.
+        """
+        self._check_nothing_is_ignored(y=y, class_weight=class_weight, sample_weight=sample_weight)
+        if isinstance(validation_data, tuple):
+            validation_data, *rest = validation_data
+            self._check_nothing_is_ignored(**{f"validation_data[{i}]": v for i, v in enumerate(rest, 1)})
+        if validation_split and validation_data is None:
+            x, validation_data = _split(x, validation_split)
+        common = {"replicas": self.distribute_strategy.num_replicas_in_sync, "vocab_size": self.vocab_size}
+        if validation_data is not None:
+            size = validation_batch_size or (batch_size if isinstance(validation_data, Mapping) else None)
+            validation_data, self._test_examples = fit_data.prepare(validation_data, batch_size=size, **common)
+        x, self._train_examples = fit_data.prepare(
+            x, batch_size=batch_size, shuffle=bool(shuffle), training=True, **common
+        )
+        self._forget_a_step_of_other_weights()
+        with fit_data.values_named():
+            # What Keras itself can shuffle is a PyDataset; it warns of a data set that it cannot.
+            shuffle = bool(shuffle) and isinstance(x, keras.utils.PyDataset)
+            return super().fit(x, None, None, *args, validation_data=validation_data, shuffle=shuffle, **kwargs)
+
+    def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **kwargs):
+        """As `keras.Model.evaluate`, on data as `fit` takes it for validation; means over batches.
+
+        Raises:
+            ValueError: as `fit`; also where `batch_size` does not divide the number of examples of arrays, since a
+                smaller last batch is another loss.
+        """
+        self._check_nothing_is_ignored(y=y, sample_weight=sample_weight)
+        if not kwargs.get("_use_cached_eval_dataset"):
+            replicas = self.distribute_strategy.num_replicas_in_sync
+            x, self._test_examples = fit_data.prepare(
+                x, batch_size=batch_size, replicas=replicas, vocab_size=self.vocab_size
+            )
+        with fit_data.values_named():
+            return super().evaluate(x, verbose=verbose, **kwargs)
+
+    def _check_nothing_is_ignored(self, **given):
+        named = [name for name, value in given.items() if value is not None]
+        if named:
+            raise ValueError(f"Expected no targets and no weights: the loss is over pairs. Received: {named}.")
+        if type(self).train_step is SigLIP.train_step:
+            own = [name for name in ("compute_loss", "compute_metrics", "call") if _overrides(self, name)]
+            if own:
+                raise ValueError(
+                    f"Expected no override of {own}: `train_step` takes embeddings and the loss' gradients in closed "
+                    f"form and does not call it. Received: {type(self).__name__}. Override `train_step` as well."
+                )
+            self._check_losses()
+
+    def _check_losses(self):
+        if self.losses:
+            raise ValueError(
+                f"Expected no `add_loss` and no regularizers: `train_step` has the contrastive loss alone. Received: "
+                f"{len(self.losses)} of them. Use the optimizer's weight_decay, or override `train_step`."
+            )
+
+    def _forget_a_step_of_other_weights(self):
+        """The step is traced for the weights that train; Keras would go on with it after they are frozen."""
+        trained = tuple(id(variable) for variable in self.trainable_variables)
+        if trained != getattr(self, "_traced_for", trained):
+            self.train_function = None
+        self._traced_for = trained
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Nothing to build: weights exist from the start, the optimizer's since `compile`."""
+
+    def train_step(self, data):
+        """One update from one replica's batch; returns scalars that are equal on every replica."""
+        ring, on_tpu = current_ring(), isinstance(self.distribute_strategy, tf.distribute.TPUStrategy)
+        variables = self._variables_to_train()
+        scalars_of_loss = {id(self.log_temperature), id(self.bias)}
+        of_towers = [v for v in variables if id(v) not in scalars_of_loss]
+        batch = batch_checks.check_training_batch(data, self._train_examples)
+        with compiling_with_xla(self.jit_compile or on_tpu):
+            # Keras clips gradients before it sums them over replicas, which is wrong for a loss over the global batch.
+            # Here they are summed first, so that the optimizer clips the gradient of the global batch.
+            seed = tf.bitcast(hash_bits(self.seed, tf.cast(self.optimizer.iterations, tf.int32)), tf.int32)
+            state = RandomState(seed, ring.index() * batch["text"].shape[0])
+            batch["text"] = _drawn_caption(batch["text"], state)
+
+            # Both towers; `backward` takes gradients of embeddings to gradients of weights.
+            inputs = {side: batch[side] for side in ("image", "text") if side in batch}
+            if self.microbatch_size:
+                embeddings, backward = microbatched(self._encode, inputs, of_towers, state, self.microbatch_size)
+            else:
+                embeddings, backward = whole_batch(self._encode, inputs, of_towers, state)
+            self._check_losses()
+            stored = "image_embedding" in batch
+            images = self._encode("image_embedding", batch["image_embedding"]) if stored else embeddings["image"]
+            frozen_images = stored or not {id(v) for v in self.image.weights} & set(map(id, of_towers))
+
+            # The loss round the ring of replicas, with its gradients in closed form (Algorithm 1, section 3.3).
+            result = self._loss(ring, images, embeddings["text"], seed=seed, frozen_images=frozen_images)
+
+            # Back through the towers; with float16 all gradients are scaled up until they are applied.
+            scale = self.optimizer.scale_loss(tf.ones(()))
+            upstream = {"text": scale * result.text_gradient}
+            if not stored:
+                upstream["image"] = tf.zeros_like(images) if frozen_images else scale * result.image_gradient
+            gradients = dict(zip(map(id, of_towers), backward(upstream), strict=True))
+            gradients[id(self.log_temperature)] = scale * result.log_temperature_gradient
+            if self.bias is not None:
+                gradients[id(self.bias)] = scale * result.bias_gradient
+
+            # The sum over replicas is the gradient of the global batch; the optimizer clips it and makes the update.
+            summed = ring.sum([gradients[id(v)] for v in variables])
+            found = self._loss_metrics(ring, result, images, embeddings["text"])  # by the weights before the update
+            updates = optimizers.apply(self.optimizer, summed, variables, stacked=on_tpu)
+
+            towers = (self.image, self.text) if self.tower_norms else ()
+            squares = sums_of_squares([g / scale for g in summed], on_tpu)
+            if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+                # An update that the optimizer passes over, as its scale is too large for float16, has no gradient.
+                finite = self.optimizer.check_finite(summed)
+                squares = [tf.where(finite, square, 0.0) for square in squares]
+                found["skipped_update"] = 1.0 - tf.cast(finite, tf.float32)
+            found |= metrics.norms("gradient", variables, squares, towers)
+            after = sums_of_squares([tf.convert_to_tensor(v.value) for v in variables], on_tpu)
+            found |= metrics.norms("parameter", variables, after, towers)
+            found |= metrics.norms("update", variables, updates, towers)
+        self._step_means.update_state(found)
+        return self._results(found)
+
+    def _variables_to_train(self):
+        variables = self.trainable_variables
+        if not variables:
+            raise ValueError("Expected something to train. Received: a model whose weights are all frozen.")
+        dtypes = {variable.dtype for variable in variables}
+        if dtypes != {"float32"}:
+            raise ValueError(
+                "Expected float32 weights to train: smaller ones round most updates away. Received: the dtype policy "
+                f"{self.dtype_policy.name!r}. Use 'mixed_bfloat16' (float32 weights, bfloat16 arithmetic), "
+                "'mixed_float16' or 'float32'."
+            )
+        optimizers.check_knows(self.optimizer, variables)
+        return variables
+
+    def test_step(self, data):
+        """The loss of one batch without an update; `evaluate` reports means over batches."""
+        ring = current_ring()
+        batch = batch_checks.check_training_batch(data, self._test_examples)
+        batch["text"] = batch_checks.one_caption(batch["text"])
+        images, texts = (self._encode(key, value, training=False) for key, value in batch.items())
+        seed = tf.bitcast(hash_bits(self.seed, 0), tf.int32)
+        result = self._loss(ring, images, texts, seed=seed, gradients=False)
+        found = self._loss_metrics(ring, result, images, texts)
+        for tracker in self._test_trackers:
+            tracker.update_state(found[tracker.name])
+        return self._results({tracker.name: tracker.result() for tracker in self._test_trackers})
+
+    def predict_step(self, data):
+        """Embeddings of whatever the batch holds."""
+        batch = data[0] if isinstance(data, tuple) else data
+        return self(batch, training=False)
+
+    @property
+    def metrics(self):
+        """The means of `evaluate`, then those of `fit`: Keras takes the ones whose names are the step's."""
+        return [*self._test_trackers, self._step_means]
+
+    @property
+    def variables(self):
+        """All state of a step: Keras leaves out the means of an epoch, which `train_step` updates."""
+        means = getattr(self, "_step_means", None)
+        return [*super().variables, *(means.variables if means is not None else ())]
+
+    def _loss(self, ring: Ring, images, texts, *, seed, frozen_images=False, gradients=True) -> LossResult:
+        t = tf.convert_to_tensor(self.log_temperature.value)
+        common = {"tile_size": self.tile_size, "frozen_images": frozen_images, "gradients": gradients}
+        if self.loss_name == "softmax":
+            return softmax_loss_and_gradients(ring, images, texts, t, **common)
+        bias = tf.zeros(()) if self.bias is None else tf.convert_to_tensor(self.bias.value)
+        negatives = None if self.negatives is None else Negatives(**self.negatives)
+        return sigmoid_loss_and_gradients(ring, images, texts, t, bias, negatives=negatives, seed=seed, **common)
+
+    def _loss_metrics(self, ring, result, images, texts):
+        bias = None if self.bias is None else tf.convert_to_tensor(self.bias.value)
+        temperature = tf.exp(tf.convert_to_tensor(self.log_temperature.value))
+        return metrics.loss_metrics(ring, result, images, texts, temperature, bias)
+
+    def _results(self, scalars):
+        """Keras takes a mean over axis 0 of step results across workers, which scalars do not have."""
+        if isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            return {name: tf.reshape(value, (1,)) for name, value in scalars.items()}
+        return scalars
+
+    # Fine-tuning.
+
+    def train_only(self, image: str | int = "all", text: str | int = "all", temperature: bool = True) -> list[str]:
+        """Freezes all other parts. Call it before `compile`.
+
+        Args:
+            image: of the image tower: "all", "frozen", "head" (what pools or projects the tokens), or a number of last
+                blocks, which train together with final norm and head.
+            text: of the text tower, likewise.
+            temperature: whether temperature and bias train. With both towers "frozen" they train alone.
+
+        Returns:
+            Names of the weights that train.
+
+        Raises:
+            ValueError: for another value, a part that the model does not have, or nothing to train.
+        """
+        return fine_tuning.train_only(self, image, text, temperature)
+
+    def enable_lora(
+        self,
+        rank: int | Mapping[str, Any],
+        projections: Iterable[str] = tuple(lora.PROJECTIONS),
+        alpha: float | None = None,
+        train_temperature: bool = True,
+    ) -> list[str]:
+        """Adds low-rank adapters (LoRA) and freezes all other weights. Call it before `compile`.
+
+        Args:
+            rank: of all adapters; or {"image": rank, "text": rank}, where a tower that is left out stays frozen and
+                a rank may itself be {"q": rank, ...}.
+            projections: which of "q", "k", "v", "out", "fc1" and "fc2" of every block and of the MAP head.
+            alpha: adapters are scaled by alpha / rank; the rank by default.
+            train_temperature: whether temperature and bias train, too.
+
+        Returns:
+            Paths of the layers that have an adapter now.
+
+        Raises:
+            ValueError: for a rank below 1 or above what a kernel has, unknown towers or projections, or a model that
+                has other adapters; then nothing is changed.
+        """
+        return lora.enable_lora(self, rank, projections, alpha, train_temperature)
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether any layer has a low-rank adapter."""
+        return bool(lora.adapters_of(self))
+
+    def merge_lora(self) -> "SigLIP":
+        """A new model without adapters that gives the same embeddings; the model itself where it has none."""
+        return lora.merge_lora(self)
+
+    def save_adapters(self, path: str | os.PathLike) -> None:
+        """Writes the adapters and all other trainable weights to one safetensors file; see `load_adapters`."""
+        lora.save_adapters(self, path)
+
+    def load_adapters(self, path: str | os.PathLike) -> None:
+        """Adds the adapters that `save_adapters` wrote, or sets those that are there, and freezes all else.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is of another kind or of another model; then nothing is changed.
+        """
+        lora.load_adapters(self, path)
+
+    # Files.
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | os.PathLike,
+        image_size: int | tuple[int, int] | None = None,
+        tokenizer: str | os.PathLike | None = None,
+        verbose: bool = True,
+        **options: Any,
+    ) -> "SigLIP":
+        """A model with the weights, architecture and preprocessing of a checkpoint.
+
+        Args:
+            path: a big_vision or AugReg npz, a Hugging Face folder or safetensors file, a KerasHub preset folder, or a
+                folder that `save_checkpoint` wrote; told by content.
+            image_size: another resolution; position embeddings are resampled bilinearly.
+            tokenizer: a SentencePiece model file for formats that carry none (npz).
+            verbose: whether to print what was found.
+            **options: further arguments of `SigLIP` (`remat`, `dropout`, ...). For a checkpoint of an image tower
+                alone (AugReg), those of a text tower, which starts from initial weights: at least `text`.
+
+        Returns:
+            The model; `model.preprocessing` is the checkpoint's, or None if it says nothing of it.
+
+        Raises:
+            FileNotFoundError: nothing is there.
+            ValueError: the file is damaged or of another kind, or its weights are not those of one whole model.
+        """
+        return pretrained.read_model(cls, path, image_size, tokenizer, verbose, options)
+
+    def to_checkpoint(self) -> Checkpoint:
+        """The model as named arrays, architecture and preprocessing, for `siglip_tf.checkpoints.write`.
+
+        Adapters are merged into their kernels.
+        """
+        return pretrained.checkpoint_of(self, self._arguments)
+
+    def save_checkpoint(self, path: str | os.PathLike, format: str = "native") -> tuple[str, ...]:
+        """Writes weights, architecture and preprocessing; aside first, then renamed.
+
+        Args:
+            path: the folder to make; one file for "big_vision".
+            format: "native", "big_vision", "hugging_face" or "keras_hub".
+
+        Returns:
+            Notes on what the format cannot say exactly.
+
+        Raises:
+            ValueError: an unknown format, or a model that it cannot express.
+        """
+        return checkpoints.write(path, self.to_checkpoint(), format)
+
     def get_config(self) -> dict[str, Any]:
-        return {"name": self.name, "dtype": keras.saving.serialize_keras_object(self.dtype_policy), **self._arguments}
+        dtype = keras.saving.serialize_keras_object(self.dtype_policy)
+        config = {"name": self.name, "dtype": dtype, **self._arguments}
+        state = trainability(self)
+        return {**config, "trainability": state} if state else config
 
     @classmethod
     def from_config(cls, config):
-        dtype = config.get("dtype")
-        if isinstance(dtype, dict):
-            config = {**config, "dtype": keras.saving.deserialize_keras_object(dtype)}
-        return cls(**config)
+        config = dict(config)
+        if isinstance(config.get("dtype"), dict):
+            config["dtype"] = keras.saving.deserialize_keras_object(config["dtype"])
+        state = config.pop("trainability", {})
+        model = cls(**config)
+        restore_trainability(model, state)
+        return model
+
+    def get_compile_config(self):
+        """What `.keras` files keep of `compile`: the optimizer; where to compile is chosen anew on every machine."""
+        if not self.compiled:
+            return None
+        steps = self.steps_per_execution
+        return {"optimizer": keras.saving.serialize_keras_object(self.optimizer), "steps_per_execution": steps}
+
+    def compile_from_config(self, config):
+        """Compiles as `get_compile_config` says, in `load_model`."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+
+def _drawn_caption(text, state):
+    """One of several captions for each image, drawn anew in every step."""
+    examples = state.first_example + tf.range(text.shape[0])
+    return batch_checks.one_caption(text, hash_bits(state.seed, _CAPTIONS, examples))
+
+
+def _overrides(model, name):
+    base = SigLIP if name in vars(SigLIP) else keras.Model
+    return getattr(type(model), name) is not getattr(base, name)
+
+
+def _split(arrays, share):
+    """(the first, the last `share` of the examples) of a dict of arrays."""
+    if not isinstance(arrays, Mapping):
+        raise ValueError(
+            f"Expected a dict of arrays with validation_split. Received: {type(arrays).__name__}. Give validation_data."
+        )
+    n = min(len(value) for value in arrays.values())
+    first = math.floor(n * (1 - share))
+    return {k: v[:first] for k, v in arrays.items()}, {k: v[first:] for k, v in arrays.items()}
 
 
 def _normalize(x):

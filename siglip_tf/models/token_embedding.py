@@ -28,7 +28,7 @@ class TokenEmbedding(keras.layers.Layer):
     def build(self, _=None):
         columns = self.bottleneck or self.width
         self.embedding = self.add_weight(
-            shape=(self.vocab_size, columns), initializer=embedding_normal(columns), name="embedding"
+            shape=(self.vocab_size, columns), initializer=embedding_normal(columns), name="embedding", autocast=False
         )
         if self.bottleneck:
             self.projection = self.add_weight(
@@ -38,7 +38,7 @@ class TokenEmbedding(keras.layers.Layer):
             )
 
     def call(self, ids):
-        x = _look_up(tf.convert_to_tensor(self.embedding), ids)
+        x = tf.cast(_look_up(tf.convert_to_tensor(self.embedding), ids), self.compute_dtype)
         if not self.bottleneck:
             return x
         # As rows: the gradient of a product of three axes by two has shapes that are known when it runs, and no TPU
@@ -49,10 +49,14 @@ class TokenEmbedding(keras.layers.Layer):
 
 @tf.custom_gradient
 def _look_up(table, ids):
-    """Rows of the table. The gradient is dense: optimizers square the slices of a repeated id apart, not their sum."""
+    """Rows of the table. The gradient is dense: optimizers square the slices of a repeated id apart, not their sum.
+
+    The table is float32 and so is the sum over repeated ids, under every dtype policy: in bfloat16 a sum of ones ends
+    at 256.
+    """
 
     def gradient(upstream):
-        rows = tf.reshape(upstream, (-1, table.shape[1]))
+        rows = tf.reshape(tf.cast(upstream, table.dtype), (-1, table.shape[1]))
         return tf.math.unsorted_segment_sum(rows, tf.reshape(ids, (-1,)), table.shape[0]), None
 
     return tf.gather(table, ids), gradient

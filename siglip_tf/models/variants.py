@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from siglip_tf.checkpoints.architecture import PUBLIC_TOWERS
+
 
 @dataclasses.dataclass(frozen=True)
 class TowerSize:
@@ -13,22 +15,8 @@ class TowerSize:
     num_heads: int
 
 
-VARIANTS: dict[str, TowerSize] = {
-    "mu": TowerSize(32, 1, 128, 2),
-    "Ti": TowerSize(192, 12, 768, 3),
-    "S": TowerSize(384, 12, 1536, 6),
-    "M": TowerSize(512, 12, 2048, 8),
-    "B": TowerSize(768, 12, 3072, 12),
-    "L": TowerSize(1024, 24, 4096, 16),
-    "L*": TowerSize(1024, 12, 4096, 16),  # Table 1: "a variant of the L model with 12 layers"
-    "So400m": TowerSize(1152, 27, 4304, 16),
-    "H": TowerSize(1280, 32, 5120, 16),
-    "g": TowerSize(1408, 40, 6144, 16),
-    "g-opt": TowerSize(1536, 40, 6144, 16),
-    "G": TowerSize(1664, 48, 8192, 16),
-    "G-opt": TowerSize(1536, 48, 8192, 16),
-    "e": TowerSize(1792, 56, 15360, 16),
-}
+# The table stands where checkpoints recognize towers by it.
+VARIANTS: dict[str, TowerSize] = {name: TowerSize(*size) for name, size in PUBLIC_TOWERS.items()}
 
 
 def tower_size(name: str, **overrides: int | None) -> TowerSize:

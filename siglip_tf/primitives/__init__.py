@@ -1,1 +1,1 @@
-"""What the towers are made of, and nothing of this project's: layers, initialisers and gradients in closed form."""
+"""What the towers are made of, and nothing of this project's: layers, initializers and gradients in closed form."""

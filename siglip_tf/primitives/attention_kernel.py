@@ -3,7 +3,7 @@
 Queries, keys and values are rows (batch * tokens, heads * head size), as their projections give them; heads are cut out
 of the lanes inside the kernel, so nothing is transposed or padded in memory. A block holds a few examples and a few
 heads. Matmuls read aligned windows of rows, as 196 tokens are no multiple of a bfloat16 tile's 16: the few rows of a
-neighbour that come with a window are masked, and so is what short texts, several of which share a window, would see of
+neighbor that come with a window are masked, and so is what short texts, several of which share a window, would see of
 each other. Logits are kept transposed, keys by queries, so that softmax runs down sublanes and not across lanes.
 
 Needs jax, at trace time only; imported where a kernel is asked for.
@@ -140,7 +140,7 @@ def _backward(tokens, head_size, q, k, v, upstream, dq, dk, dv):
         for start, stop, first, last in _windows(q.shape[0], tokens):
             rows = slice(start, stop)
             queries, keys = q[rows, columns], k[rows, columns]
-            # A neighbour's queries must add nothing to these keys and values.
+            # A neighbor's queries must add nothing to these keys and values.
             up = _mask_rows(upstream[rows, columns].astype(jnp.float32), first, last, 0.0).astype(upstream.dtype)
             weights = _weights(queries, keys, start, first, last, tokens)
             _put(dv, rows, columns, _dot(weights.astype(up.dtype), up, 1, 0), first, last)

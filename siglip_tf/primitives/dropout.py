@@ -1,13 +1,14 @@
 """Dropout and stochastic depth whose masks belong to examples: a batch cut into microbatches draws the same ones.
 
 The bits hash (step seed, layer, example, unit), so a mask can be drawn again in the backward pass of a microbatch or of
-a rematerialised block, and does not depend on how many examples stand beside an example.
+a rematerialized block, and does not depend on how many examples stand beside an example.
 """
 
 import contextlib
 import dataclasses
 import threading
 import zlib
+from collections.abc import Iterable
 
 import keras
 import tensorflow as tf
@@ -51,6 +52,16 @@ def random_state(state: RandomState | None):
         _current.state = before
 
 
+def own_random_state(layers: Iterable[keras.layers.Layer]) -> RandomState | None:
+    """The current state; where there is none, one drawn from a seed of the first layer that drops anything.
+
+    What is computed again in a backward pass must not draw again: a caller's own loop, which sets no state, gets one
+    here before the first computation.
+    """
+    seeded = [layer for layer in layers if layer.rate]
+    return _current.state or (seeded[0].draw_state() if seeded else None)
+
+
 class _MaskedLayer(keras.layers.Layer):
     """A layer that drops parts of each example with probability `rate` while training."""
 
@@ -70,16 +81,18 @@ class _MaskedLayer(keras.layers.Layer):
     def call(self, inputs, training=False):
         if not training or not self.rate:
             return inputs
-        state = current_random_state()
-        if state is None:
-            own_seed = tf.bitcast(tf.cast(self.seed_generator.next()[1], tf.uint32), tf.int32)
-            state = RandomState(own_seed, tf.zeros((), tf.int32))
+        state = current_random_state() or self.draw_state()
         examples = state.first_example + tf.range(tf.shape(inputs)[0])
         units = inputs.shape[1:].num_elements() if self._each_unit else 1
         bits = hash_bits(state.seed, self._salt, examples[:, None], tf.range(units)[None, :])
         kept = tf.cast(bits >= tf.constant(round(self.rate * 2**32), tf.uint32), inputs.dtype)
         shape = inputs.shape[1:] if self._each_unit else [1] * (inputs.shape.rank - 1)
         return inputs * tf.reshape(kept, (-1, *shape)) / (1 - self.rate)
+
+    def draw_state(self) -> RandomState:
+        """A state from this layer's own seed generator."""
+        own_seed = tf.bitcast(tf.cast(self.seed_generator.next()[1], tf.uint32), tf.int32)
+        return RandomState(own_seed, tf.zeros((), tf.int32))
 
     def get_config(self):
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}

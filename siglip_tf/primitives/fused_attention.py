@@ -1,7 +1,10 @@
 """Self-attention of rows, by one TPU kernel each way under TPUStrategy and by einsum elsewhere: the same function."""
 
 import tensorflow as tf
-from tensorflow.compiler.tf2xla.ops import gen_xla_ops
+
+from siglip_tf.primitives.tensorflow_internals import xla_custom_call
+
+_TARGET = "tpu_custom_call"
 
 
 def attention_of_rows(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, tokens: int, num_heads: int, fused: bool) -> tf.Tensor:
@@ -38,26 +41,11 @@ def _fused(q, k, v, tokens, num_heads):
         ) from error
     shape = attention_kernel.Shape(q.shape[0], tokens, num_heads, q.shape[1] // num_heads, q.dtype.name)
 
+    def kernel(direction, arguments, results):
+        return xla_custom_call(arguments, _TARGET, attention_kernel.backend_config(shape, direction), [q] * results)
+
     @tf.custom_gradient
     def core(q, k, v):
-        def gradient(upstream):
-            return _kernel_call(attention_kernel.backend_config(shape, "backward"), [q, k, v, upstream], 3)
-
-        return _kernel_call(attention_kernel.backend_config(shape, "forward"), [q, k, v], 1)[0], gradient
+        return kernel("forward", [q, k, v], 1)[0], lambda upstream: kernel("backward", [q, k, v, upstream], 3)
 
     return core(q, k, v)
-
-
-def _kernel_call(config, arguments, results):
-    like = arguments[0]
-    outputs = gen_xla_ops.xla_custom_call_v2(
-        arguments,
-        call_target_name="tpu_custom_call",
-        backend_config=config,
-        has_side_effect=False,
-        result_dtypes=[like.dtype] * results,
-        result_shapes=[like.shape] * results,
-    )
-    for output in outputs:
-        output.set_shape(like.shape)
-    return outputs

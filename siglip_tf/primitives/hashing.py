@@ -6,7 +6,7 @@ _GOLDEN = 0x9E3779B1
 
 
 def hash_bits(*ids: tf.Tensor | int) -> tf.Tensor:
-    """Well-mixed bits of a tuple of ids: MurmurHash3's finaliser once an id.
+    """Well-mixed bits of a tuple of ids: MurmurHash3's finalizer, applied once for each id.
 
     Args:
         ids: int32 tensors that broadcast together, or Python integers below 2^31.

@@ -1,4 +1,4 @@
-"""Layer normalisation in float32 with its gradient in closed form."""
+"""Layer normalization in float32 with its gradient in closed form."""
 
 import keras
 import tensorflow as tf
@@ -8,7 +8,7 @@ from siglip_tf.primitives.rematerialization import is_compiling_with_xla
 
 @keras.saving.register_keras_serializable(package="siglip_tf")
 class LayerNorm(keras.layers.Layer):
-    """Normalises the last axis, then scale and bias; epsilon 1e-6 as in the reference (Keras' default is 1e-3).
+    """Normalizes the last axis, then scale and bias; epsilon 1e-6 as in the reference (Keras' default is 1e-3).
 
     Statistics are float32 whatever the compute dtype.
 
@@ -34,15 +34,15 @@ class LayerNorm(keras.layers.Layer):
 
 def _layer_norm(x, scale, bias, epsilon):
     @tf.custom_gradient
-    def normalise(x, scale, bias):
+    def normalize(x, scale, bias):
         x32 = tf.cast(x, tf.float32)
         mean = tf.reduce_mean(x32, -1, keepdims=True)
-        centred = x32 - mean
+        centered = x32 - mean
         if is_compiling_with_xla():
             # Both sums in the pass that makes x, as in the reference's framework; elsewhere there is no such pass.
             variance = tf.maximum(tf.reduce_mean(tf.square(x32), -1, keepdims=True) - tf.square(mean), 0.0)
         else:
-            variance = tf.reduce_mean(tf.square(centred), -1, keepdims=True)
+            variance = tf.reduce_mean(tf.square(centered), -1, keepdims=True)
         inverse = tf.math.rsqrt(variance + epsilon)
 
         def gradient(upstream):
@@ -57,6 +57,6 @@ def _layer_norm(x, scale, bias, epsilon):
             )
             return tf.cast(dx, x.dtype), tf.reduce_sum(upstream * normal, others), tf.reduce_sum(upstream, others)
 
-        return tf.cast(centred * (inverse * scale) + bias, x.dtype), gradient
+        return tf.cast(centered * (inverse * scale) + bias, x.dtype), gradient
 
-    return normalise(x, scale, bias)
+    return normalize(x, scale, bias)

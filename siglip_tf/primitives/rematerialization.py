@@ -1,19 +1,18 @@
 """Computing a block again in the backward pass instead of keeping its tensors, with a barrier that holds.
 
-`tf.recompute_grad` puts no optimisation barrier into the graph, so XLA sees twice the same computation and merges it
-away. Here the inputs of the second computation pass through one.
+`tf.recompute_grad` puts no optimization barrier into the graph. XLA then sees the same computation twice and merges
+the two. Here the inputs of the second computation pass through a barrier.
 """
 
 import contextlib
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import keras
 import tensorflow as tf
-from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
 from siglip_tf.primitives.dropout import current_random_state, random_state
+from siglip_tf.primitives.tensorflow_internals import optimization_barrier
 
 
 class _Compiler(threading.local):
@@ -24,8 +23,8 @@ _compiler = _Compiler()
 
 
 @contextlib.contextmanager
-def compiling_with_xla(active: bool):
-    """Says what will compile the graph traced inside: XLA, or TensorFlow's own executor."""
+def compiling_with_xla(active: bool) -> Iterator[None]:
+    """Says what will compile the graph that is traced inside: XLA, or TensorFlow's own executor."""
     before = _compiler.xla
     _compiler.xla = active
     try:
@@ -41,46 +40,57 @@ def is_compiling_with_xla() -> bool:
 
 @tf.custom_gradient
 def stored(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    """The same tensor, which XLA then writes down once: what makes it and what reads it stay two kernels."""
-    y = gen_xla_ops.xla_optimization_barrier([x])[0] if is_compiling_with_xla() else tf.identity(x)
+    """The same tensor, which XLA writes to memory once: its producer and its readers stay separate kernels."""
+    y = optimization_barrier([x])[0] if is_compiling_with_xla() else tf.identity(x)
     return y, lambda upstream: upstream
 
 
-def rematerialize(call: Callable[..., Any], variables: list[keras.Variable], *inputs: tf.Tensor) -> Any:
-    """`call(*inputs)`, of which only the inputs and the variables are kept for the backward pass.
+def rematerialize(layer: keras.layers.Layer, x: tf.Tensor, **arguments) -> tf.Tensor:
+    """`layer(x, **arguments)`, of which only x and the weights are kept for the backward pass.
 
     Args:
-        call: pure but for its variables and the current random state; returns a tensor or a tuple of tensors.
-        variables: the trainable variables that `call` reads; no others get a gradient.
-        *inputs: tensors.
+        layer: pure but for its weights and the current random state; returns one tensor. Any of its weights may be
+            frozen; a frozen weight gets no gradient and costs none.
+        x: a tensor.
+        **arguments: what else the layer is called with; no tensors.
 
     Returns:
-        call(*inputs), differentiable once in the inputs and in the variables.
+        layer(x), differentiable once in x and in the layer's trainable variables.
     """
-    state, xla, count = current_random_state(), _compiler.xla, len(inputs)
+    state, xla = current_random_state(), is_compiling_with_xla()
+    weights = floating_weights(layer)
+    trains = [weight.trainable for weight in weights]
 
-    def pure(*arguments):
-        values = list(zip(variables, arguments[count:], strict=True))
-        with keras.StatelessScope(state_mapping=values), random_state(state):
-            return call(*arguments[:count])
+    def pure(x, *values):
+        with keras.StatelessScope(state_mapping=list(zip(weights, values, strict=True))), random_state(state):
+            return layer(x, **arguments)
 
     @tf.custom_gradient
-    def forward(*arguments):
-        def gradient(*upstream):
-            again = _behind_barrier(arguments, upstream, xla)
-            with tf.GradientTape() as tape:
-                tape.watch(again)
-                y = tf.nest.flatten(pure(*again))
-            return tape.gradient(y, again, output_gradients=list(upstream))
+    def forward(x, *values):
+        def gradient(upstream):
+            x_again, *again = _behind_barrier([x, *values], upstream, xla)
+            # Not `watch(again)`: what is not watched, a frozen kernel, takes no product of the backward pass.
+            wanted = [x_again, *(value for value, trained in zip(again, trains, strict=True) if trained)]
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(wanted)
+                y = pure(x_again, *again)
+            dx, *found = tape.gradient(y, wanted, output_gradients=upstream)
+            found = iter(found)
+            return dx, *[next(found) if trained else None for trained in trains]
 
-        return pure(*arguments), gradient
+        return pure(x, *values), gradient
 
-    return forward(*inputs, *[tf.convert_to_tensor(variable.value) for variable in variables])
+    return forward(x, *[tf.convert_to_tensor(weight.value) for weight in weights])
+
+
+def floating_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """All weights of a layer that take part in its arithmetic, frozen ones included."""
+    return [weight for weight in layer.weights if tf.as_dtype(weight.dtype).is_floating]
 
 
 def _behind_barrier(tensors, upstream, xla):
     """The same tensors, such that what is computed from them cannot be merged with the same computation before."""
     if xla:
-        return gen_xla_ops.xla_optimization_barrier([*tensors, *upstream])[: len(tensors)]
-    with tf.control_dependencies(upstream):
+        return optimization_barrier([*tensors, upstream])[: len(tensors)]
+    with tf.control_dependencies([upstream]):
         return [tf.identity(tensor) for tensor in tensors]

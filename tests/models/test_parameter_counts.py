@@ -8,8 +8,8 @@ import siglip_tf
 
 
 @pytest.fixture(autouse=True)
-def _nothing_left_to_initialise():
-    """Keras keeps what was never initialised, to do so when any later scope ends: gigabytes, in some other test."""
+def _nothing_left_to_initialize():
+    """Keras keeps what was never initialized, to do so when any later scope ends: gigabytes, in some other test."""
     yield
     keras.utils.clear_session()
 

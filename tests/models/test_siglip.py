@@ -29,7 +29,7 @@ def test_fit_reports_the_step_and_learns():
     assert set(history) == {"loss", "temperature", "bias", "positive_logit", "negative_logit"} | {
         f"{tower}{what}_norm" for tower in ("", "image_", "text_") for what in ("gradient", "parameter", "update")
     }
-    assert history["loss"][1] < 1 and history["positive_logit"][1] > history["negative_logit"][1] + 3
+    assert history["loss"][1] < 2 and history["positive_logit"][1] > history["negative_logit"][1] + 3
     towers = np.hypot(history["image_gradient_norm"], history["text_gradient_norm"])
     assert np.all(towers < history["gradient_norm"])
 
@@ -89,8 +89,8 @@ def test_mixed_precision_keeps_the_loss_and_the_weights_in_float32():
     assert {v.dtype for v in model.trainable_variables} == {"float32"}
     assert model.image(small.batch()["image"], pooled=False).dtype == tf.bfloat16
     model.compile(keras.optimizers.AdamW(1e-2))
-    losses = model.fit(small.dataset(steps=1).repeat(20), verbose=0, epochs=2).history["loss"]
-    assert losses[1] < losses[0]
+    losses = model.fit(small.dataset(steps=1).repeat(8), verbose=0, epochs=2).history["loss"]
+    assert losses[1] < 0.8 * losses[0]
     np.testing.assert_allclose(float(model.bias), -10, atol=0.3)
 
 
@@ -99,8 +99,8 @@ def test_stored_embeddings_train_the_text_tower_alone():
     model.compile(keras.optimizers.AdamW(1e-2))
     text = small.batch()["text"]
     stored = np.random.default_rng(1).standard_normal((16, 24)).astype(np.float16)
-    data = tf.data.Dataset.from_tensors({"image_embedding": stored, "text": text, "id": text[:, 0]}).repeat(30)
-    assert model.fit(data, verbose=0).history["loss"][0] < 3
+    data = tf.data.Dataset.from_tensors({"image_embedding": stored, "text": text, "id": text[:, 0]}).repeat(15)
+    assert model.fit(data, verbose=0, epochs=2).history["loss"][1] < 3
     assert not any(name.startswith("image/") for name in model.named_weights())
     with pytest.raises(ValueError, match="no image tower"):
         model.encode_image(small.batch()["image"])
@@ -165,7 +165,7 @@ def test_wrong_inputs_are_named():
         (model.encode_text, batch["text"].astype(np.float32), "int32 token ids. Received: dtype float32"),
         (model.encode_text, batch["text"][0], r"\(batch, 5\). Received: \(5,\)"),
         (model.encode_text, np.zeros((4, 6), np.int32), r"Received: \(4, 6\). Cut longer texts"),
-        (model.encode_text, batch["text"] + 40, r"in \[0, 40\). Received: 4"),
+        (model.encode_text, batch["text"] + 40, r"in \[0, 40\). Received: [4-7]"),
         (model, {"pixels": batch["image"]}, "'image', 'image_embedding' or 'text'. Received: keys .'pixels'."),
     ]
     for function, value, message in cases:

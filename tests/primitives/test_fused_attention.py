@@ -57,7 +57,7 @@ def test_the_kernel_equals_float64(rng, batch, tokens, heads, size):
 
     jax.config.update("jax_platforms", "cpu")
     shape = attention_kernel.Shape(batch * tokens, tokens, heads, size, "float32")
-    # Large logits, so that a neighbour's rows, were they seen, would count.
+    # Large logits, so that a neighbor's rows, were they seen, would count.
     q, k, v, up = (3 * rng.standard_normal((batch * tokens, heads * size)).astype(np.float32) for _ in range(4))
     expected, gradient = attention(q, k, v, tokens, heads)
     attended = attention_kernel.attend(shape, q, k, v, interpret=True)

@@ -50,7 +50,8 @@ def test_the_pure_program_computes_what_was_traced(four):
 
 def test_arguments_are_the_variables_the_batch_and_the_replica(four):
     model = programs.compiled(ADAMW)
-    expected = {v.path: tuple(v.shape) for v in [*model.trainable_variables, *model.optimizer.variables]}
+    means = [v for v in model.variables if "step_means" in v.path]  # of an epoch, for `History`
+    expected = {v.path: tuple(v.shape) for v in [*model.trainable_variables, *model.optimizer.variables, *means]}
     found = {a.name: a.shape for a in four.arguments if a.kind == "variable"}
     assert {name: shape for name, shape in expected.items() if name in found} == found
     assert set(expected) - set(found) <= {"optimizer/learning_rate"}

@@ -1,0 +1,188 @@
+"""What `fit` and `evaluate` may be given: every source of batches that Keras takes, with a batch size that is known.
+
+The first batch is looked at before the first step: pixels that are not normalized and ids beyond the table would train
+without a word in a compiled step.
+"""
+
+import contextlib
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from siglip_tf.models import batch as batches
+
+_DEFAULT_BATCH = 32  # Keras' own
+_MARK = "siglip_tf.models.fit_data"
+
+
+def prepare(
+    x: Any, *, batch_size: int | None, replicas: int, vocab_size: int, shuffle: bool = False, training: bool = False
+) -> tuple[Any, int | None]:
+    """A source of global batches as Keras takes it, and the examples of a replica's batch where they are known.
+
+    Args:
+        x: a tf.data data set, a dict of arrays, a `keras.utils.PyDataset`, or a generator of batches; anything else
+            stays as it is.
+        batch_size: examples of a global batch, for arrays.
+        replicas: that share a global batch.
+        vocab_size: number of token ids.
+        shuffle: whether arrays are shuffled anew in every epoch.
+        training: whether a last, smaller batch of arrays is left out; elsewhere it is an error.
+
+    Raises:
+        ValueError: for a batch that the replicas do not divide, batches of several sizes, values out of range.
+    """
+    if isinstance(x, Mapping):
+        x = _of_arrays(x, batch_size, replicas, shuffle, training)
+    elif batch_size is not None:
+        raise ValueError(
+            f"Expected no batch_size for data that comes in batches. Received: batch_size={batch_size} with "
+            f"{type(x).__name__}."
+        )
+    if isinstance(x, tf.data.Dataset):
+        size = _static_size(x)
+        return _looked_at(x, vocab_size), _share(size, replicas)
+    if isinstance(x, keras.utils.PyDataset):
+        size = _check_first(x[0], vocab_size)
+        last = x.num_batches or 0  # None for one that never ends
+        if last > 1 and (found := _size(batches.inputs_of(x[last - 1]))) != size:
+            raise ValueError(
+                f"Expected batches of one size: the loss divides by the global batch. Received: a PyDataset whose "
+                f"first batch has {size} examples and whose last has {found}. Leave the last one out of its length."
+            )
+        return x, _share(size, replicas)
+    if isinstance(x, Iterator):
+        try:
+            first = next(x)
+        except StopIteration:
+            raise ValueError("Expected a generator of batches. Received: one that yields nothing.") from None
+        size = _check_first(first, vocab_size)
+        return _of_one_size(itertools.chain([first], x), size), _share(size, replicas)
+    return x, None
+
+
+@contextlib.contextmanager
+def values_named() -> Iterator[None]:
+    """Turns the error of a data set's first batch, a page of graph text, into the `ValueError` that it stands for."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        found = re.search(rf"{_MARK} (pixel|id) (\d+)\] \[(\S+?)\]", str(error))
+        if found is None:
+            raise
+        kind, vocab_size, value = found.groups()
+        if kind == "pixel":
+            batches.check_pixel(float(value))
+        else:
+            batches.check_id(int(value), int(vocab_size))
+        raise
+
+
+def _static_size(dataset):
+    """Examples of a batch, or None where the data set's shapes do not tell."""
+    sizes = {spec.shape[0] for spec in tf.nest.flatten(dataset.element_spec) if spec.shape.rank}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _share(size, replicas):
+    if size is None:
+        return None
+    if size % replicas:
+        raise ValueError(
+            f"Expected a global batch that {replicas} replicas divide. Received: batches of {size}. "
+            f"{size - size % replicas or replicas} or {size + -size % replicas} would do."
+        )
+    return size // replicas
+
+
+def _of_arrays(arrays, batch_size, replicas, shuffle, training):
+    arrays = {key: np.asarray(value) for key, value in arrays.items()}
+    sizes = {key: len(value) if value.ndim else 0 for key, value in arrays.items()}
+    n = min(sizes.values(), default=0)
+    if n < 1 or len(set(sizes.values())) != 1:
+        raise ValueError(f"Expected arrays of as many examples each, at least one. Received: {sizes}.")
+    size = min(n, _DEFAULT_BATCH if batch_size is None else batch_size)
+    if size < 1:
+        raise ValueError(f"Expected batch_size >= 1. Received: batch_size={batch_size}.")
+    if n % size and not (training and shuffle):
+        divisors = [d for d in range(1, n + 1) if n % d == 0 and d % replicas == 0]
+        fitting = max((d for d in divisors if d <= size), default=min(divisors, default=None))
+        advice = f"batch_size={fitting} fits, or cut the arrays to {n - n % size}"
+        advice = advice if fitting else f"Cut the arrays to {n - n % size}"
+        more = ", or shuffle: then another rest is left out in every epoch" if training else ""
+        raise ValueError(
+            f"Expected a batch_size that divides {n} examples: a smaller last batch is another loss. Received: "
+            f"batch_size={size}, which leaves {n % size}. {advice}{more}."
+        )
+    with tf.device("CPU:0"):  # whole data sets do not belong on a GPU
+        tensors = {key: tf.convert_to_tensor(value) for key, value in arrays.items()}
+    numbers = tf.data.Dataset.range(n)
+    if shuffle:
+        numbers = numbers.shuffle(n)
+    data = numbers.batch(size, drop_remainder=True)
+    data = data.map(lambda rows: {key: tf.gather(value, rows) for key, value in tensors.items()})
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return data.prefetch(2).with_options(options)
+
+
+def _size(batch):
+    sizes = {key: np.shape(value)[0] for key, value in batch.items() if np.ndim(value)}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(f"Expected as many images as texts. Received: batch sizes {sizes}.")
+    return next(iter(sizes.values()))
+
+
+def _check_first(batch, vocab_size):
+    """The size of a batch that is at hand; its values are checked."""
+    batch = batches.inputs_of(batch)
+    images, text = batch.get("image"), batch.get("text")
+    if images is not None and np.issubdtype(np.asarray(images).dtype, np.floating):
+        batches.check_pixel(float(batches.largest_pixel(tf.convert_to_tensor(images))))
+    if text is not None and np.issubdtype(np.asarray(text).dtype, np.integer) and np.size(text):
+        batches.check_id(int(batches.farthest_id(tf.convert_to_tensor(text), vocab_size)), vocab_size)
+    return _size(batch)
+
+
+def _of_one_size(generator, size):
+    for batch in generator:
+        found = _size(batches.inputs_of(batch))
+        if found != size:
+            raise ValueError(
+                f"Expected batches of one size: the loss divides by the global batch. Received: {found} examples where "
+                f"the first batch had {size}. Leave smaller batches out of the generator."
+            )
+        yield batch if isinstance(batch, tuple) else (batch,)
+
+
+def _looked_at(dataset, vocab_size):
+    """The same data set. The first batch of an iteration fails where its values are out of range.
+
+    A scan and not a batch taken out beforehand: that would start the pipeline twice, and move what counts in it.
+    """
+
+    def look(element):
+        checks = []
+        with contextlib.suppress(ValueError):  # what is no batch is named while the step is traced
+            batch = batches.inputs_of(element)
+            images, text = batch.get("image"), batch.get("text")
+            if isinstance(images, tf.Tensor) and images.dtype.is_floating:
+                largest = batches.largest_pixel(images)
+                mark = tf.constant(f"{_MARK} pixel 0")
+                checks.append(tf.debugging.Assert(largest <= batches.LARGEST_PIXEL, [mark, largest]))
+            if isinstance(text, tf.Tensor) and text.dtype.is_integer:
+                value = batches.farthest_id(text, vocab_size)
+                mark = tf.constant(f"{_MARK} id {vocab_size}")
+                checks.append(tf.debugging.Assert((value >= 0) & (value < vocab_size), [mark, value]))
+        with tf.control_dependencies([check for check in checks if check is not None]):
+            return tf.constant(False)
+
+    def step(is_first, element):
+        return tf.cond(is_first, lambda: look(element), lambda: tf.constant(False)), element
+
+    return dataset.scan(tf.constant(True), step)

@@ -1,0 +1,95 @@
+"""What a training step reports beside its update: logits without a matrix, norms by tower, and means over an epoch."""
+
+from collections.abc import Mapping, Sequence
+
+import keras
+import tensorflow as tf
+
+from siglip_tf.distribution import Ring
+from siglip_tf.losses.result import LossResult
+
+_LARGEST_NUMBER_OF_METRICS = 32
+
+
+class StepMeans(keras.metrics.Metric):
+    """Means over an epoch of everything that the training step returns: what `History` and callbacks see.
+
+    One vector in place of a metric for each value: two assignments a step. It is not part of a saved model.
+    """
+
+    def __init__(self, name: str = "step_means", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.names: tuple[str, ...] = ()
+        self.total = self.add_variable((_LARGEST_NUMBER_OF_METRICS,), "zeros", dtype="float32", name="total")
+        self.count = self.add_variable((), "zeros", dtype="float32", name="count")
+
+    def update_state(self, scalars: Mapping[str, tf.Tensor]) -> None:
+        self.names = tuple(scalars)
+        values = [tf.cast(value, tf.float32) for value in scalars.values()]
+        padding = [tf.zeros(())] * (_LARGEST_NUMBER_OF_METRICS - len(values))
+        self.total.assign_add(tf.stack(values + padding))
+        self.count.assign_add(1.0)
+
+    def result(self) -> dict[str, tf.Tensor]:
+        means = self.total / tf.maximum(tf.convert_to_tensor(self.count), 1.0)
+        return {name: means[position] for position, name in enumerate(self.names)}
+
+    def save_own_variables(self, store):
+        """Nothing: an epoch's means begin anew."""
+
+    def load_own_variables(self, store):
+        """Nothing; see `save_own_variables`."""
+
+
+def loss_metrics(
+    ring: Ring,
+    result: LossResult,
+    images: tf.Tensor,
+    texts: tf.Tensor,
+    temperature: tf.Tensor,
+    bias: tf.Tensor | None,
+) -> dict[str, tf.Tensor]:
+    """Loss, temperature, bias and mean logits of positive and negative pairs of the global batch.
+
+    The mean logits need no matrix: the sum of all logits is the product of the sums of embeddings.
+
+    Args:
+        ring: the replicas.
+        result: of the loss, this replica's share.
+        images: (b, embed_dim) of this replica; likewise `texts`.
+        temperature: t, scalar.
+        bias: b, scalar, or None for a loss without bias.
+
+    Returns:
+        Scalars, equal on every replica.
+    """
+    b = images.shape[0]
+    n = b * ring.size
+    loss, positives, image_sum, text_sum = ring.sum(
+        [result.loss, tf.reduce_sum(result.positive_logits), tf.reduce_sum(images, 0), tf.reduce_sum(texts, 0)]
+    )
+    all_pairs = temperature * tf.reduce_sum(image_sum * text_sum)
+    metrics = {"loss": loss, "temperature": temperature}
+    if bias is not None:
+        metrics["bias"] = bias
+        all_pairs += bias * float(n) ** 2
+    return metrics | {
+        "positive_logit": positives / n,
+        "negative_logit": (all_pairs - positives) / float(max(n * (n - 1), 1)),
+    }
+
+
+def norms(
+    what: str,
+    variables: Sequence[keras.Variable],
+    squares: Sequence[tf.Tensor],
+    towers: Sequence[keras.layers.Layer | None] = (),
+) -> dict[str, tf.Tensor]:
+    """The global norm from each variable's sum of squares, and the norm of each of `towers` that has variables here."""
+    found = {f"{what}_norm": tf.sqrt(tf.add_n(list(squares)))}
+    for tower in towers:
+        ids = {id(v) for v in tower.weights} if tower is not None else set()
+        own = [s for s, v in zip(squares, variables, strict=True) if id(v) in ids]
+        if own:
+            found[f"{tower.name}_{what}_norm"] = tf.sqrt(tf.add_n(own))
+    return found
