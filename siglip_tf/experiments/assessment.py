@@ -12,12 +12,15 @@ import tensorflow as tf
 from siglip_tf.data.order.bad_records import diagnose
 from siglip_tf.data.sources.base import Source
 from siglip_tf.evaluation import Embedder, class_embeddings, retrieval, top_k, zero_shot
+from siglip_tf.evaluation.report import thumbnail
+from siglip_tf.evaluation.retrieval import RetrievalResult
 from siglip_tf.experiments.baseline import Baseline
 from siglip_tf.experiments.held_out import MAX_EVALUATED, HeldOut
 from siglip_tf.experiments.page import Figure, Found, Mistake
 
 _CLASS_QUERIES, _CAPTION_QUERIES, _FOUND_EACH = 6, 6, 8
 _MISTAKES = 16
+_LARGE_FILE, _THUMBNAIL = 40_000, 160  # bytes, pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +132,11 @@ def assess(
         mistakes_note = f"Of {wrong:,} pictures in the wrong class those of which the model is surest."
         class_queries = _class_queries(task, examples, images, classes)
 
-    figures += _retrieval_figures(task, examples, images, texts, baseline)
+    result = retrieval(images, texts, examples.image_of_text, recall_at=(1, 5))
+    figures += _retrieval_figures(task, examples, result, baseline)
+    if not task.labels:
+        mistakes = _worst_ranked(examples, images, texts, result)
+        mistakes_note = "The pictures whose own captions the model ranked worst, with the caption that it ranked first."
     found = class_queries + _caption_queries(examples, images, texts, 2 * _CAPTION_QUERIES - len(class_queries))
     note = "The eight nearest of all held-out pictures, best first. "
     note += "Green: of the class asked for, or the one picture that the caption was written for."
@@ -141,9 +148,9 @@ def _dataset(examples: Examples) -> tf.data.Dataset:
 
 
 def _retrieval_figures(
-    task: HeldOut, examples: Examples, images: np.ndarray, texts: np.ndarray, baseline: Baseline | None
+    task: HeldOut, examples: Examples, result: RetrievalResult, baseline: Baseline | None
 ) -> list[Figure]:
-    result = retrieval(images, texts, examples.image_of_text, recall_at=(1, 5))
+    images, texts = examples.images, examples.texts
     note = f"among {len(images):,} pictures and {len(texts):,} captions; many a caption fits several pictures"
     captions_each = [len(captions) for captions in examples.captions]
     rows = []
@@ -171,7 +178,7 @@ def _class_queries(task: HeldOut, examples: Examples, images: np.ndarray, classe
     return [
         Found(
             template.format(task.labels[label]),
-            [(examples.images[i], bool(examples.labels[i] == label)) for i in row],
+            [(shown(examples.images[i]), bool(examples.labels[i] == label)) for i in row],
         )
         for label, row in zip(chosen, best, strict=True)
     ]
@@ -187,9 +194,28 @@ def _caption_queries(examples: Examples, images: np.ndarray, texts: np.ndarray, 
     ]
     best, _ = top_k(texts[chosen], images, min(_FOUND_EACH, len(images)))
     return [
-        Found(all_texts[text], [(examples.images[i], bool(i == owner[text])) for i in row])
+        Found(all_texts[text], [(shown(examples.images[i]), bool(i == owner[text])) for i in row])
         for text, row in zip(chosen, best, strict=True)
     ]
+
+
+def _worst_ranked(examples: Examples, images: np.ndarray, texts: np.ndarray, result: RetrievalResult) -> list[Mistake]:
+    """Pictures whose right captions rank worst, and what ranks first instead."""
+    worst = np.argsort(-result.image_ranks, kind="stable")[:_MISTAKES]
+    worst = worst[result.image_ranks[worst] > 0]
+    if not len(worst):
+        return []
+    best, _ = top_k(images[worst], texts, 1)
+    all_texts = examples.texts
+    return [
+        Mistake(shown(examples.images[i]), examples.captions[i][0], all_texts[row[0]])
+        for i, row in zip(worst, best, strict=True)
+    ]
+
+
+def shown(picture: bytes) -> bytes:
+    """The picture for a page: itself, or a smaller copy of a large file."""
+    return picture if len(picture) <= _LARGE_FILE else thumbnail(picture, _THUMBNAIL)
 
 
 def _mistakes(task: HeldOut, examples: Examples, result: Any) -> list[Mistake]:
@@ -197,4 +223,7 @@ def _mistakes(task: HeldOut, examples: Examples, result: Any) -> list[Mistake]:
     truths = examples.labels[result.counted]
     wrong = np.flatnonzero(answers != truths)
     wrong = wrong[np.argsort(-result.scores[wrong, 0], kind="stable")][:_MISTAKES]
-    return [Mistake(examples.images[result.counted[i]], task.labels[truths[i]], task.labels[answers[i]]) for i in wrong]
+    return [
+        Mistake(shown(examples.images[result.counted[i]]), task.labels[truths[i]], task.labels[answers[i]])
+        for i in wrong
+    ]

@@ -60,7 +60,7 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> int:
             _print_plan(recipe, arguments, c)
         else:
             _run(recipe, arguments, c)
-    except (ValueError, ImportError, FileNotFoundError) as error:
+    except (ValueError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except RuntimeError as error:
@@ -101,7 +101,7 @@ def chosen_settings(recipe: Recipe, arguments: argparse.Namespace) -> ConfigDict
             except ValueError as error:
                 raise ValueError(f"--{name}: {error}") from error
     if arguments.evaluate:
-        config.set_value(c, "evaluate.tasks", " ".join(arguments.evaluate))
+        config.set_value(c, "evaluate.tasks", shlex.join(arguments.evaluate))
     if arguments.every is not None:
         config.override(c, [f"evaluate.every={arguments.every}"])
     config.override(c, arguments.set)
@@ -128,20 +128,24 @@ def _run(recipe: Recipe, arguments: argparse.Namespace, c: ConfigDict) -> None:
     import siglip_tf
 
     siglip_tf.load()
+    from siglip_tf.data.order.bad_records import TooManyBadRecordsError
     from siglip_tf.experiments.run import run
+    from siglip_tf.training import RunFolderInUseError, UnstableTrainingError
 
-    folder = run_folder(recipe, arguments, c)
-    run(
-        recipe,
-        c,
-        folder,
-        arguments.synthetic,
-        named=arguments.named,
-        until=arguments.until,
-        fresh=arguments.fresh,
-        command=arguments.command,
-        inputs=arguments.inputs,
-    )
+    try:
+        run(
+            recipe,
+            c,
+            run_folder(recipe, arguments, c),
+            arguments.synthetic,
+            named=arguments.named,
+            until=arguments.until,
+            fresh=arguments.fresh,
+            command=arguments.command,
+            inputs=arguments.inputs,
+        )
+    except (RunFolderInUseError, TooManyBadRecordsError, UnstableTrainingError) as error:
+        raise ValueError(str(error)) from error
 
 
 def _print_plan(recipe: Recipe, arguments: argparse.Namespace, c: ConfigDict) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -75,7 +76,7 @@ def pairs(
     """
     from siglip_tf.data.pipeline import TrainingData
 
-    holds_out = synthetic or hold_out or "held_out" in (c.evaluate.tasks or "").split()
+    holds_out = synthetic or hold_out or "held_out" in shlex.split(c.evaluate.tasks or "")
     held_out = held_out_part(c, synthetic, scenes_held_out or SCENES_HELD_OUT) if holds_out else None
     source = held_out.train if held_out and not synthetic else build.scenes(c) if synthetic else build.open_data(c)
     for note in source.notes:

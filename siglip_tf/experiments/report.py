@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 import siglip_tf
 from siglip_tf.experiments import advice
-from siglip_tf.experiments.assessment import Assessment, assess
+from siglip_tf.experiments.assessment import Assessment, assess, shown
 from siglip_tf.experiments.baseline import Baseline
 from siglip_tf.experiments.held_out import HeldOut
 from siglip_tf.experiments.inputs import Prepared
@@ -156,7 +156,7 @@ def _export_and_ask(
     asked = []
     for picture, truth, answers in zip(examples.images[:count], truths, answer["answers"], strict=True):
         say(f"{truth}: answered {answers[0]['label']} ({answers[0]['share']:.0%})")
-        asked.append(Asked(picture, truth, answers[:5]))
+        asked.append(Asked(shown(picture), truth, answers[:5]))
     return asked
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -15,10 +16,11 @@ from siglip_tf.distribution import describe, find_strategy
 from siglip_tf.experiments import config
 from siglip_tf.experiments.build import build_model, parameter_count, total_steps
 from siglip_tf.experiments.feeding import feed
+from siglip_tf.experiments.held_out import held_out_task
 from siglip_tf.experiments.inputs import Prepared
 from siglip_tf.experiments.recipe import Recipe
 from siglip_tf.experiments.run_folder import RunFolder
-from siglip_tf.training import Resume, Watch, read_metrics, train
+from siglip_tf.training import PeriodicEvaluation, Resume, Watch, read_metrics, train
 from siglip_tf.training.workers import this_worker
 
 
@@ -95,6 +97,7 @@ def run(
     looks = c.log_every if isinstance(strategy, tf.distribute.TPUStrategy) else 1
     watch = Watch(resume, c.on_fault, spikes=spikes, every=looks, say=say)
     data = feed(prepared.data(), inputs, strategy)
+    evaluation = evaluation_of(recipe, c, prepared, steps, say)
     with getattr(data, "guard", contextlib.nullcontext)():
         reached = train(
             model,
@@ -104,12 +107,37 @@ def run(
             resume=resume,
             watch=watch,
             log_every=min(c.log_every, max(1, steps // 20)),
+            evaluation=evaluation,
         )
-    if reached < steps:
+    ended_early = evaluation is not None and evaluation.stopped
+    if reached < steps and not ended_early:
         say(f"Stopped at step {reached:,} of {steps:,}. The same command continues.")
         return
     if chief:
-        _finish(recipe, c, folder, model, prepared, steps, command or recipe.command)
+        _finish(recipe, c, folder, model, prepared, steps, reached, command or recipe.command)
+
+
+def evaluation_of(
+    recipe: Recipe, c: ConfigDict, prepared: Prepared, steps: int, say: Callable[[str], None]
+) -> PeriodicEvaluation | None:
+    """The evaluations on the way that the settings or the recipe ask for, if any.
+
+    Raises:
+        ValueError: a task that is not known or whose files are missing, or a held-out part that does not exist.
+    """
+    texts = shlex.split(c.evaluate.tasks or "")
+    every = c.evaluate.every
+    if not texts and not every:
+        if not recipe.evaluations or prepared.held_out is None:
+            return None
+        every = max(1, steps // recipe.evaluations)
+    if (not texts or "held_out" in texts) and prepared.held_out is None:
+        raise ValueError(
+            "Expected --evaluate to name a task, since this recipe's data has no held-out part. "
+            f"Received: {c.evaluate.tasks}"
+        )
+    tasks = [held_out_task(prepared.held_out) if text == "held_out" else text for text in texts or ["held_out"]]
+    return PeriodicEvaluation(tasks, every or steps, best=c.evaluate.metric, patience=c.evaluate.patience, say=say)
 
 
 def _finish(
@@ -119,13 +147,19 @@ def _finish(
     model: Any,
     prepared: Prepared,
     steps: int,
+    reached: int,
     command: str,
 ) -> None:
     """Writes the checkpoint, and the report where one is asked for."""
     (prepared.finish or _save)(model, folder / "checkpoint")
     _say(f"Checkpoint: {folder / 'checkpoint'}; metrics: {folder / 'metrics.jsonl'} and {folder / 'tensorboard'}")
     metrics = read_metrics(folder / "metrics.jsonl")
-    figures = {"steps": steps, "pairs": steps * c.batch, "seconds": round(seconds_of(metrics, c.batch), 1)}
+    figures = {
+        "steps": steps,
+        "reached": reached,
+        "pairs": reached * c.batch,
+        "seconds": round(seconds_of(metrics, c.batch)),
+    }
     if c.report:
         from siglip_tf.experiments.report import report
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import tensorflow as tf
+
+from siglip_tf.storage import write_file
 
 _SETTINGS, _FIGURES = "settings.json", "figures.json"
 # What may differ when the same run continues.
@@ -56,7 +57,6 @@ class RunFolder:
             return
         if fresh and tf.io.gfile.exists(self.path) and tf.io.gfile.listdir(self.path):
             raise ValueError(f"{self.path} exists and holds no run: --fresh does not delete it. Name another --run.")
-        tf.io.gfile.makedirs(self.path)
         self._write(_SETTINGS, values)
 
     def _check_same(self, before: Mapping[str, Any], values: Mapping[str, Any], may_change: Collection[str]) -> None:
@@ -98,7 +98,4 @@ class RunFolder:
             ) from error
 
     def _write(self, name: str, value: Mapping[str, Any]) -> None:
-        aside = f"{self / name}.{os.getpid()}"
-        with tf.io.gfile.GFile(aside, "w") as file:
-            file.write(json.dumps(value, indent=1) + "\n")
-        tf.io.gfile.rename(aside, self / name, overwrite=True)
+        write_file(self / name, json.dumps(value, indent=1) + "\n")

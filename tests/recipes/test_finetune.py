@@ -58,7 +58,8 @@ def part_of(path):
 def test_each_setup_trains_its_parts_and_no_other(setup):
     model = build_model(small(setup), 10)
     trained = {part_of(variable.path) for variable in model.trainable_variables}
-    assert trained - {"image/block_1", "text/block_1", "image/final_norm", "text/final_norm"} == TRAINED[setup]
+    norms = {"image/block_1", "text/block_1", "image/final_norm", "text/final_norm"}
+    assert trained - norms == TRAINED[setup]
     middle = {"image/block_1", "text/block_1"} & trained
     expected = {part for part in ("image/block_1", "text/block_1") if part.replace("_1", "_2") in TRAINED[setup]}
     assert middle == expected
@@ -145,6 +146,11 @@ def test_a_whole_run_says_what_it_was_before(start, data, tmp_path, capsys):
     assert moved <= {"scalar", *(f"{t}/{p}" for t in ("image", "text") for p in ("block_2", "final_norm", "head"))}
     assert {"image/block_2", "text/block_2"} <= moved
     assert after.preprocessing["image"] == before.preprocessing["image"]  # it travels with the checkpoint
-    assert len(read_metrics(str(tmp_path / "metrics.jsonl"))) >= 4
+    metrics = read_metrics(str(tmp_path / "metrics.jsonl"))
+    assert [line["step"] for line in metrics] == [1, 2, 3, 4]
+    assert all("zero_shot/held_out/top1" in line for line in metrics)
+    best = json.loads((tmp_path / "best" / "best.json").read_text())
+    assert best["metric"] == "zero_shot/held_out/top1"
+    assert best["value"] == max(line["zero_shot/held_out/top1"] for line in metrics)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "the model before training" in page and "nearest neighbor on 16 x 16 pixels" in page

@@ -77,6 +77,20 @@ def test_a_folder_of_pictures_is_trained_on_and_judged(small, tmp_path, capsys):
     assert "Zero-shot accuracy over 2 classes" in shown
 
 
+@pytest.mark.slow
+def test_pictures_without_labels_are_judged_by_their_captions(small, tmp_path, capsys):
+    rows = [
+        {"image": f"{i}.png", "caption": f"a {word} number {i}", "split": "test" if i % 3 == 2 else "train"}
+        for i, word in enumerate(["cat", "dog", "cow"] * 6)
+    ]
+    data = write_folder(tmp_path / "pets", rows)
+    assert quickstart.main(["--data", data, "--run", str(tmp_path / "run"), "--batch", "4", "--steps", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "Image to text R@1" in shown and "Zero-shot" not in shown
+    assert "nearest neighbor on 16 x 16 pixels" in shown
+    assert "ranked worst" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
 def test_the_length_follows_the_data():
     assert [quickstart.steps_for(pairs, 64) for pairs in (10, 1_280, 2_560, 10**7)] == [1_200, 1_200, 2_400, 3_600]
 

@@ -15,6 +15,8 @@ import pytest
 from recipes import siglip
 from siglip_tf import checkpoints
 from siglip_tf.experiments import command, run
+from siglip_tf.experiments.config import override
+from siglip_tf.experiments.inputs import Prepared
 from siglip_tf.training import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -95,6 +97,29 @@ def test_a_plan_shows_what_the_compiler_said_before(capsys, tmp_path, monkeypatc
 def test_what_cannot_be_planned_says_why(arguments, message, capsys):
     assert command.main(siglip.RECIPE, arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_evaluations_are_those_that_were_asked_for(tmp_path):
+    prepared = Prepared(lambda: None, None, 10)
+    c = siglip.RECIPE.settings()
+    assert run.evaluation_of(siglip.RECIPE, c, prepared, 100, print) is None
+    for texts in (["evaluate.tasks=held_out"], ["evaluate.every=5"]):
+        c = siglip.RECIPE.settings()
+        override(c, texts)
+        with pytest.raises(ValueError, match="has no held-out part"):
+            run.evaluation_of(siglip.RECIPE, c, prepared, 100, print)
+    for name in ("a cat", "dog"):
+        (tmp_path / "my birds" / name).mkdir(parents=True)
+        (tmp_path / "my birds" / name / "1.jpg").write_bytes(b"")
+    task = f"zero_shot:folder={tmp_path}/my birds"
+    arguments = command.parser(siglip.RECIPE).parse_args(["--evaluate", task, "--every", "20", "--data", "x"])
+    c = command.chosen_settings(siglip.RECIPE, arguments)
+    c.evaluate.patience = 3
+    evaluation = run.evaluation_of(siglip.RECIPE, c, prepared, 100, print)
+    assert (evaluation.every, evaluation.patience, evaluation.best) == (20, 3, "zero_shot/my birds/top1")
+    c.evaluate.metric = "top7"
+    with pytest.raises(ValueError, match="top7"):
+        run.evaluation_of(siglip.RECIPE, c, prepared, 100, print)
 
 
 @pytest.mark.parametrize("name", ["siglip", "siglit", "unlocked", "resolution"])
