@@ -1,10 +1,14 @@
 """Masks for negatives (section 4.8): random, hardest or easiest, at a positive : negative ratio over the global batch.
 
-Which pairs are the k hardest of n (n - 1) is found without their matrix: every pair has an integer key (of a logit,
-the bits of the float in an order-preserving form; of a random choice, a hash of the pair's ids), and the k-th largest
-key is built four bits at a time. Each of the eight rounds goes once round the ring and counts, tile by tile, the keys
-that reach fifteen candidate thresholds. Pairs that tie at the threshold share what is left, so that exactly k
-negatives' weight is kept whatever the number of replicas or the tile size.
+Which pairs are the k hardest of n (n - 1) is found without their matrix. Every pair has an integer key: of a logit, the
+bits of the float in an order-preserving form; of a random choice, a hash of the pair's ids. The k-th largest key is
+built four bits at a time: each of eight rounds goes once round the ring and counts, tile by tile, the keys that reach
+fifteen candidate thresholds.
+
+A compiler that fuses the rounds and the loss differently may round one logit in two ways. So the loss does not ask
+whether a logit is equal to the threshold. Pairs within `_MARGIN` of the threshold share what the pairs above leave, in
+equal parts; a last round counts both. So the weight of exactly k negatives is kept, whatever the number of replicas,
+the tile size and the compiler, also where many logits are equal.
 """
 
 import dataclasses
@@ -13,8 +17,8 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from siglip_tf.distribution import Ring
-from siglip_tf.losses.ring_pass import ring_pass
-from siglip_tf.losses.tiling import Total
+from siglip_tf.losses.all_pairs import Total, visit_all_pairs
+from siglip_tf.losses.pair_labels import PairLabels
 from siglip_tf.primitives.hashing import hash_bits
 
 _LOWEST = -(2**31)
@@ -24,6 +28,8 @@ _CANDIDATES = 2**_BITS - 1
 # has 10^12 pairs, and integers are not reduced on every strategy.
 _PART = 2**12
 _PARTS = 4
+# Of t + |b|, the largest magnitude of a logit: some twenty times what the order of a float32 sum changes.
+_MARGIN = 2.0**-19
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +51,8 @@ class Negatives:
             raise ValueError(f"Expected a ratio of negatives to positives above 0. Received: {self.ratio!r}.")
 
 
-# (logits (i, j), image extras, text extras) -> weights (i, j), or None where all negatives count.
-WeightFunction = Callable[[tf.Tensor, list[tf.Tensor], list[tf.Tensor]], tf.Tensor | None]
+# (logits (i, j), image extras, text extras, diagonal) -> weights (i, j) of pairs as negatives, None where all are 1.
+WeightFunction = Callable[[tf.Tensor, list[tf.Tensor], list[tf.Tensor], bool], tf.Tensor | None]
 
 
 def weigh(
@@ -55,84 +61,155 @@ def weigh(
     scaled_images: tf.Tensor,
     texts: tf.Tensor,
     logits_of: Callable[[tf.Tensor, tf.Tensor, bool], tf.Tensor],
+    labels: PairLabels,
     *,
+    largest: tf.Tensor,
     tile_size: int,
     seed: tf.Tensor | int,
-) -> tuple[list[tf.Tensor], list[tf.Tensor], WeightFunction]:
-    """Finds the threshold of a choice of negatives.
+) -> tuple[list[tf.Tensor], WeightFunction]:
+    """The weight of every pair as a negative.
 
     Args:
         negatives: the choice; None keeps all of them at no cost.
         ring: the replicas.
         scaled_images: (b, d) images times temperature.
         texts: (b, d).
-        logits_of: the logits of a tile; must give the same bits here and in the loss.
+        logits_of: (images, texts, diagonal) -> the logits of a tile.
+        labels: pairs that are no negatives; their weight is 0.
+        largest: scalar, the largest magnitude that a logit can have.
         tile_size: as in the loss.
         seed: int32 scalar of a random choice.
 
     Returns:
-        Tensors that the weight function reads for images and for texts beside their embeddings, and that function.
+        Tensors (b, ...) that the weight function reads of images and of texts beside their embeddings, the keys of
+        `labels` first, and that function.
     """
     b = scaled_images.shape[0]
     n = b * ring.size
+    pairs = _Pairs(ring, scaled_images, texts, logits_of, labels, list(labels.keys), tile_size)
     if negatives is None or negatives.ratio >= n - 1:
-        return [], [], lambda *_: None
-    ids = ring.index() * b + tf.range(b)
-    extras = [ids] if negatives.keep == "random" else []
+        return pairs.extras, lambda logits, *where: pairs.zero_unless_negative(None, *where)
+    kept = tf.constant(round(negatives.ratio * n), tf.int64)
+    if negatives.keep == "random":
+        pairs.extras.append(ring.index() * b + tf.range(b))
+        return pairs.extras, _random(pairs, kept, seed)
+    return pairs.extras, _by_score(pairs, kept, -1 if negatives.keep == "easiest" else 1, largest)
 
-    def keys(logits, image_extras, text_extras):
-        if negatives.keep == "random":
-            bits = hash_bits(seed, image_extras[0][:, None], text_extras[0][None, :])
-            return tf.maximum(tf.bitcast(bits, tf.int32), _LOWEST + 1)
-        return _ordered(logits if negatives.keep == "hardest" else -logits)
 
-    def count_tile(candidates):
+def _random(pairs, kept, seed):
+    """Weights that keep the pairs of the largest hashes; integers are the same bits in every program."""
+
+    def hashes(_, image_extras, text_extras):
+        bits = hash_bits(seed, image_extras[-1][:, None], text_extras[-1][None, :])
+        return tf.maximum(tf.bitcast(bits, tf.int32), _LOWEST + 1)
+
+    threshold, above, reaching = pairs.last_kept(hashes, kept)
+    one, nothing = pairs.scalar(1), pairs.scalar(0)
+    share = _share(kept, above, reaching, one.dtype)
+
+    def weights(logits, image_extras, text_extras, diagonal):
+        keys = hashes(logits, image_extras, text_extras)
+        chosen = tf.where(keys > threshold, one, tf.where(keys == threshold, share, nothing))
+        return pairs.zero_unless_negative(chosen, image_extras, text_extras, diagonal)
+
+    return weights
+
+
+def _by_score(pairs, kept, sign, largest):
+    """Weights that keep the pairs of the largest sign * logit."""
+    one, nothing, sign = pairs.scalar(1), pairs.scalar(0), pairs.scalar(sign)
+    threshold, _, _ = pairs.last_kept(lambda logits, *_: tf.maximum(_ordered(sign * logits), _LOWEST + 1), kept)
+    threshold = tf.cast(_value_of(threshold), one.dtype)
+    lowest, highest = threshold - _MARGIN * largest, threshold + _MARGIN * largest
+    above, reaching = tf.unstack(pairs.count(lambda logits, *_: [sign * logits > highest, sign * logits >= lowest], 2))
+    share = _share(kept, above, reaching, one.dtype)
+
+    def weights(logits, image_extras, text_extras, diagonal):
+        score = sign * logits
+        chosen = tf.where(score > highest, one, tf.where(score >= lowest, share, nothing))
+        return pairs.zero_unless_negative(chosen, image_extras, text_extras, diagonal)
+
+    return weights
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pairs:
+    """The pairs of the global batch, as `weigh` gets them, and what can be counted of them."""
+
+    ring: Ring
+    images: tf.Tensor
+    texts: tf.Tensor
+    logits_of: Callable[[tf.Tensor, tf.Tensor, bool], tf.Tensor]
+    labels: PairLabels
+    extras: list[tf.Tensor]
+    tile_size: int
+
+    def scalar(self, value):
+        return tf.constant(value, self.images.dtype)
+
+    def are_negatives(self, image_extras, text_extras, diagonal):
+        """bool (i, j); None where all pairs but (k, k) are negatives."""
+        if not self.labels:
+            return None
+        positive, ignored = self.labels.of_tile(image_extras, text_extras, diagonal)
+        return ~(positive | ignored)
+
+    def zero_unless_negative(self, weights, image_extras, text_extras, diagonal):
+        mask = self.are_negatives(image_extras, text_extras, diagonal)
+        if mask is None:
+            return weights
+        return tf.where(mask, self.scalar(1) if weights is None else weights, self.scalar(0))
+
+    def count(self, tests, size):
+        """How many negatives of the global batch pass each of `size` tests, int64 (size,)."""
+
         def tile(images, texts, diagonal):
-            scaled_images, *image_extras = images
+            images, *image_extras = images
             texts, *text_extras = texts
-            tile_keys = keys(logits_of(scaled_images, texts, diagonal), image_extras, text_extras)
+            passed = tests(self.logits_of(images, texts, diagonal), image_extras, text_extras)
+            mask = self.are_negatives(image_extras, text_extras, diagonal)
+            if mask is not None:
+                passed = [each & mask for each in passed]
             if diagonal:
-                tile_keys = tf.linalg.set_diag(tile_keys, tf.fill(tile_keys.shape[:1], _LOWEST))
-            reached = [tf.math.count_nonzero(tile_keys >= candidates[c], 1, dtype=tf.int32) for c in range(_CANDIDATES)]
-            return [tf.cast(tf.stack(reached, 1), scaled_images.dtype)], []
+                passed = [tf.linalg.set_diag(each, tf.zeros(each.shape[:1], tf.bool)) for each in passed]
+            counts = [tf.math.count_nonzero(each, 1, dtype=tf.int32) for each in passed]
+            return [tf.cast(tf.stack(counts, 1), images.dtype)], []
 
-        return tile
-
-    def count(candidates):
-        (counts,), _ = ring_pass(
-            ring,
-            [scaled_images, *extras],
-            [texts, *extras],
-            [Total((_CANDIDATES,))],
-            [],
-            count_tile(candidates),
-            tile_size,
-        )
+        images, texts = [self.images, *self.extras], [self.texts, *self.extras]
+        (counts,), _ = visit_all_pairs(self.ring, images, texts, [Total((size,))], [], tile, self.tile_size)
         counts = tf.reduce_sum(tf.cast(counts, tf.int64), 0)
         parts = tf.stack([counts // _PART**i % _PART for i in range(_PARTS)])
-        (parts,) = ring.sum([tf.cast(parts, tf.float32)])
+        (parts,) = self.ring.sum([tf.cast(parts, tf.float32)])
         return tf.add_n([tf.cast(parts[i], tf.int64) * _PART**i for i in range(_PARTS)])
 
-    kept = tf.constant(round(negatives.ratio * n), tf.int64)
-    threshold, above, reaching = _kth_largest(count, kept, pairs=n * (n - 1))
-    share = tf.cast(kept - above, scaled_images.dtype) / tf.cast(reaching - above, scaled_images.dtype)
+    def last_kept(self, keys_of, kept):
+        """The key of the last negative that is kept, how many have a larger one, and how many reach it."""
 
-    def weights(logits, image_extras, text_extras):
-        tile_keys = keys(logits, image_extras, text_extras)
-        one, nothing = tf.ones((), logits.dtype), tf.zeros((), logits.dtype)
-        return tf.where(tile_keys > threshold, one, tf.where(tile_keys == threshold, share, nothing))
+        def reaching(candidates):
+            def tests(logits, image_extras, text_extras):
+                keys = keys_of(logits, image_extras, text_extras)
+                return [keys >= candidates[c] for c in range(_CANDIDATES)]
 
-    return extras, extras, weights
+            return self.count(tests, _CANDIDATES)
+
+        n = self.images.shape[0] * self.ring.size
+        return _kth_largest(reaching, kept, pairs=n * (n - 1))
 
 
-def _kth_largest(count, k, pairs):
-    """The k-th largest key, how many keys are above it, and how many reach it; eight rounds of `count`."""
+def _share(kept, above, reaching, dtype):
+    """The weight of each pair at the threshold; within [0, 1] also where rounding moved a pair across it."""
+    share = tf.math.divide_no_nan(tf.cast(kept - above, dtype), tf.cast(reaching - above, dtype))
+    return tf.clip_by_value(share, 0, 1)
+
+
+def _kth_largest(reaching_of, k, pairs):
+    """The k-th largest key, how many keys are above it, and how many reach it; eight rounds of `reaching_of`."""
     threshold = tf.constant(_LOWEST, tf.int32)
     above, reaching = tf.zeros((), tf.int64), tf.constant(pairs, tf.int64)
     for shift in range(32 - _BITS, -1, -_BITS):
         candidates = threshold + tf.range(1, _CANDIDATES + 1) * tf.constant(1 << shift, tf.int32)
         # counts[0] reaches the threshold itself; the last entry reaches the one after the last candidate.
-        counts = tf.concat([reaching[None], count(candidates), above[None]], 0)
+        counts = tf.concat([reaching[None], reaching_of(candidates), above[None]], 0)
         chosen = tf.reduce_sum(tf.cast(counts[1:-1] >= k, tf.int32))
         threshold += chosen * tf.constant(1 << shift, tf.int32)
         reaching, above = counts[chosen], counts[chosen + 1]
@@ -142,4 +219,13 @@ def _kth_largest(count, k, pairs):
 def _ordered(values):
     """float -> int32 with the same order: negative floats have their bits below the sign flipped."""
     bits = tf.bitcast(tf.cast(values, tf.float32), tf.int32)
+    return _flipped(bits)
+
+
+def _value_of(key):
+    """The float of a key of `_ordered`; minus infinity where fewer negatives exist than are to be kept."""
+    return tf.where(key == _LOWEST, -tf.constant(float("inf")), tf.bitcast(_flipped(key), tf.float32))
+
+
+def _flipped(bits):
     return tf.bitwise.bitwise_xor(bits, tf.bitwise.bitwise_and(tf.bitwise.right_shift(bits, 31), 0x7FFFFFFF))

@@ -1,23 +1,32 @@
-"""The sigmoid loss (Algorithm 1) with gradients in closed form: one pass, nothing kept for the backward pass.
+"""The sigmoid loss (Algorithm 1) with gradients in closed form: one pass round the ring, nothing kept for a second.
 
 With z = 1 for a positive pair and -1 for a negative one, logit = t * x.y + b and n the global batch,
 
     loss = sum softplus(-z * logit) / n,    d loss / d logit = -z * sigmoid(-z * logit) / n.
 
-The positives are n dot products, done apart: beside their large terms float32 loses the many small negatives. The
-negatives are visited by tiles. The gradient of log t needs no pass of its own: it is sum_i x_i . d loss / d x_i.
+The n images with their own texts are dot products, computed apart: beside their large terms float32 loses the many
+small negatives. All other pairs are visited by tiles. The gradient of log t needs no pass of its own: it is
+sum_i x_i . d loss / d x_i.
+
+Pairs that belong together although they are not one example (`pair_labels`) are positives with z = 1, or are left out
+of the sum. Either way the sum is divided by n, as in Algorithm 1, and not by the number of positives.
 """
 
 import tensorflow as tf
 
 from siglip_tf.distribution import Ring, current_ring
-from siglip_tf.losses.inputs import as_embeddings, as_scalar, check_tile_size
-from siglip_tf.losses.logits import negative_logits
+from siglip_tf.losses.all_pairs import Total, automatic_tile_size, visit_all_pairs
+from siglip_tf.losses.interface import (
+    LossResult,
+    as_embeddings,
+    as_scalar,
+    check_precision,
+    check_tile_size,
+    differentiable_loss,
+)
 from siglip_tf.losses.negatives import Negatives, weigh
-from siglip_tf.losses.result import LossResult, differentiable
-from siglip_tf.losses.ring_pass import ring_pass
-from siglip_tf.losses.summation import total
-from siglip_tf.losses.tiling import Total, automatic_tile_size
+from siglip_tf.losses.numerics import matmul, tile_logits, total
+from siglip_tf.losses.pair_labels import PAIR_SUMS, PairLabels, pair_labels, pair_sums
 
 
 def sigmoid_loss(
@@ -26,36 +35,50 @@ def sigmoid_loss(
     log_temperature: tf.Tensor,
     bias: tf.Tensor,
     tile_size: int | None = None,
+    *,
+    group: tf.Tensor | None = None,
+    same_group: str = "positive",
+    token_ids: tf.Tensor | None = None,
+    equal_captions: str = "ignore",
+    precision: str = "float32",
 ) -> tf.Tensor:
     """The sigmoid loss of a batch of pairs, and of the global batch inside `strategy.run`.
 
     Args:
-        image_embeddings: (batch, dim) l2-normalised, as `SigLIP.encode_image` returns them.
-        text_embeddings: (batch, dim) l2-normalised; row i is the text of image i.
+        image_embeddings: (batch, dim) l2-normalized, as `SigLIP.encode_image` returns them.
+        text_embeddings: (batch, dim) l2-normalized; row i is the text of image i.
         log_temperature: scalar t'; logits are exp(t') * x.y + b.
         bias: scalar b.
         tile_size: rows and columns of the largest matrix of logits that ever exists; None chooses.
+        group: integers (batch,) from 0 on; what pairs of equal numbers are is said by `same_group`.
+        same_group: "positive", "ignore" (left out of the sum) or "negative".
+        token_ids: integers (batch, length) of the texts; what pairs of equal rows are is said by `equal_captions`.
+        equal_captions: "ignore", "positive" or "negative". Where it disagrees with `same_group`, the pair is a
+            positive.
+        precision: of the matrix products, "float32" or "bfloat16" (inputs rounded to bfloat16, sums in float32); see
+            `siglip_tf.losses.numerics.matmul`.
 
     Returns:
         Scalar: -sum_ij log_sigmoid(z_ij * logit_ij) / n. On one of D replicas it is this replica's share: the shares,
         and likewise the gradients of weights behind them, add up to those of the global batch. Computed and returned
-        in float32 (float64 for float64 embeddings). Differentiable once in all four arguments.
+        in float32 (float64 for float64 embeddings). Differentiable once in the first four arguments.
 
     Raises:
-        ValueError: for a wrong rank, dtype, unequal or unknown batch sizes, or an unknown strategy.
+        ValueError: for a wrong rank, dtype, unequal or unknown batch sizes, an unknown option or strategy.
 
     Source: Algorithm 1 and section 3.3 of the paper.
     """
     check_tile_size(tile_size)
+    check_precision(precision)
     images, texts = as_embeddings(image_embeddings, text_embeddings)
-    log_temperature = as_scalar("log_temperature", log_temperature, images.dtype)
-    bias = as_scalar("bias", bias, images.dtype)
-    ring = current_ring()
+    labels = pair_labels(group, same_group, token_ids, equal_captions, images.shape[0])
+    scalars = [as_scalar("log_temperature", log_temperature, images.dtype), as_scalar("bias", bias, images.dtype)]
+    options = {"tile_size": tile_size, "precision": precision, "choices": labels.choices}
+    return differentiable_loss(_evaluate, current_ring(), [images, texts, *scalars], labels.keys, **options)
 
-    def evaluate(images, texts, log_temperature, bias):
-        return sigmoid_loss_and_gradients(ring, images, texts, log_temperature, bias, tile_size)
 
-    return differentiable(evaluate, ring)(images, texts, log_temperature, bias)
+def _evaluate(ring, inputs, keys, choices, **options):
+    return sigmoid_loss_and_gradients(ring, *inputs, labels=PairLabels(tuple(keys), choices), **options)
 
 
 def sigmoid_loss_and_gradients(
@@ -69,12 +92,14 @@ def sigmoid_loss_and_gradients(
     seed: tf.Tensor | int = 0,
     frozen_images: bool = False,
     gradients: bool = True,
+    labels: PairLabels | None = None,
+    precision: str = "float32",
 ) -> LossResult:
     """Loss and all gradients in one pass round the ring.
 
     Args:
         ring: the replicas.
-        images: (b, d) l2-normalised embeddings of this replica, float32 or float64.
+        images: (b, d) l2-normalized embeddings of this replica, float32 or float64.
         texts: (b, d), likewise.
         log_temperature: scalar.
         bias: scalar.
@@ -83,6 +108,8 @@ def sigmoid_loss_and_gradients(
         seed: int32 scalar for randomly chosen negatives.
         frozen_images: True leaves out the gradient of the images, a third of the matmuls (SigLiT).
         gradients: False computes the loss alone, at a third of the cost.
+        labels: pairs that are no negatives; None where each image has its own text alone.
+        precision: of the matrix products.
 
     Returns:
         This replica's part; see `LossResult`.
@@ -90,59 +117,78 @@ def sigmoid_loss_and_gradients(
     b, d = images.shape
     n = b * ring.size
     tile_size = tile_size or automatic_tile_size(b)
+    labels = labels or PairLabels()
     temperature = tf.exp(log_temperature)
     scaled_images = temperature * images
 
     def logits_of(scaled_images, texts, diagonal):
-        return negative_logits(scaled_images, texts, diagonal, bias)
+        return tile_logits(scaled_images, texts, diagonal, bias, precision)
 
-    extra_images, extra_texts, weights_of = weigh(
-        negatives, ring, scaled_images, texts, logits_of, tile_size=tile_size, seed=seed
+    extras, weights_of = weigh(
+        negatives,
+        ring,
+        scaled_images,
+        texts,
+        logits_of,
+        labels,
+        largest=temperature + tf.abs(bias),
+        tile_size=tile_size,
+        seed=seed,
     )
 
     def tile(images, texts, diagonal):
-        scaled_images, *extra_images = images
-        texts, *extra_texts = texts
+        scaled_images, *image_extras = images
+        texts, *text_extras = texts
         logits = logits_of(scaled_images, texts, diagonal)
-        losses = tf.nn.softplus(logits)
-        weights = weights_of(logits, extra_images, extra_texts)
+        losses, slopes = tf.nn.softplus(logits), tf.sigmoid(logits)
+        weights = weights_of(logits, image_extras, text_extras, diagonal)
         if weights is not None:
-            losses *= weights
+            losses, slopes = weights * losses, weights * slopes
+        row_sums = [tf.reduce_sum(losses, 1), tf.reduce_sum(slopes, 1)]
+        if labels:
+            positive, ignored = labels.of_tile(image_extras, text_extras, diagonal)
+            zero = tf.zeros((), logits.dtype)
+            positive_losses = tf.where(positive, tf.nn.softplus(-logits), zero)
+            positive_slopes = tf.where(positive, tf.sigmoid(-logits), zero)
+            row_sums += [tf.reduce_sum(positive_losses, 1), tf.reduce_sum(positive_slopes, 1)]
+            row_sums += pair_sums(positive, ignored, logits)
+            slopes -= positive_slopes
         if not gradients:
-            return [tf.reduce_sum(losses, 1)], []
-        slopes = tf.sigmoid(logits)
-        if weights is not None:
-            slopes *= weights
-        to_images = [tf.reduce_sum(losses, 1), tf.reduce_sum(slopes, 1)]
-        if not frozen_images:
-            to_images.append(tf.matmul(slopes, texts))
-        return to_images, [tf.matmul(slopes, scaled_images, transpose_a=True)]
+            return row_sums, []
+        to_images = [] if frozen_images else [matmul(slopes, texts, precision)]
+        return row_sums + to_images, [matmul(slopes, scaled_images, precision, transpose_a=True)]
 
-    image_sums, text_sums = ring_pass(
+    row_totals = [Total()] * (4 + len(PAIR_SUMS) if labels else 2)
+    image_sums, text_sums = visit_all_pairs(
         ring,
-        [scaled_images, *extra_images],
-        [texts, *extra_texts],
-        ([Total(), Total()] + [Total((d,))] * (not frozen_images)) if gradients else [Total()],
-        [Total((d,))] if gradients else [],
+        [scaled_images, *extras],
+        [texts, *extras],
+        row_totals + [Total((d,))] * (gradients and not frozen_images),
+        [Total((d,))] * gradients,
         tile,
         tile_size,
     )
-    positive_logits = tf.reduce_sum(scaled_images * texts, 1) + bias
-    loss = (total(tf.nn.softplus(-positive_logits)) + total(image_sums[0])) / n
+    row_sums = [total(values) for values in image_sums[: len(row_totals)]]
+    negative_loss, negative_slope, *of_labels = row_sums
+    positive_loss, positive_slope, *of_pairs = of_labels or (0.0, 0.0)
+    own_logits = tf.reduce_sum(scaled_images * texts, 1) + bias
+    loss = (total(tf.nn.softplus(-own_logits)) + positive_loss + negative_loss) / n
+    pairs = dict(zip(PAIR_SUMS, of_pairs, strict=True)) if labels else None
     if not gradients:
-        return LossResult(loss, positive_logits)
+        return LossResult(loss, own_logits, pair_sums=pairs)
 
-    positive_slopes = tf.sigmoid(-positive_logits)
-    text_gradient = (text_sums[0] - positive_slopes[:, None] * scaled_images) / n
+    own_slopes = tf.sigmoid(-own_logits)
+    text_gradient = (text_sums[0] - own_slopes[:, None] * scaled_images) / n
     image_gradient = None
     if not frozen_images:
-        image_gradient = (temperature / n) * (image_sums[2] - positive_slopes[:, None] * texts)
+        image_gradient = (temperature / n) * (image_sums[-1] - own_slopes[:, None] * texts)
     return LossResult(
         loss,
-        positive_logits,
+        own_logits,
         image_gradient,
         text_gradient,
         # The logits are bilinear, so either side gives the gradient of log t.
         total(tf.reduce_sum(texts * text_gradient if frozen_images else images * image_gradient, 1)),
-        (total(image_sums[1]) - total(positive_slopes)) / n,
+        (negative_slope - positive_slope - total(own_slopes)) / n,
+        pairs,
     )

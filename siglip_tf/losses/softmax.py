@@ -1,18 +1,28 @@
-"""The softmax baseline (section 3.1), both directions normalised, tiled and round the same ring.
+"""The softmax baseline (section 3.1), tiled and round the ring as the sigmoid loss is, with gradients in closed form.
 
-Two passes, since a softmax needs its normaliser first: the first gathers log-sum-exp of every row and column online,
-the second the gradients. The sigmoid loss needs one: that is the paper's point, measured against this.
+    loss = mean over pairs of (log-sum-exp of the row + log-sum-exp of the column) / 2 - logit of the pair.
+
+Softmax needs two passes: the first gathers the log-sum-exp of every row and column online, the second the gradients.
+The sigmoid loss needs one. That is the paper's point, and it is measured against this.
+
+Where other pairs are positives too (`pair_labels`), the logit of the pair becomes the mean over all positives of the
+row, and of the column: the target is uniform over them. Pairs that are left out count in no log-sum-exp.
 """
 
 import tensorflow as tf
 
 from siglip_tf.distribution import Ring, current_ring
-from siglip_tf.losses.inputs import as_embeddings, as_scalar, check_tile_size
-from siglip_tf.losses.logits import NOT_A_NEGATIVE, negative_logits
-from siglip_tf.losses.result import LossResult, differentiable
-from siglip_tf.losses.ring_pass import ring_pass
-from siglip_tf.losses.summation import total
-from siglip_tf.losses.tiling import Total, automatic_tile_size
+from siglip_tf.losses.all_pairs import Total, automatic_tile_size, visit_all_pairs
+from siglip_tf.losses.interface import (
+    LossResult,
+    as_embeddings,
+    as_scalar,
+    check_precision,
+    check_tile_size,
+    differentiable_loss,
+)
+from siglip_tf.losses.numerics import NOT_A_NEGATIVE, matmul, tile_logits, total
+from siglip_tf.losses.pair_labels import PAIR_SUMS, PairLabels, pair_labels, pair_sums
 
 
 def softmax_loss(
@@ -20,14 +30,21 @@ def softmax_loss(
     text_embeddings: tf.Tensor,
     log_temperature: tf.Tensor,
     tile_size: int | None = None,
+    *,
+    group: tf.Tensor | None = None,
+    same_group: str = "positive",
+    token_ids: tf.Tensor | None = None,
+    equal_captions: str = "ignore",
+    precision: str = "float32",
 ) -> tf.Tensor:
     """The softmax contrastive loss, mean of both directions, of a batch or of the global batch inside `strategy.run`.
 
     Args:
-        image_embeddings: (batch, dim) l2-normalised, as `SigLIP.encode_image` returns them.
-        text_embeddings: (batch, dim) l2-normalised; row i is the text of image i.
+        image_embeddings: (batch, dim) l2-normalized, as `SigLIP.encode_image` returns them.
+        text_embeddings: (batch, dim) l2-normalized; row i is the text of image i.
         log_temperature: scalar t'; logits are exp(t') * x.y.
         tile_size: rows and columns of the largest matrix of logits that ever exists; None chooses.
+        group, same_group, token_ids, equal_captions, precision: as in `sigmoid_loss`.
 
     Returns:
         Scalar in float32 (float64 for float64 embeddings); on one of D replicas this replica's share.
@@ -38,14 +55,16 @@ def softmax_loss(
     Source: the equation of section 3.1 of the paper.
     """
     check_tile_size(tile_size)
+    check_precision(precision)
     images, texts = as_embeddings(image_embeddings, text_embeddings)
+    labels = pair_labels(group, same_group, token_ids, equal_captions, images.shape[0])
     log_temperature = as_scalar("log_temperature", log_temperature, images.dtype)
-    ring = current_ring()
+    options = {"tile_size": tile_size, "precision": precision, "choices": labels.choices}
+    return differentiable_loss(_evaluate, current_ring(), [images, texts, log_temperature], labels.keys, **options)
 
-    def evaluate(images, texts, log_temperature):
-        return softmax_loss_and_gradients(ring, images, texts, log_temperature, tile_size)
 
-    return differentiable(evaluate, ring)(images, texts, log_temperature)
+def _evaluate(ring, inputs, keys, choices, **options):
+    return softmax_loss_and_gradients(ring, *inputs, labels=PairLabels(tuple(keys), choices), **options)
 
 
 def softmax_loss_and_gradients(
@@ -56,57 +75,93 @@ def softmax_loss_and_gradients(
     tile_size: int | None = None,
     frozen_images: bool = False,
     gradients: bool = True,
+    labels: PairLabels | None = None,
+    precision: str = "float32",
 ) -> LossResult:
     """Loss and gradients in two passes round the ring; arguments and result as `sigmoid_loss_and_gradients`."""
     b, d = images.shape
     n = b * ring.size
     tile_size = tile_size or automatic_tile_size(b)
+    labels = labels or PairLabels()
     temperature = tf.exp(log_temperature)
     scaled_images = temperature * images
-    normaliser = Total((), NOT_A_NEGATIVE, _log_add)
+    normalizer = Total((), NOT_A_NEGATIVE, _log_add)
 
-    def normalise_tile(images, texts, diagonal):
-        logits = negative_logits(*images, *texts, diagonal, None)
-        return [tf.reduce_logsumexp(logits, 1)], [tf.reduce_logsumexp(logits, 0)]
+    def logits_of(scaled_images, texts, diagonal, image_keys, text_keys):
+        """Logits with `NOT_A_NEGATIVE` where a pair is left out, and both masks of the labels."""
+        logits = tile_logits(scaled_images, texts, diagonal, None, precision)
+        if not labels:
+            return logits, logits, None, None
+        positive, ignored = labels.of_tile(image_keys, text_keys, diagonal)
+        kept = tf.where(ignored, tf.cast(NOT_A_NEGATIVE, logits.dtype), logits)
+        return kept, logits, positive, ignored
 
-    (row_negatives,), (column_negatives,) = ring_pass(
-        ring, [scaled_images], [texts], [normaliser], [normaliser], normalise_tile, tile_size
+    def normalizer_tile(images, texts, diagonal):
+        scaled_images, *image_keys = images
+        texts, *text_keys = texts
+        kept, logits, positive, ignored = logits_of(scaled_images, texts, diagonal, image_keys, text_keys)
+        to_images, to_texts = [tf.reduce_logsumexp(kept, 1)], [tf.reduce_logsumexp(kept, 0)]
+        if labels:
+            to_images += pair_sums(positive, ignored, logits)
+            to_texts += [tf.reduce_sum(tf.where(positive, logits, tf.zeros((), logits.dtype)), 0)]
+        return to_images, to_texts
+
+    (row_others, *of_images), (column_others, *of_texts) = visit_all_pairs(
+        ring,
+        [scaled_images, *labels.keys],
+        [texts, *labels.keys],
+        [normalizer] + [Total()] * (len(PAIR_SUMS) if labels else 0),
+        [normalizer] + [Total()] * bool(labels),
+        normalizer_tile,
+        tile_size,
     )
-    # log-sum-exp of a row less its positive, without the cancellation: log(1 + exp(negatives - positive)).
-    positive_logits = tf.reduce_sum(scaled_images * texts, 1)
-    row_margins, column_margins = row_negatives - positive_logits, column_negatives - positive_logits
-    loss = total(0.5 * (tf.nn.softplus(row_margins) + tf.nn.softplus(column_margins))) / n
+    own_logits = tf.reduce_sum(scaled_images * texts, 1)
+    # log-sum-exp of a row less its own logit, without the cancellation: log(1 + exp(others - own)).
+    row_margins, column_margins = row_others - own_logits, column_others - own_logits
+    losses = 0.5 * (tf.nn.softplus(row_margins) + tf.nn.softplus(column_margins))
+    positives, pairs = tf.ones_like(own_logits), None
+    if labels:
+        # To be of one group is symmetric: image i has as many positives as text i.
+        positives += of_images[0]
+        losses += own_logits - (own_logits + 0.5 * (of_images[1] + of_texts[0])) / positives
+        pairs = {name: total(values) for name, values in zip(PAIR_SUMS, of_images, strict=True)}
+    loss = total(losses) / n
     if not gradients:
-        return LossResult(loss, positive_logits)
+        return LossResult(loss, own_logits, pair_sums=pairs)
 
     def gradient_tile(images, texts, diagonal):
-        scaled_images, row_normalisers = images
-        texts, column_normalisers = texts
-        logits = negative_logits(scaled_images, texts, diagonal, None)
-        slopes = 0.5 * (tf.exp(logits - row_normalisers[:, None]) + tf.exp(logits - column_normalisers[None, :]))
-        to_images = [] if frozen_images else [tf.matmul(slopes, texts)]
-        return to_images, [tf.matmul(slopes, scaled_images, transpose_a=True)]
+        scaled_images, row_normalizers, of_images, *image_keys = images
+        texts, column_normalizers, of_texts, *text_keys = texts
+        kept, _, positive, _ = logits_of(scaled_images, texts, diagonal, image_keys, text_keys)
+        slopes = 0.5 * (tf.exp(kept - row_normalizers[:, None]) + tf.exp(kept - column_normalizers[None, :]))
+        if labels:
+            targets = 0.5 * (1 / of_images[:, None] + 1 / of_texts[None, :])
+            slopes -= tf.where(positive, targets, tf.zeros((), targets.dtype))
+        to_images = [] if frozen_images else [matmul(slopes, texts, precision)]
+        return to_images, [matmul(slopes, scaled_images, precision, transpose_a=True)]
 
-    image_sums, (text_sums,) = ring_pass(
+    image_sums, (text_sums,) = visit_all_pairs(
         ring,
-        [scaled_images, _log_add(row_negatives, positive_logits)],
-        [texts, _log_add(column_negatives, positive_logits)],
+        [scaled_images, _log_add(row_others, own_logits), positives, *labels.keys],
+        [texts, _log_add(column_others, own_logits), positives, *labels.keys],
         [Total((d,))] * (not frozen_images),
         [Total((d,))],
         gradient_tile,
         tile_size,
     )
-    positive_slopes = 0.5 * (tf.sigmoid(row_margins) + tf.sigmoid(column_margins))[:, None]
-    text_gradient = (text_sums - positive_slopes * scaled_images) / n
+    # 1 / positives less the pair's own share of its row and of its column.
+    own_slopes = (0.5 * (tf.sigmoid(row_margins) + tf.sigmoid(column_margins)) - (1 - 1 / positives))[:, None]
+    text_gradient = (text_sums - own_slopes * scaled_images) / n
     image_gradient = None
     if not frozen_images:
-        image_gradient = (temperature / n) * (image_sums[0] - positive_slopes * texts)
+        image_gradient = (temperature / n) * (image_sums[0] - own_slopes * texts)
     return LossResult(
         loss,
-        positive_logits,
+        own_logits,
         image_gradient,
         text_gradient,
         total(tf.reduce_sum(texts * text_gradient if frozen_images else images * image_gradient, 1)),
+        pair_sums=pairs,
     )
 
 

@@ -9,10 +9,9 @@ import tensorflow as tf
 
 from siglip_tf import losses
 from siglip_tf.distribution import current_ring
-from siglip_tf.losses.ring_pass import ring_pass
-from siglip_tf.losses.tiling import Total
+from siglip_tf.losses.all_pairs import Total, visit_all_pairs
 from tests.distribution import settings
-from tests.losses import dense
+from tests.losses import dense, test_pair_labels
 from tests.models import small
 from tests.replicas import mirrored
 
@@ -57,6 +56,40 @@ def test_loss_and_gradients_equal_dense_float64(rng, replicas, loss):
         assert dense.relative_error(got, right) < 1e-6
 
 
+@pytest.mark.parametrize(
+    ("replicas", "loss", "seed"),
+    [(3, "sigmoid", 0), (2, "softmax", 1)]
+    + [
+        pytest.param(replicas, loss, seed, marks=pytest.mark.slow)
+        for replicas in (1, 2, 3, 5)
+        for loss in ("sigmoid", "softmax")
+        for seed in range(3)
+    ],
+)
+def test_groups_that_cross_replicas_equal_dense_float64(rng, replicas, loss, seed):
+    x, y = dense.pairs(rng, 30, alike=0.4)
+    random = np.random.default_rng(seed)
+    group, ids = random.integers(0, 9, 30), random.integers(0, 3, (30, 2)).astype(np.int32)
+    same_group, equal_captions = (("positive", "ignore"), ("ignore", "positive"), ("ignore", "ignore"))[seed]
+    strategy = mirrored(replicas)
+    scalars = (T, B) if loss == "sigmoid" else (T,)
+
+    def step(x, y, group, ids):
+        inputs = [x, y, *(tf.constant(s) for s in scalars)]
+        options = {"group": group, "same_group": same_group, "token_ids": ids, "equal_captions": equal_captions}
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            value = getattr(losses, f"{loss}_loss")(*inputs, tile_size=4, **options)
+        return [value, *tape.gradient(value, inputs)]
+
+    run = tf.function(lambda *parts: strategy.run(step, parts), autograph=False)
+    value, dx, dy, *shares = [joined(strategy, v) for v in run(*per_replica(strategy, x, y, group, ids))]
+    masks = test_pair_labels.masks(group, same_group, [tuple(row) for row in ids], equal_captions)
+    expected = test_pair_labels.autodiff(loss, x, y, *masks, T, B)
+    for got, right in zip([value.sum(), dx, dy, *(share.sum() for share in shares)], expected, strict=True):
+        assert dense.relative_error(got, right) < 1e-6
+
+
 @pytest.mark.parametrize(("replicas", "tile_size"), [(1, 4), (2, 3), (4, 5), (8, 1)])
 def test_each_pair_is_visited_exactly_once(replicas, tile_size):
     n = 8 * 5
@@ -73,7 +106,7 @@ def test_each_pair_is_visited_exactly_once(replicas, tile_size):
 
         total = [Total((n,))]
         floats = tf.zeros(ids.shape)  # totals take the dtype of the first
-        (by_images,), (by_texts,) = ring_pass(current_ring(), [floats, ids], [ids], total, total, tile, tile_size)
+        (by_images,), (by_texts,) = visit_all_pairs(current_ring(), [floats, ids], [ids], total, total, tile, tile_size)
         return by_images, by_texts
 
     run = tf.function(lambda ids: strategy.run(count, (ids,)), autograph=False)

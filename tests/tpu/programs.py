@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from siglip_tf import tpu
 from siglip_tf.distribution import current_ring
-from siglip_tf.losses import Negatives, sigmoid_loss_and_gradients, softmax_loss_and_gradients
+from siglip_tf.losses import Negatives, pair_labels, sigmoid_loss_and_gradients, softmax_loss_and_gradients
 from tests.models import small
 
 # Tests of the compiler do not pass by where it is missing: they say how to get it.
@@ -47,18 +47,28 @@ def variables_of(model) -> dict[str, np.ndarray]:
 T, B = np.float32(np.log(10)), np.float32(-10)
 
 
-def loss_program(replicas, b, d, loss="sigmoid", tile_size=3, **negatives) -> tpu.ReplicaProgram:
-    """The loss of b pairs a replica and its gradients, as a step of their own."""
+def loss_program(replicas, b, d, loss="sigmoid", tile_size=3, rules=None, **negatives) -> tpu.ReplicaProgram:
+    """The loss of b pairs a replica and its gradients, as a step of their own.
+
+    `rules` are the choices for pairs of one group and of equal captions; the batch then holds "group" and "ids".
+    """
 
     def step(batch):
         ring, x, y = current_ring(), batch["x"], batch["y"]
+        labels = None
+        if rules:
+            labels = pair_labels(batch["group"], rules[0], batch["ids"], rules[1], b)
+        common = {"tile_size": tile_size, "labels": labels}
         if loss == "softmax":
-            result = softmax_loss_and_gradients(ring, x, y, tf.constant(T), tile_size=tile_size)
+            result = softmax_loss_and_gradients(ring, x, y, tf.constant(T), **common)
         else:
             chosen = Negatives(**negatives) if negatives else None
             t, bias, seed = tf.constant(T), tf.constant(B), tf.constant(7)
-            result = sigmoid_loss_and_gradients(ring, x, y, t, bias, tile_size=tile_size, negatives=chosen, seed=seed)
+            result = sigmoid_loss_and_gradients(ring, x, y, t, bias, negatives=chosen, seed=seed, **common)
         return [result.loss, *result.gradients()]
 
     spec = tf.TensorSpec((b, d))
-    return tpu.trace_step(step, {"x": spec, "y": spec}, tpu.made_up_tpu_strategy(replicas), [])
+    data = {"x": spec, "y": spec}
+    if rules:
+        data |= {"group": tf.TensorSpec((b,), tf.int64), "ids": tf.TensorSpec((b, 2), tf.int32)}
+    return tpu.trace_step(step, data, tpu.made_up_tpu_strategy(replicas), [])

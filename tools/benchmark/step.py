@@ -1,9 +1,10 @@
 """A whole training step on CPU in float32: images a second beside the towers' bare matmuls and rivals.
 
 python -m tools.benchmark step [--size B] [--patch 16] [--batch 16] [--text-length 64] [--rounds 5]
-TF_ENABLE_ONEDNN_OPTS=1 python -m tools.benchmark step
+TF_ENABLE_ONEDNN_OPTS=0 python -m tools.benchmark step
 
-The second uses oneDNN's matmuls, as TensorFlow does by itself on newer processors; on one with AVX2 alone it is faster.
+oneDNN's matmuls are on where they are faster (`siglip_tf.processor`), for every candidate on TensorFlow: each is run at
+its own best setting. The second command leaves them off.
 
 All candidates take steps in turn in one process, round after round, so that what else the machine does hits all of
 them. The bound is every matmul of both towers' blocks, forward and twice more for the gradients, with nothing between
@@ -24,6 +25,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from siglip_tf import processor
 from siglip_tf.models.variants import VARIANTS, TowerSize
 
 OURS = "siglip_tf"
@@ -259,6 +261,8 @@ def main(argv: list[str]) -> None:
     names = [name for name in wanted if all(importlib.util.find_spec(p) for p in _NEEDS.get(name, ()))]
     for name in [name for name in wanted if name not in names]:
         print(f"{name} is left out: not installed (see --help)")
+    if processor.notice():
+        print(processor.notice())
     side = options.image_size
     print(
         f"{options.size}/{options.patch}, images of {side} x {side}, batch {options.batch}, "

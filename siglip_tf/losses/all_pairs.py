@@ -1,7 +1,11 @@
-"""All pairs of one block of images with one block of texts, a tile at a time: O(b d + tile^2) memory, never b x b.
+"""Every image meets every text of the global batch once: round the ring of replicas, tile by tile (section 3.3).
 
-A block is b images beside b texts. It is cut into square tiles, with a smaller one at the end where the tile size does
-not divide b. What a tile adds to its images and to its texts is gathered in `Total`s; nothing else outlives a tile.
+Round the ring: texts travel, with what has been gathered for them; images stay. While the pairs of one chunk are
+computed, the next chunk is on its way. After D hops the texts' totals are home.
+
+Tile by tile: b images beside b texts are cut into square tiles, with a smaller tile at the end where the tile size does
+not divide b. What a tile adds to its images and to its texts is gathered in `Total`s; nothing else outlives a tile. So
+memory is O(b d + tile^2), and no tensor of the global batch or of b x b exists anywhere.
 """
 
 import dataclasses
@@ -9,7 +13,10 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from siglip_tf.distribution import Ring
+
 # (image tensors (i, ...), text tensors (j, ...), diagonal) -> (what each total of the images gains, of the texts).
+# `diagonal` says that row k and column k are an image and its own text.
 TileFunction = Callable[[list[tf.Tensor], list[tf.Tensor], bool], tuple[list[tf.Tensor], list[tf.Tensor]]]
 
 
@@ -33,11 +40,67 @@ class Total:
 
 
 def automatic_tile_size(examples: int, largest: int = 1024) -> int:
-    """The tile size for a block of `examples`: near `largest`, and as even as can be so that no thin tail remains."""
+    """The tile size for a replica's examples: near `largest`, and as even as can be, so that no thin tail remains."""
     return -(-examples // -(-examples // largest))
 
 
-def visit_block(
+def visit_all_pairs(
+    ring: Ring,
+    images: Sequence[tf.Tensor],
+    texts: Sequence[tf.Tensor],
+    image_totals: Sequence[Total],
+    text_totals: Sequence[Total],
+    tile_function: TileFunction,
+    tile_size: int,
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """One pass round the ring that visits every pair of the global batch exactly once.
+
+    Args:
+        ring: the replicas.
+        images: tensors (b, ...) of this replica's images; the first decides the dtype of the totals.
+        texts: tensors (b, ...) of this replica's texts.
+        image_totals: what the tile function gathers for each image.
+        text_totals: what it gathers for each text.
+        tile_function: the maths of one tile, see `TileFunction`.
+        tile_size: rows and columns of a tile; need not divide b.
+
+    Returns:
+        The totals of this replica's images and of its texts over the global batch, each (b, *total.shape).
+    """
+
+    def visit(texts, image_values, own):
+        starts = [(total, None) for total in text_totals]
+        ends = list(zip(image_totals, image_values, strict=True))
+        return _visit_block(images, texts, ends, starts, tile_function, tile_size, own)
+
+    def hop(texts, image_values, travelling):
+        next_texts = ring.shift(texts)
+        arriving = ring.shift(travelling)
+        image_values, gathered = visit(texts, image_values, own=False)
+        pairs = zip(text_totals, arriving, gathered, strict=True)
+        return next_texts, image_values, [total.combine(before, new) for total, before, new in pairs]
+
+    texts = list(texts)
+    next_texts = ring.shift(texts) if ring.size > 1 else texts
+    # A replica meets its own texts first: these are the positives, whatever the order of the ring.
+    image_values, travelling = visit(texts, [None] * len(image_totals), own=True)
+    if ring.size == 1:
+        return image_values, travelling
+    if ring.loops:
+        _, _, image_values, travelling = tf.while_loop(
+            lambda k, *_: k < ring.size,
+            lambda k, *state: (k + 1, *hop(*state)),
+            (tf.constant(1), next_texts, image_values, travelling),
+            parallel_iterations=1,
+            maximum_iterations=ring.size - 1,
+        )
+    else:
+        for _ in range(1, ring.size):
+            next_texts, image_values, travelling = hop(next_texts, image_values, travelling)
+    return image_values, ring.shift(travelling)
+
+
+def _visit_block(
     images: Sequence[tf.Tensor],
     texts: Sequence[tf.Tensor],
     image_totals: Sequence[tuple[Total, tf.Tensor | None]],
@@ -46,19 +109,19 @@ def visit_block(
     tile_size: int,
     own: bool,
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """Visits every pair of a block exactly once.
+    """Visits every pair of b images and b texts exactly once.
 
     Args:
         images: tensors (b, ...) that the tile function reads for its images.
         texts: tensors (b, ...) that it reads for its texts.
         image_totals: what is gathered for the images, each with its value so far (b, *shape), or None before any pair.
         text_totals: the same for the texts.
-        tile_function: the maths of one tile; `diagonal` says that pair (k, k) of the tile is a positive.
-        tile_size: rows and columns of a tile; need not divide b.
-        own: whether the texts are those of the images, so that the positives lie on the block's diagonal.
+        tile_function: the maths of one tile.
+        tile_size: rows and columns of a tile.
+        own: whether the texts are those of the images, so that positives lie on the diagonal.
 
     Returns:
-        The values of the totals with this block's pairs combined in.
+        The values of the totals with these pairs combined in.
     """
     examples = images[0].shape[0]
     cut = _Cut(examples, tile_size)
