@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from siglip_tf.data.images.header import image_size
+from siglip_tf.data.images.other_formats import described
 from siglip_tf.data.preprocessing import ImagePreprocessing
 from siglip_tf.data.sources.base import Source
 from siglip_tf.data.text.captions import encoding_fault, is_blank
@@ -73,7 +74,8 @@ def _wrong_image(data: bytes, image: ImagePreprocessing | None) -> tuple[Cause, 
             return Cause.TOO_MANY_PIXELS, f"the header announces {width} x {height} pixels"
         image.pixels(tf.constant(data))
     except tf.errors.InvalidArgumentError as error:
-        return Cause.UNDECODABLE_IMAGE, first_line(error)
+        said, listed, _ = first_line(error).partition("; it begins with the bytes:")
+        return Cause.UNDECODABLE_IMAGE, f"{said}; it is {described(data)}" if listed else said
     return None
 
 
