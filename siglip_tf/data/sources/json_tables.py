@@ -47,6 +47,8 @@ def _rows_of_object(content: Row, path: str) -> Iterator[Row]:
         yield from _coco(images, annotations, path)
     elif isinstance(images, list) and any(isinstance(image, dict) and "sentences" in image for image in images):
         yield from map(_karpathy, _objects(images, path))
+    elif any(isinstance(content.get(name), str) for name in IMAGES) and {*CAPTIONS} & content.keys():
+        yield content
     elif {*IMAGES} & content.keys() and all(isinstance(value, list | dict) for value in content.values()):
         yield from _columns(content, path)
     else:
@@ -55,7 +57,9 @@ def _rows_of_object(content: Row, path: str) -> Iterator[Row]:
             yield from _objects(lists[0], path)
         elif content and all(_is_caption(value) for value in content.values()):
             for image, value in content.items():
-                yield {**(value if isinstance(value, dict) else {"caption": value}), "image": image}
+                row = value if isinstance(value, dict) else {"caption": value}
+                # An object may name its image itself; its key is a number then.
+                yield row if {*IMAGES} & row.keys() else {**row, "image": image}
         else:
             raise _unknown(path)
 

@@ -60,6 +60,7 @@ def test_one_table_in_all_its_spellings(tmp_path):
         "list.json": json.dumps(ROWS),
         "dict.json": json.dumps({row["file_name"]: row["text"] for row in ROWS}),
         "kohya.json": json.dumps({row["file_name"]: {"caption": row["text"]} for row in ROWS}),
+        "keyed.json": json.dumps({str(i): row for i, row in enumerate(ROWS)}),
         "columns.json": json.dumps({key: [row[key] for row in ROWS] for key in ROWS[0]}),
         "pandas.json": json.dumps({key: {str(i): row[key] for i, row in enumerate(ROWS)} for key in ROWS[0]}),
         "wrapped.json": json.dumps({"version": 1, "data": ROWS}),
