@@ -1,0 +1,127 @@
+"""`export_litert`: both towers as signatures of one LiteRT (TensorFlow Lite) file, for phones and small devices.
+
+LiteRT has no kernels for JPEG decoding and SentencePiece. A client resizes images and tokenizes texts itself: the
+README beside the file says exactly how, and `tokenizer.model` is the checkpoint's own.
+
+The weights enter the converter as variables of a `tf.Module`. If the converter is given a Keras 3 model to track, it
+loses the model's variables without a word, and the interpreter answers with whatever lies in memory, often NaN.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from siglip_tf.data.preprocessing import Preprocessing
+from siglip_tf.export.litert_readme import litert_readme
+from siglip_tf.export.weights import StoredWeights
+from siglip_tf.storage import write_file
+
+PRECISIONS = ("float32", "float16", "int8_weights", "int8")
+FILE = "model.tflite"
+TOKENIZER_FILE = "tokenizer.model"
+
+
+@dataclass(frozen=True)
+class LiteRTExport:
+    """What was written: the folder, the precision, and the bytes of the model file."""
+
+    path: str
+    precision: str
+    model_bytes: int
+
+
+def export_litert(
+    model: keras.Model,
+    directory: str | os.PathLike,
+    *,
+    preprocessing: Preprocessing | None = None,
+    precision: str = "float32",
+    calibration_images: np.ndarray | None = None,
+    calibration_texts: Sequence[str] = (),
+) -> LiteRTExport:
+    """Writes `directory/model.tflite`, `tokenizer.model`, and `README.md`.
+
+    Signatures: `encode_image`, `images` float32 (batch, height, width, 3) in [-1, 1] -> `embedding` (batch, dim), and
+    `encode_text`, `token_ids` int32 (batch, length) -> `embedding` (batch, dim), both float32 and l2-normalized.
+
+    Args:
+        model: a `SigLIP` with an image tower.
+        directory: the folder to write, local or any that TensorFlow writes.
+        preprocessing: by default the model's own.
+        precision: "float32"; "float16" stores half-precision weights; "int8_weights" stores 8-bit weights and computes
+            in float32 ("dynamic range"); "int8" also computes matrix products in 8 bits, with ranges found on the
+            calibration data.
+        calibration_images: float32 (n, height, width, 3) in [-1, 1], some dozens; "int8" needs them.
+        calibration_texts: texts like those that will be asked; "int8" needs them.
+
+    Raises:
+        ValueError: no image tower or preprocessing, an unknown precision, or "int8" without calibration data.
+    """
+    preprocessing = preprocessing or model.preprocessing
+    if model.image is None:
+        raise ValueError("Expected a model with an image tower. Received: image=None.")
+    if preprocessing is None or preprocessing.image is None or preprocessing.text is None:
+        raise ValueError("Expected a model with preprocessing for images and texts. Set model.preprocessing.")
+    if precision not in PRECISIONS:
+        raise ValueError(f"Expected precision to be one of {', '.join(PRECISIONS)}. Received: {precision!r}.")
+    if precision == "int8" and (calibration_images is None or not len(calibration_texts)):
+        raise ValueError("Expected calibration images and texts with precision='int8'. Received: none.")
+
+    signatures = _signatures(model)
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(signatures.module, folder, signatures=signatures.functions)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(signatures.functions))
+        if precision != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if precision == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if precision == "int8":
+            ids = preprocessing.text(list(calibration_texts)).numpy()
+            converter.representative_dataset = _calibration(calibration_images, ids)
+        content = converter.convert()
+
+    directory = os.fspath(directory).rstrip("/")
+    write_file(f"{directory}/{TOKENIZER_FILE}", preprocessing.text.model_proto)
+    write_file(f"{directory}/README.md", litert_readme(model, preprocessing, precision, len(content)))
+    write_file(f"{directory}/{FILE}", content)  # last: a folder with this file is complete
+    return LiteRTExport(directory, precision, len(content))
+
+
+@dataclass(frozen=True)
+class _Signatures:
+    module: tf.Module
+    functions: dict[str, Callable]
+
+
+def _signatures(model: keras.Model) -> _Signatures:
+    """Both towers as functions of a module that holds the weights and knows nothing of Keras."""
+    module = tf.Module(name="siglip")
+    module.weights = weights = StoredWeights(model)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *model.image_size, 3], tf.float32, name="images")])
+    def encode_image(images):
+        with weights.scope(model, "image/"):
+            return {"embedding": model.encode_image(images)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, model.text_length], tf.int32, name="token_ids")])
+    def encode_text(token_ids):
+        with weights.scope(model, "text/"):
+            return {"embedding": model.encode_text(token_ids)}
+
+    functions = {"encode_image": encode_image, "encode_text": encode_text}
+    return _Signatures(module, {name: f.get_concrete_function() for name, f in functions.items()})
+
+
+def _calibration(images: np.ndarray, ids: np.ndarray) -> Callable:
+    def examples():
+        for image in images:
+            yield "encode_image", {"images": image[None].astype(np.float32)}
+        for row in ids:
+            yield "encode_text", {"token_ids": row[None].astype(np.int32)}
+
+    return examples
