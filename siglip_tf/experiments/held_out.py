@@ -25,6 +25,7 @@ from siglip_tf.synthetic.grammar import Wording
 
 # Read in Python for evaluation and for the report.
 MAX_EVALUATED = 2_000
+MAX_ON_THE_WAY = 500  # in each evaluation while training, which training waits for
 _TOKENIZER_EXAMPLES = 3_000
 _PROMPTS = 4
 _FALLBACK_PROMPTS = ("{}", "a photo of {}", "a picture of {}")
@@ -149,7 +150,7 @@ def own_data(spec: str, split: str | None = None) -> HeldOut:
     )
 
 
-def held_out_task(held_out: HeldOut, most: int = MAX_EVALUATED) -> Task:
+def held_out_task(held_out: HeldOut, most: int = MAX_ON_THE_WAY) -> Task:
     """The held-out part as a task of `siglip_tf.evaluation`: zero-shot where there are labels, else retrieval.
 
     It is called "held_out". Records that cannot be used are left out.
