@@ -41,7 +41,7 @@ def test_a_whole_run_reports_and_then_says_that_it_is_done(small, tmp_path, caps
     for text in ("Zero-shot accuracy over 100 classes", "Image to text R@5", "answered", "Next: ", "Report: "):
         assert text in shown
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "Where it errs" in page and "a picture of" in page and page.count("<svg") == 6
+    assert "Where it errs" in page and "a picture of" in page and page.count("<svg") == 9
     assert "What to try next" in page and "nearest neighbor on 16 x 16 pixels" in page
     assert (folder / "saved_model" / "1" / "saved_model.pb").exists()
     assert (folder / "checkpoint" / "config.json").exists()
@@ -59,11 +59,13 @@ def test_more_steps_go_on_from_the_last_one(small, tmp_path, capsys):
     assert quickstart.main([*arguments, "--steps", "3"]) == 0
     assert quickstart.main([*arguments, "--steps", "5"]) == 0
     assert "Resumed at step 3" in capsys.readouterr().out
-    assert [line["step"] for line in read_metrics(str(folder / "metrics.jsonl"))] == [1, 2, 3, 4, 5]
+    lines = read_metrics(str(folder / "metrics.jsonl"))
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5]
     figures = json.loads((folder / "figures.json").read_text())
     assert (figures["steps"], figures["pairs"]) == (5, 40) and figures["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_a_folder_of_pictures_is_trained_on_and_judged(small, tmp_path, capsys):
     rows = [
         {"image": f"{i}.png", "caption": f"a photo of the {kind}", "label": kind, "split": split}
