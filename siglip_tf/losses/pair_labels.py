@@ -117,7 +117,12 @@ def as_group(group, examples: int | None = None) -> tf.Tensor:
         if (value < 0).any():
             raise ValueError(f"Expected 'group' of numbers from 0 on. Received: {int(value[value < 0][0])}.")
         return group
-    check = tf.debugging.assert_non_negative(group, "Expected 'group' of numbers from 0 on. Received a negative one.")
+    # The op by itself: `tf.debugging` puts it into a branch, which a compiled step would have to run.
+    check = tf.raw_ops.Assert(
+        condition=tf.reduce_all(group >= 0),
+        data=["Expected 'group' of numbers from 0 on. Received:", group],
+        summarize=8,
+    )
     with tf.control_dependencies([check]):
         return tf.identity(group)
 

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from siglip_tf.data.preprocessing import ImagePreprocessing
+from siglip_tf.losses import as_group
 
 # Interpolation may overshoot 1 a little; pixels in 0 ... 255 overshoot by far.
 LARGEST_PIXEL = 2.0
@@ -123,7 +124,7 @@ def inputs_of(batch: Any) -> Mapping[str, Any]:
 
 
 def check_training_batch(batch: Any, examples: int | None = None) -> dict[str, tf.Tensor]:
-    """The parts of a batch: "text" with "image" or "image_embedding", of one static batch size.
+    """The parts of a batch: "text" with "image" or "image_embedding", and "group" if given, of one static batch size.
 
     Args:
         batch: what the data set yields.
@@ -138,6 +139,8 @@ def check_training_batch(batch: Any, examples: int | None = None) -> dict[str, t
     if missing:
         raise ValueError(f"Expected a batch with {image_key!r} and 'text'. Received: keys {sorted(batch)}.")
     parts = {key: tf.convert_to_tensor(batch[key]) for key in (image_key, "text")}
+    if "group" in batch:
+        parts["group"] = as_group(batch["group"])
     if examples is not None:
         parts = {
             key: tf.ensure_shape(part, (examples, *part.shape[1:])) if part.shape.rank and not part.shape[0] else part
@@ -151,7 +154,9 @@ def check_training_batch(batch: Any, examples: int | None = None) -> dict[str, t
             "drop_remainder=True; where batches are made elsewhere, set their static shape with tf.ensure_shape."
         )
     if len(set(sizes.values())) != 1:
-        raise ValueError(f"Expected as many images as texts. Received: batch sizes {sizes}.")
+        raise ValueError(
+            f"Expected as many images as texts, and groups where there are. Received: batch sizes {sizes}."
+        )
     return parts
 
 

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from siglip_tf.losses import as_group
 from siglip_tf.models import batch as batches
 
 _DEFAULT_BATCH = 32  # Keras' own
@@ -72,11 +73,13 @@ def values_named() -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        found = re.search(rf"{_MARK} (pixel|id) (\d+)\] \[(\S+?)\]", str(error))
+        found = re.search(rf"{_MARK} (pixel|id|group) (\d+)\] \[(\S+?)\]", str(error))
         if found is None:
             raise
         kind, vocab_size, value = found.groups()
-        if kind == "pixel":
+        if kind == "group":
+            as_group([int(value)])
+        elif kind == "pixel":
             batches.check_pixel(float(value))
         else:
             batches.check_id(int(value), int(vocab_size))
@@ -179,6 +182,10 @@ def _looked_at(dataset, vocab_size):
                 value = batches.farthest_id(text, vocab_size)
                 mark = tf.constant(f"{_MARK} id {vocab_size}")
                 checks.append(tf.debugging.Assert((value >= 0) & (value < vocab_size), [mark, value]))
+            group = batch.get("group")
+            if isinstance(group, tf.Tensor) and group.dtype.is_integer:
+                value = tf.reduce_min(tf.cast(group, tf.int64))
+                checks.append(tf.debugging.Assert(value >= 0, [tf.constant(f"{_MARK} group 0"), value]))
         with tf.control_dependencies([check for check in checks if check is not None]):
             return tf.constant(False)
 

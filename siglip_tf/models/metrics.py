@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from siglip_tf.distribution import Ring
-from siglip_tf.losses.result import LossResult
+from siglip_tf.losses import LossResult
 
 _LARGEST_NUMBER_OF_METRICS = 32
 
@@ -61,21 +61,39 @@ def loss_metrics(
         bias: b, scalar, or None for a loss without bias.
 
     Returns:
-        Scalars, equal on every replica.
+        Scalars, equal on every replica. Where pairs have labels (groups, equal captions), also how many pairs of the
+        global batch, beside an image and its own text, are positives and how many are left out.
     """
     b = images.shape[0]
     n = b * ring.size
-    loss, positives, image_sum, text_sum = ring.sum(
-        [result.loss, tf.reduce_sum(result.positive_logits), tf.reduce_sum(images, 0), tf.reduce_sum(texts, 0)]
+    pairs = result.pair_sums or {}
+    loss, positives, image_sum, text_sum, *of_pairs = ring.sum(
+        [
+            result.loss,
+            tf.reduce_sum(result.positive_logits),
+            tf.reduce_sum(images, 0),
+            tf.reduce_sum(texts, 0),
+            *pairs.values(),
+        ]
     )
     all_pairs = temperature * tf.reduce_sum(image_sum * text_sum)
     metrics = {"loss": loss, "temperature": temperature}
     if bias is not None:
         metrics["bias"] = bias
         all_pairs += bias * float(n) ** 2
+    if not pairs:
+        return metrics | {
+            "positive_logit": positives / n,
+            "negative_logit": (all_pairs - positives) / float(max(n * (n - 1), 1)),
+        }
+    pairs = dict(zip(pairs, of_pairs, strict=True))
+    negatives = float(n * (n - 1)) - pairs["positive_pairs"] - pairs["ignored_pairs"]
+    positives += pairs["positive_pair_logits"]
     return metrics | {
-        "positive_logit": positives / n,
-        "negative_logit": (all_pairs - positives) / float(max(n * (n - 1), 1)),
+        "positive_logit": positives / (n + pairs["positive_pairs"]),
+        "negative_logit": (all_pairs - positives - pairs["ignored_pair_logits"]) / tf.maximum(negatives, 1.0),
+        "positive_pairs": pairs["positive_pairs"],
+        "ignored_pairs": pairs["ignored_pairs"],
     }
 
 

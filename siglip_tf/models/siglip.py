@@ -12,9 +12,16 @@ import tensorflow as tf
 from siglip_tf import checkpoints
 from siglip_tf.checkpoints import Checkpoint
 from siglip_tf.distribution import Ring, current_ring
-from siglip_tf.losses import Negatives, sigmoid_loss_and_gradients, softmax_loss_and_gradients
-from siglip_tf.losses.inputs import check_tile_size
-from siglip_tf.losses.result import LossResult
+from siglip_tf.losses import (
+    LossResult,
+    Negatives,
+    check_choices,
+    check_precision,
+    check_tile_size,
+    pair_labels,
+    sigmoid_loss_and_gradients,
+    softmax_loss_and_gradients,
+)
 from siglip_tf.models import batch as batch_checks
 from siglip_tf.models import fine_tuning, fit_data, lora, metrics, pretrained
 from siglip_tf.models import optimizer as optimizers
@@ -44,6 +51,8 @@ class SigLIP(keras.Model):
       each image and evaluation takes the first.
     - "image": uint8 pixels (batch, height, width, 3), or floats in [-1, 1].
     - "image_embedding": (batch, embed_dim), stored embeddings of a frozen tower.
+    - "group", optional: integers (batch,) from 0 on. Pairs of one group anywhere in the global batch are what
+      `same_group` says.
 
     Other keys are ignored. `fit` reports loss, temperature, bias, mean logits of positive and negative pairs, and the
     norms of gradient, parameters and update, all of the global batch on every replica: callbacks see each step's own
@@ -78,6 +87,12 @@ class SigLIP(keras.Model):
         init_temperature: initial temperature exp(t'); the paper's is 10.
         init_bias: initial bias b; the paper's is -10. None for no bias (Table 4, first row).
         negatives: which negatives count (section 4.8), as {"keep": "random" | "hardest" | "easiest", "ratio": ...}.
+        same_group: what pairs of equal "group" are where a batch has that key: "positive", "ignore" (left out of the
+            loss) or "negative".
+        equal_captions: what pairs of equal token ids are: "negative", "ignore" or "positive". Where it disagrees with
+            `same_group`, the pair is a positive. `fit` then reports how many pairs are positives or left out.
+        loss_precision: of the loss' matrix products, "float32" or "bfloat16" (inputs rounded, sums in float32); see
+            docs/gpu.md.
         tile_size: rows and columns of the largest matrix of logits; None chooses.
         tower_norms: whether `fit` also reports norms of each tower.
         seed: of dropout and of random negatives.
@@ -127,6 +142,9 @@ class SigLIP(keras.Model):
         init_temperature: float = 10.0,
         init_bias: float | None = -10.0,
         negatives: dict[str, Any] | None = None,
+        same_group: str = "positive",
+        equal_captions: str = "negative",
+        loss_precision: str = "float32",
         tile_size: int | None = None,
         tower_norms: bool = False,
         seed: int = 0,
@@ -138,6 +156,8 @@ class SigLIP(keras.Model):
         _check_positive(text_length=text_length, vocab_size=vocab_size)
         _check_positive(embed_dim=embed_dim, token_bottleneck=token_bottleneck, microbatch_size=microbatch_size)
         check_tile_size(tile_size)
+        check_choices(same_group=same_group, equal_captions=equal_captions)
+        check_precision(loss_precision)
         if loss not in LOSSES:
             raise ValueError(f"Expected loss to be one of {', '.join(LOSSES)}. Received: {loss!r}.")
         if not init_temperature > 0:
@@ -150,6 +170,7 @@ class SigLIP(keras.Model):
         self.image_size = batch_checks.as_image_size(image_size)
         self.text_length, self.vocab_size = text_length, vocab_size
         self.loss_name, self.negatives, self.tile_size = loss, negatives, tile_size
+        self.same_group, self.equal_captions, self.loss_precision = same_group, equal_captions, loss_precision
         self.microbatch_size, self.tower_norms, self.seed = microbatch_size, tower_norms, seed
         self.preprocessing = None
         regularisation = {"dropout": dropout, "stochastic_depth": stochastic_depth, "remat": remat}
@@ -471,7 +492,8 @@ class SigLIP(keras.Model):
             frozen_images = stored or not {id(v) for v in self.image.weights} & set(map(id, of_towers))
 
             # The loss round the ring of replicas, with its gradients in closed form (Algorithm 1, section 3.3).
-            result = self._loss(ring, images, embeddings["text"], seed=seed, frozen_images=frozen_images)
+            labels = self._labels(batch)
+            result = self._loss(ring, images, embeddings["text"], labels, seed=seed, frozen_images=frozen_images)
 
             # Back through the towers; with float16 all gradients are scaled up until they are applied.
             scale = self.optimizer.scale_loss(tf.ones(()))
@@ -521,9 +543,10 @@ class SigLIP(keras.Model):
         ring = current_ring()
         batch = batch_checks.check_training_batch(data, self._test_examples)
         batch["text"] = batch_checks.one_caption(batch["text"])
-        images, texts = (self._encode(key, value, training=False) for key, value in batch.items())
+        sides = {key: value for key, value in batch.items() if key != "group"}
+        images, texts = (self._encode(key, value, training=False) for key, value in sides.items())
         seed = tf.bitcast(hash_bits(self.seed, 0), tf.int32)
-        result = self._loss(ring, images, texts, seed=seed, gradients=False)
+        result = self._loss(ring, images, texts, self._labels(batch), seed=seed, gradients=False)
         found = self._loss_metrics(ring, result, images, texts)
         for tracker in self._test_trackers:
             tracker.update_state(found[tracker.name])
@@ -545,9 +568,15 @@ class SigLIP(keras.Model):
         means = getattr(self, "_step_means", None)
         return [*super().variables, *(means.variables if means is not None else ())]
 
-    def _loss(self, ring: Ring, images, texts, *, seed, frozen_images=False, gradients=True) -> LossResult:
+    def _labels(self, batch):
+        """Which pairs are no negatives, by their groups and their captions."""
+        text = batch["text"]
+        return pair_labels(batch.get("group"), self.same_group, text, self.equal_captions, text.shape[0])
+
+    def _loss(self, ring: Ring, images, texts, labels, *, seed, frozen_images=False, gradients=True) -> LossResult:
         t = tf.convert_to_tensor(self.log_temperature.value)
         common = {"tile_size": self.tile_size, "frozen_images": frozen_images, "gradients": gradients}
+        common |= {"labels": labels, "precision": self.loss_precision}
         if self.loss_name == "softmax":
             return softmax_loss_and_gradients(ring, images, texts, t, **common)
         bias = tf.zeros(()) if self.bias is None else tf.convert_to_tensor(self.bias.value)
