@@ -331,7 +331,7 @@ def test_bad_divisions_and_states(preprocessing):
         _data(_source("plain"), preprocessing, seed=1).restore(data.state(0))
     with pytest.raises(ValueError, match="its fingerprint is"):
         _data(MemorySource(46), preprocessing).restore(data.state(0))
-    with pytest.raises(ValueError, match="1 streams: it cannot go on with 2"):
+    with pytest.raises(ValueError, match="1 streams: it cannot continue with 2"):
         _data(_source("plain"), preprocessing, streams=2).restore(data.state(0))
     with pytest.raises(ValueError, match="version 1. Received: None"):
         data.restore({})

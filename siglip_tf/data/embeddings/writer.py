@@ -218,7 +218,7 @@ class EmbeddingWriter:
             explainer = Explainer(self._report, self._preprocessing.image, certain)
             return [explainer(self._source, record) for record in spans.records(numbers)]
 
-        limit = max(self._limit, _MOSTLY_BROKEN) if self._limit < 1 else len(self._mine) * self._source.size
+        limit = max(self._limit, _MOSTLY_BROKEN) if self._limit < 1 else max(2.0, self._source.size)
         tracker = PositionTracker(lambda _, numbers: explain(True, numbers), limit)
         tracker.start(0, {0: 0}, {})
         early = EarlyLimit(
