@@ -65,6 +65,21 @@ def test_each_setup_trains_its_parts_and_no_other(setup):
     assert middle == expected
 
 
+def test_lora_trains_adapters_and_scalars_alone():
+    c = small("lora")
+    c.tune.update({"lora_rank": 2, "lora_projections": "q,fc1"})
+    c.optimizer.layer_decay = 0.8
+    model = build_model(c, 10)
+    assert model.has_adapters
+    in_towers = [variable.path for variable in model.trainable_variables if part_of(variable.path) != "scalar"]
+    adapters = {f"{layer}/lora_kernel_{side}" for layer in ("query", "fc1") for side in "ab"}
+    assert {"/".join(path.split("/")[-2:]) for path in in_towers} == adapters
+    assert len(model.trainable_variables) == len(in_towers) + 2
+    c.tune.text, c.tune.scalars = "frozen", False
+    paths = [variable.path for variable in build_model(c, 10).trainable_variables]
+    assert paths and all(path.startswith("image/") and "lora" in path for path in paths)
+
+
 def test_lower_blocks_learn_slower():
     c = small("whole")
     c.optimizer.layer_decay = 0.5
