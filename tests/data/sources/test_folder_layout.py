@@ -29,11 +29,9 @@ def fill(folder, files: dict) -> str:
 def captions(folder, **options) -> dict[str, list[str]]:
     """Captions by the record's name."""
     source = FolderSource(folder, **options)
-    assert all(len(example["image"]) for example in in_graph(source))
-    return {
-        bytes(example["id"]).decode(): [caption.decode() for caption in example["captions"]]
-        for example in map(source.fetch, range(source.size))
-    }
+    examples = [source.fetch(index) for index in range(source.size)]
+    assert all(example["image"] for example in examples)
+    return {bytes(e["id"]).decode(): [caption.decode() for caption in e["captions"]] for e in examples}
 
 
 def test_one_table_in_all_its_spellings(tmp_path):
