@@ -6,9 +6,18 @@
     python -m recipes.captions_from_tfds --data tfds:NAME            any data set of TFDS with images and texts
 
 Use the last two for one GPU, for four TPU v4 chips and, slowly, for this machine; the strategy follows from the
-devices. Several machines: the same command on each, with a shared folder for --run and
+devices.
+
+Several machines with GPUs: the same command on each, with a shared folder for --run and
 
     TF_CONFIG='{"cluster": {"worker": ["host0:3333", "host1:3333"]}, "task": {"type": "worker", "index": 0}}'
+
+A TPU slice of several hosts (v4-32, v4-64, v5e-16) takes an input process on every host and one coordinator, each with
+the options of the single command. A v4-8 is one host and needs neither; see docs/tpu.md.
+
+    python -m tools.tpu_input captions_from_tfds ...                                          on every host
+    TPU_NAME=my-slice TPU_LOAD_LIBRARY=0 python -m recipes.captions_from_tfds ... \\
+        --inputs host0:5050,host1:5050,...                                     on one of them
 
 It needs tensorflow-datasets: pip install 'siglip-tf[data]'. The tokenizer is trained on the captions. Evaluate with
 

@@ -6,9 +6,18 @@
     python -m recipes.finetune whole --start siglip_b16 --data "gs://bucket/{00000..00999}.tar" --dry-run
 
 CHECKPOINT of --start is anything that this project reads (its own, big_vision, Hugging Face, KerasHub); its tokenizer
-and its preprocessing are used. Several machines: the same command on each, with a shared folder for --run and
+and its preprocessing are used.
+
+Several machines with GPUs: the same command on each, with a shared folder for --run and
 
     TF_CONFIG='{"cluster": {"worker": ["host0:3333", "host1:3333"]}, "task": {"type": "worker", "index": 0}}'
+
+A TPU slice of several hosts (v4-32, v4-64, v5e-16) takes an input process on every host and one coordinator, each with
+the options of the single command. A v4-8 is one host and needs neither; see docs/tpu.md.
+
+    python -m tools.tpu_input finetune ...                                          on every host
+    TPU_NAME=my-slice TPU_LOAD_LIBRARY=0 python -m recipes.finetune ... \\
+        --inputs host0:5050,host1:5050,...                                     on one of them
 
 SETUP is one of
 

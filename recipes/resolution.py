@@ -6,9 +6,18 @@
         --run gs://bucket/B384
 
 Use the last line for TPU hosts (four v4 chips: --set batch=1024 --set topology=v4:2x2x1) and for GPUs; the
-strategy follows from the devices. Several machines: the same command on each, with a shared folder for --run and
+strategy follows from the devices.
+
+Several machines with GPUs: the same command on each, with a shared folder for --run and
 
     TF_CONFIG='{"cluster": {"worker": ["host0:3333", "host1:3333"]}, "task": {"type": "worker", "index": 0}}'
+
+A TPU slice of several hosts (v4-32, v4-64, v5e-16) takes an input process on every host and one coordinator, each with
+the options of the single command. A v4-8 is one host and needs neither; see docs/tpu.md.
+
+    python -m tools.tpu_input resolution 384 ...                                          on every host
+    TPU_NAME=my-slice TPU_LOAD_LIBRARY=0 python -m recipes.resolution 384 ... \\
+        --inputs host0:5050,host1:5050,...                                     on one of them
 
 SETUP is one of
 

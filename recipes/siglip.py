@@ -4,10 +4,20 @@
     python -m recipes.siglip 4k --dry-run                            the plan for four TPU v4 chips; nothing runs
     python -m recipes.siglip 4k --data "gs://bucket/{00000..09999}.tar" --tokenizer c4_en.model --run gs://bucket/siglip
 
-Use the last line for a TPU host with four v4 chips and for GPUs; the strategy follows from the devices. Several
-machines: the same command on each, with a shared folder for --run and
+Use the last line for a TPU host with four v4 chips and for GPUs; the strategy follows from the devices.
+
+Several machines with GPUs: the same command on each, with a shared folder for --run and
 
     TF_CONFIG='{"cluster": {"worker": ["host0:3333", "host1:3333"]}, "task": {"type": "worker", "index": 0}}'
+
+A TPU slice of several hosts takes an input process on every host, and one coordinator (docs/tpu.md). For v4-32:
+
+    python -m tools.tpu_input siglip 16k --data ... --tokenizer ... --run gs://bucket/siglip          on each of 4 hosts
+    TPU_NAME=my-v4-32 TPU_LOAD_LIBRARY=0 python -m recipes.siglip 16k --data ... --tokenizer ... \\
+        --run gs://bucket/siglip --inputs host0:5050,host1:5050,host2:5050,host3:5050                 on one of them
+
+v4-8 is one host: the first command for four chips, without --inputs. v4-64: 32k and eight hosts. v5e-16: 4k with
+--set batch=8192 and two hosts.
 
 SETUP is one of
 

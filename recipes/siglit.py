@@ -9,10 +9,18 @@ The embeddings are computed once, on any machine, and trained on as often as one
         --tokenizer c4_en.model --text-length 16
     python -m recipes.siglit b8 --data embeddings --tower augreg_b8.npz --tokenizer c4_en.model --run runs/siglit
 
-Use the last line for this machine, for a TPU host with four v4 chips and for GPUs. Several machines: the same
-command on each, with a shared folder for --run and
+Use the last line for this machine, for a TPU host with four v4 chips and for GPUs.
+
+Several machines with GPUs: the same command on each, with a shared folder for --run and
 
     TF_CONFIG='{"cluster": {"worker": ["host0:3333", "host1:3333"]}, "task": {"type": "worker", "index": 0}}'
+
+A TPU slice of several hosts (v4-32, v4-64, v5e-16) takes an input process on every host and one coordinator, each with
+the options of the single command. A v4-8 is one host and needs neither; see docs/tpu.md.
+
+    python -m tools.tpu_input siglit b8 ...                                          on every host
+    TPU_NAME=my-slice TPU_LOAD_LIBRARY=0 python -m recipes.siglit b8 ... \\
+        --inputs host0:5050,host1:5050,...                                     on one of them
 
 SETUP is one of
 
