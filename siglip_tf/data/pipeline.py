@@ -181,6 +181,14 @@ class TrainingData:
             raise ValueError("There is progress once `dataset` was called.")
         return self._tracker.progress()
 
+    def batch_settings(self) -> dict[str, Any]:
+        """What decides the batches beside the data, the seed and the preprocessing, JSON-able."""
+        return {
+            "augmentation": None if self._augmentation is None else self._augmentation.get_config(),
+            "extra_fields": list(self._extra_fields),
+            "window_bytes": self._window_bytes,
+        }
+
     @property
     def _first_step(self) -> int:
         return 0 if self._restored is None else self._restored["step"]

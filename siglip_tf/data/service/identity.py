@@ -20,6 +20,7 @@ _NAMES = {
     "global_batch": "global batch",
     "streams": "streams",
     "preprocessing": "preprocessing (its digest)",
+    "settings": "settings of batches",
 }
 
 
@@ -37,6 +38,7 @@ def identity(data: Any) -> dict[str, Any]:
         "global_batch": data.global_batch,
         "streams": data.streams,
         "preprocessing": None if config is None else digest[:16],
+        "settings": json.loads(json.dumps(data.batch_settings())) if hasattr(data, "batch_settings") else None,
     }
 
 

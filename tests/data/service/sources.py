@@ -35,11 +35,12 @@ def _source(kind: str, folder: Path):
     return open_source(str(folder / kind))
 
 
-def main(folder: str, index: str, count: str, port: str, *kinds: str) -> None:
-    """Serves a share of each kind, at a port and those after it, or at free ones; prints the ports."""
+def main(folder: str, shares: str, count: str, port: str, *kinds: str) -> None:
+    """Serves shares ("0" or "0,1") of each kind, at a port or at free ones (0); prints the ports."""
     servers = [
-        InputServer(training_data(kind, Path(folder)), int(index), int(count), int(port) + i if int(port) else 0)
-        for i, kind in enumerate(kinds)
+        InputServer(training_data(kind, Path(folder)), int(index), int(count), int(port))
+        for index in shares.split(",")
+        for kind in kinds
     ]
     print("ports", *(server.port for server in servers), flush=True)
     servers[0].wait()

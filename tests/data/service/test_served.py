@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from siglip_tf.data.images.augmentation import Augmentation
 from siglip_tf.data.order.bad_records import TooManyBadRecordsError
 from siglip_tf.data.service import InputProcessError, ServedData
 from siglip_tf.data.service.watch import check_limit
@@ -28,12 +29,12 @@ def served_by(*arguments, cwd=ROOT):
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """kind -> addresses of two input processes."""
-    started = [served_by(tmp_path_factory.mktemp("none"), index, 2, 0, *IN_MEMORY) for index in range(2)]
-    yield {kind: [f"localhost:{ports[i]}" for _, ports in started] for i, kind in enumerate(IN_MEMORY)}
-    for process, _ in started:
-        process.kill()
-        process.wait()
+    """kind -> addresses of two input servers, all in one process."""
+    process, ports = served_by(tmp_path_factory.mktemp("none"), "0,1", 2, 0, *IN_MEMORY)
+    kinds = len(IN_MEMORY)
+    yield {kind: [f"localhost:{port}" for port in ports[i::kinds]] for i, kind in enumerate(IN_MEMORY)}
+    process.kill()
+    process.wait()
 
 
 def arrays(dataset, count):
@@ -84,6 +85,11 @@ def test_what_does_not_fit_is_refused_before_the_first_batch(inputs, tmp_path):
         (data, [first, first], "different addresses"),
         (data, ["nowhere"], "HOST:PORT. Received: 'nowhere'"),
         (data, [first, inputs["mixture"][1]], "its data .* is '\\w+', the coordinator's '\\w+'"),
+        (
+            training_data("memory", tmp_path, augmentation=Augmentation(flip=True)),
+            [first, second],
+            "settings of batches is .*'augmentation': None.*, the coordinator's .*'flip': True",
+        ),
         (training_data("memory", tmp_path, seed=7), [first, second], "its seed is 0, the coordinator's 7"),
         (training_data("memory", tmp_path, streams=4), [first, second], "its streams is 2, the coordinator's 4"),
     ):
