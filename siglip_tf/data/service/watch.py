@@ -17,7 +17,7 @@ from siglip_tf.data.service.client import InputClient, InputProcessError
 _POLL = 3.0
 # How long a process may be silent, and a consumer may wait for its next batch. Together with a poll and the time that
 # a step needs to end, a fault ends the step within a minute.
-SILENT = 20.0
+SILENT = 30.0
 STALLED = 40.0
 # The first batch opens files, fills buffers and compiles.
 FIRST_BATCH = 600.0
@@ -63,7 +63,7 @@ class InputWatch:
             statuses = []
             for client, session in self._clients.items():
                 try:
-                    status = client.get("status", timeout=min(5.0, self._silent / 2))
+                    status = client.get("status", timeout=min(10.0, self._silent / 2))
                     self._check(client, session, status)
                 except InputProcessError as error:
                     silence = time.monotonic() - heard[client]
