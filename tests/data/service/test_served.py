@@ -48,7 +48,7 @@ def assert_same(found, wanted):
             np.testing.assert_array_equal(mine[key], value)
 
 
-@pytest.mark.parametrize("kind", IN_MEMORY)
+@pytest.mark.parametrize("kind", ["mixture", *(pytest.param(k, marks=pytest.mark.slow) for k in ("memory", "runs"))])
 def test_batches_and_positions_are_those_of_one_host(inputs, kind, tmp_path):
     local = training_data(kind, tmp_path, streams=2)
     wanted = arrays(local.dataset(), 24)
