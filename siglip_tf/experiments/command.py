@@ -68,8 +68,10 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> int:
 
         if not isinstance(error, InputProcessError):
             raise
-        print(f"error: {error} The same command continues.", file=sys.stderr)
-        return 3
+        print(f"error: {error} The same command continues.", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        # Checkpoints are renamed into place. Closing its data sets, TensorFlow would wait for the process that is gone.
+        os._exit(3)
     except KeyboardInterrupt:
         print("\nStopped. The same command continues.", file=sys.stderr)
         return 130
