@@ -64,8 +64,9 @@ class ServedData:
         for address, client in clients.items():
             client.wait(wait)
             described[address] = client.get("describe")
-            check_same(address, described[address]["identity"], own)
         self._clients = [clients[address] for address in check_complete(described)]
+        for address, theirs in described.items():
+            check_same(address, theirs["identity"], own)
         self._position: dict[str, Any] | None = None
         # Here, as `dataset` is called on the devices of hosts that know no op of this project.
         self._spec = copy.copy(data).dataset().element_spec

@@ -34,7 +34,7 @@ def inputs(tmp_path_factory):
     kinds = len(IN_MEMORY)
     yield {kind: [f"localhost:{port}" for port in ports[i::kinds]] for i, kind in enumerate(IN_MEMORY)}
     process.kill()
-    process.wait()
+    process.communicate()
 
 
 def arrays(dataset, count):
