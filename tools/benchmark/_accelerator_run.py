@@ -94,7 +94,7 @@ class Program:
 
     def run(self, placed):
         """The results of one call, which has finished."""
-        outputs = self._executable.execute_sharded([[value] for value in placed])
+        outputs = self._executable.execute_sharded(placed)
         outputs = [copies[0] for copies in outputs.disassemble_into_single_device_arrays()]
         for value in outputs:
             value.block_until_ready()
