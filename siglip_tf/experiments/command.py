@@ -60,6 +60,9 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> int:
             _print_plan(recipe, arguments, c)
         else:
             _run(recipe, arguments, c)
+    except BrokenPipeError:  # as in `--show | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
