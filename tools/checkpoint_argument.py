@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 import siglip_tf
+from siglip_tf.checkpoints import RESIZES
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
@@ -11,6 +12,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="anything that SigLIP.from_checkpoint reads")
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="another resolution than the checkpoint's")
     parser.add_argument("--tokenizer", metavar="FILE", help="SentencePiece model for formats that carry none (npz)")
+    parser.add_argument("--resize", choices=RESIZES, help="how images are resized, in place of the checkpoint's way")
 
 
 def load_model(options: argparse.Namespace, **more: Any) -> siglip_tf.SigLIP:
@@ -20,5 +22,9 @@ def load_model(options: argparse.Namespace, **more: Any) -> siglip_tf.SigLIP:
         ValueError: no such checkpoint, or one that cannot be read.
     """
     return siglip_tf.SigLIP.from_checkpoint(
-        options.checkpoint, image_size=options.image_size, tokenizer=options.tokenizer, **more
+        options.checkpoint,
+        image_size=options.image_size,
+        tokenizer=options.tokenizer,
+        resize=options.resize,
+        **more,
     )

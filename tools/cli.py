@@ -10,6 +10,7 @@ from .packages import RECIPES, TOOLS, recipe_module, recipe_names, summary_of
 # Verb: the module of `tools` that carries it out.
 VERBS = {
     "evaluate": "evaluate",
+    "calibrate": "calibrate",
     "convert": "convert",
     "export": "export",
     "search": "search",

@@ -27,16 +27,32 @@ def command_parser(name: str, about: str) -> argparse.ArgumentParser:
 
 
 def exit_status(run: Callable[[], None], *, fault: int = 1, prefix: str = "") -> int:
-    """Runs a command; returns 0, or `fault` once it has said on stderr what is wrong.
+    """Runs a command; returns 0, or `fault` after it has said on stderr what is wrong.
 
     Args:
-        run: the command, which raises ValueError or OSError where what it was given is at fault.
+        run: the command, which raises ValueError, OSError or an error of a TensorFlow op where its input is at fault.
         fault: the exit status of such an error.
         prefix: what stands before its sentence.
     """
     try:
         run()
-    except (ValueError, OSError) as error:
-        print(f"{prefix}{error}", file=sys.stderr)
+    except (ValueError, OSError, MemoryError) as error:
+        print(f"{prefix}{error or type(error).__name__}", file=sys.stderr)
+        return fault
+    except Exception as error:
+        if (sentence := _of_tensorflow(error)) is None:
+            raise
+        print(f"{prefix}{sentence}", file=sys.stderr)
         return fault
     return 0
+
+
+def _of_tensorflow(error: Exception) -> str | None:
+    """The sentence of an op's error, without the names of graphs; None for other errors."""
+    if "tensorflow" not in sys.modules:  # a command that does not use it does not load it here
+        return None
+    import tensorflow as tf
+
+    from siglip_tf.data.order.bad_records import first_line
+
+    return first_line(error) if isinstance(error, tf.errors.OpError) else None

@@ -8,6 +8,9 @@ this project; its format is told by its content. Without `--to` it is only descr
     python -m tools.convert webli_en_b16_224_63724782.npz siglip_b16 --to native --tokenizer sentencepiece.model
     python -m tools.convert siglip_b16 siglip_b16_hf --to hugging_face
     python -m tools.convert siglip_b16 siglip_b16_384 --to native --image-size 384
+
+What was written is read back and compared array by array. Where transformers or KerasHub is installed, it answers for
+what was written for it: token ids, pixels, embeddings and logits of sample pictures and texts, beside this project's.
 """
 
 import argparse
@@ -22,6 +25,7 @@ from siglip_tf import checkpoints
 from siglip_tf.checkpoints import Checkpoint
 
 from .command import command_parser, exit_status
+from .convert_answers import compare_answers
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--to", choices=checkpoints.FORMATS, help="format to write")
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="resample position embeddings for this side")
     parser.add_argument("--tokenizer", metavar="FILE", help="SentencePiece model to put into the checkpoint")
-    parser.add_argument("--no-check", action="store_true", help="do not read back what was written")
+    parser.add_argument("--resize", choices=checkpoints.RESIZES, help="how images are resized, in place of SRC's way")
+    parser.add_argument("--no-check", action="store_true", help="do not read back what was written, nor ask both ways")
     options = parser.parse_args(arguments)
     if (options.destination is None) != (options.to is None):
         parser.error("DST and --to go together")
@@ -42,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     started = time.monotonic()
     print(f"Reading {options.source} ...", flush=True)
-    checkpoint = checkpoints.read(options.source, tokenizer=options.tokenizer)
+    checkpoint = checkpoints.read(options.source, tokenizer=options.tokenizer, resize=options.resize)
     if options.image_size is not None:
         checkpoint = checkpoints.with_image_size(checkpoint, options.image_size)
     print(checkpoints.describe(checkpoint), flush=True)
@@ -58,6 +63,8 @@ def _run(options: argparse.Namespace) -> None:
         print(f"note: {note}")
     if not options.no_check:
         print(_compare(checkpoint, checkpoints.read(options.destination)))
+        for line in compare_answers(checkpoint, Path(options.destination), options.to):
+            print(line)
     print(f"Done in {time.monotonic() - started:.1f} s.")
 
 

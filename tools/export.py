@@ -26,8 +26,8 @@ import numpy as np
 import tensorflow as tf
 
 import siglip_tf
-from siglip_tf.evaluation.readers import read_names
 from siglip_tf.evaluation.templates import TEMPLATES, read_templates
+from siglip_tf.evaluation.text_files import read_names
 from siglip_tf.export import Export, export_saved_model, litert
 from siglip_tf.export.saved_model import MAX_PIXELS
 from siglip_tf.export.warmup import example_requests

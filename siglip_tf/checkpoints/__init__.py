@@ -1,12 +1,13 @@
 """Checkpoints in and out: this project's folder, big_vision, Hugging Face, KerasHub and AugReg. Needs only numpy."""
 
 from siglip_tf.checkpoints.checkpoint import Checkpoint, CheckpointError, KeyReport
-from siglip_tf.checkpoints.registry import FORMATS, foreign_name, read, write
+from siglip_tf.checkpoints.registry import FORMATS, RESIZES, foreign_name, read, write
 from siglip_tf.checkpoints.resample import resample_position_embedding, with_image_size
 from siglip_tf.checkpoints.summary import describe
 
 __all__ = [
     "FORMATS",
+    "RESIZES",
     "Checkpoint",
     "CheckpointError",
     "KeyReport",

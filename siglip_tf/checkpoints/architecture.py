@@ -1,9 +1,9 @@
 """The dimensions that a set of canonical weights shows, the weights that they need, and the model's arguments for them.
 
 Dimensions are a dict: `image_size`, `patch_size`, `image_width`, `image_depth`, `image_mlp_dim`, `image_heads`,
-`image_pool` of an image tower; `text_length`, `vocab_size`, `text_width`, `text_depth`, `text_mlp_dim`, `text_heads`,
-`token_bottleneck` (None for a whole table), `text_head` (whether there is one), `embed_dim` and `has_bias` of a text
-tower with temperature and bias.
+`image_pool` of an image tower, and `max_patches` of a NaFlex one; `text_length`, `vocab_size`, `text_width`,
+`text_depth`, `text_mlp_dim`, `text_heads`, `token_bottleneck` (None for a whole table), `text_head` (whether there is
+one), `embed_dim` and `has_bias` of a text tower with temperature and bias.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ ArrayT = TypeVar("ArrayT")
 # Resolutions of the public checkpoints. Patch 14 at 384 leaves a rest of 6 pixels, so the grid alone cannot tell 384
 # from 378: among the sizes that give the same grid, these come first.
 PUBLIC_IMAGE_SIZES = (224, 256, 384, 448, 512, 896)
+
+# Patches of a picture that transformers and big_vision take by default.
+NAFLEX_PATCHES = 256
 
 # Sizes by their names in the paper and in the field: width, depth, MLP width and heads. The models' `VARIANTS` are made
 # from this table; checkpoints are recognized by it, and it tells the heads where no shape shows them.
@@ -45,7 +48,10 @@ _SIZE_KEYS = ("width", "depth", "mlp_dim", "heads")
 
 
 def infer(
-    weights: Mapping[str, Any], image_size: ImageSize | None = None, source: str = "The checkpoint"
+    weights: Mapping[str, Any],
+    image_size: ImageSize | None = None,
+    source: str = "The checkpoint",
+    max_patches: int | None = None,
 ) -> dict[str, Any]:
     """Dimensions read from the shapes of canonical weights.
 
@@ -54,6 +60,7 @@ def infer(
         image_size: resolution in pixels where it is known, one side or (height, width); otherwise a square is assumed,
             of the public resolution, or the least, that fits the grid.
         source: names the checkpoint in errors.
+        max_patches: patches of a picture where the tower is a NaFlex one, whose patch embedding is a matrix.
 
     Raises:
         CheckpointError: a tower's first weights are missing or have the wrong rank, `image_size` does not fit, or the
@@ -64,8 +71,11 @@ def infer(
         raise CheckpointError(f"{source} holds the weights of neither an image nor a text tower.")
     dimensions: dict[str, Any] = {}
     if "image" in towers:
-        patch, _, _, width = _shape(weights, "image/patch_embedding/kernel", 4, source)
+        patch, width, naflex = _patch(weights, source)
         _, positions, _ = _shape(weights, "image/position_embedding", 3, source)
+        if naflex:
+            image_size = grid_side(positions, source) * patch
+            dimensions["max_patches"] = max_patches or NAFLEX_PATCHES
         dimensions |= {
             "image_size": _image_size(positions, patch, image_size, source),
             "patch_size": patch,
@@ -96,7 +106,8 @@ def infer(
 
 def of(checkpoint: Checkpoint) -> dict[str, Any]:
     """Dimensions of a checkpoint, at the resolution that its architecture names."""
-    return infer(checkpoint.weights, checkpoint.architecture.get("image_size"), checkpoint.source or "The checkpoint")
+    a = checkpoint.architecture
+    return infer(checkpoint.weights, a.get("image_size"), checkpoint.source or "The checkpoint", a.get("max_patches"))
 
 
 def arguments(dimensions: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,6 +126,8 @@ def arguments(dimensions: Mapping[str, Any]) -> dict[str, Any]:
             "image_pool": d["image_pool"],
             **more,
         }
+        if "max_patches" in d:
+            found["max_patches"] = d["max_patches"]
     if "text_width" in d:
         name, more = _named(d, "text")
         found |= {"text": name, "text_length": d["text_length"], "vocab_size": d["vocab_size"], **more}
@@ -133,7 +146,7 @@ def expected_shapes(dimensions: Mapping[str, Any]) -> dict[str, Shape]:
     if "image_width" in d:
         width, mlp, heads, patch = d["image_width"], d["image_mlp_dim"], d["image_heads"], d["patch_size"]
         shapes |= {
-            "image/patch_embedding/kernel": (patch, patch, 3, width),
+            "image/patch_embedding/kernel": (3 * patch**2, width) if d.get("max_patches") else (patch, patch, 3, width),
             "image/patch_embedding/bias": (width,),
             "image/position_embedding": (1, math.prod(grid(d["image_size"], patch)), width),
         }
@@ -236,6 +249,21 @@ def _tower(weights: Mapping[str, Any], tower: str, width: int, source: str) -> d
         f"{tower}_mlp_dim": mlp_dim,
         f"{tower}_heads": heads,
     }
+
+
+def _patch(weights: Mapping[str, Any], source: str) -> tuple[int, int, bool]:
+    """Side of a patch, width, and whether the tower is a NaFlex one."""
+    name = "image/patch_embedding/kernel"
+    if name not in weights or len(weights[name].shape) != 2:
+        side, other, channels, width = _shape(weights, name, 4, source)
+        if (other, channels) != (side, 3):
+            raise CheckpointError(f"{source} has {name} of shape {weights[name].shape}; expected (P, P, 3, width).")
+        return side, width, False
+    values, width = _shape(weights, name, 2, source)
+    side = math.isqrt(values // 3)
+    if 3 * side**2 != values or not side:
+        raise CheckpointError(f"{source} has {name} of shape {(values, width)}; expected (P * P * 3, width).")
+    return side, width, True
 
 
 def _pool(weights: Mapping[str, Any]) -> str:

@@ -118,13 +118,14 @@ def assemble(arrays: Mapping[str, np.ndarray], source: str, format: str, notes: 
     """Canonical checkpoint of arrays in big_vision's current names.
 
     Raises:
-        CheckpointError: listing keys; or naming a NaFlex image tower, whose patch embedding is a matrix.
+        CheckpointError: listing keys.
     """
-    if (kernel := arrays.get("img/embedding/kernel")) is not None and kernel.ndim == 2:
-        raise CheckpointError(
-            f"{source} is a SigLIP 2 NaFlex checkpoint (its patch embedding has shape {kernel.shape}), whose image "
-            "tower takes pictures of any shape; this project has the fixed-resolution tower. Use that checkpoint."
-        )
+    if (positions := arrays.get("img/pos_embedding")) is not None and positions.ndim == 3 and positions.shape[0] > 1:
+        # A NaFlex tower keeps its positions as a grid, which is square.
+        rows, columns, width = positions.shape
+        if rows != columns:
+            raise CheckpointError(f"{source} has a grid of {rows} x {columns} positions; expected a square one.")
+        arrays = {**arrays, "img/pos_embedding": positions.reshape(1, rows * columns, width)}
     pool = "map" if any(n.startswith("img/MAPHead_0/") for n in arrays) else "tok" if "img/cls" in arrays else "gap"
     has_image = any(n.startswith("img/") for n in arrays)
     names = canonical_names(
@@ -166,10 +167,17 @@ def write(path: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
         if not isinstance(size, int):
             raise ValueError(f"{FORMAT} takes square images; this model takes {size}.")
         likely = arch.likely_image_size((size // d["patch_size"]) ** 2, d["patch_size"])
-        if likely != size:
+        if likely != size and "max_patches" not in d:
             notes += (f"The file holds the grid of patches alone and reads as one for {likely} pixels, not {size}.",)
     arrays = {}
+    if d.get("max_patches", arch.NAFLEX_PATCHES) != arch.NAFLEX_PATCHES:
+        notes += (
+            f"The file says nothing of max_patches {d['max_patches']} and reads as one of {arch.NAFLEX_PATCHES}.",
+        )
     for name, array in fold_bottleneck(checkpoint).items():
+        if name == "image/position_embedding" and "max_patches" in d:
+            side = size // d["patch_size"]
+            array = array.reshape(side, side, -1)
         arrays[f"params/{foreign_name(name)}"] = array.reshape(1) if array.ndim == 0 else array
     if checkpoint.tokenizer is not None:
         beside = _tokenizer_path(path)

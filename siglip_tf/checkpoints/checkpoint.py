@@ -47,6 +47,23 @@ class KeyReport:
             raise CheckpointError(f"{source} does not hold the weights of one model:\n{self}")
 
 
+def check_calibration(calibration: Any) -> None:
+    """Raises a `CheckpointError` unless the calibration is None or of the form that thresholds are read from.
+
+    That is {"threshold": p, "labels": {label: p}, ...} with p in 0..1: a pair counts as a match from that probability
+    on; labels may have a threshold of their own.
+    """
+    if calibration is None:
+        return
+    labels = calibration.get("labels", {}) if isinstance(calibration, Mapping) else None
+    values = [calibration.get("threshold"), *labels.values()] if isinstance(labels, Mapping) else [None]
+    if not all(isinstance(p, int | float) and not isinstance(p, bool) and 0 <= p <= 1 for p in values):
+        raise CheckpointError(
+            "Expected a calibration with a threshold in 0..1, and labels with one each. "
+            f"Received: {str(calibration)[:200]}."
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """A model as numbers, independent of the format it came in.
@@ -58,6 +75,7 @@ class Checkpoint:
         format: "native", "big_vision", "hugging_face", "keras_hub" or "augreg".
         tokenizer: bytes of the SentencePiece model, or None.
         source: where it was read from.
+        calibration: None, or what `tools.calibrate` fitted; see `check_calibration`.
         notes: what the reader had to decide or change (a guessed resolution, a widened dtype, keys left out).
     """
 
@@ -67,6 +85,7 @@ class Checkpoint:
     format: str = "native"
     tokenizer: bytes | None = None
     source: str = ""
+    calibration: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
     @property

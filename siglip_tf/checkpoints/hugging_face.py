@@ -27,6 +27,15 @@ from siglip_tf.checkpoints.files import (
     write_json,
     write_safetensors,
 )
+from siglip_tf.checkpoints.hugging_face_processor import (
+    LEGACY_PROCESSOR,
+    PROCESSOR,
+    fold_normalization,
+    image_processor,
+    max_patches,
+    read_processor,
+    resize_method,
+)
 from siglip_tf.checkpoints.hugging_face_tokenizer import FILES as TOKENIZER_FILES
 from siglip_tf.checkpoints.hugging_face_tokenizer import read_tokenizer, write_tokenizer
 from siglip_tf.checkpoints.translation import (
@@ -39,7 +48,6 @@ from siglip_tf.checkpoints.translation import (
 
 FORMAT = "hugging_face"
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-PROCESSOR = "preprocessor_config.json"
 
 _TO_FOREIGN = rename_by(
     (
@@ -76,7 +84,7 @@ _TOWER_DEFAULTS = {
     "hidden_act": "gelu_pytorch_tanh",
     "layer_norm_eps": 1e-6,
 }
-_IMAGE_DEFAULTS = {**_TOWER_DEFAULTS, "image_size": 224, "patch_size": 16, "num_channels": 3}
+_IMAGE_DEFAULTS = {**_TOWER_DEFAULTS, "image_size": 224, "patch_size": 16, "num_channels": 3, "num_patches": 256}
 _TEXT_DEFAULTS = {**_TOWER_DEFAULTS, "max_position_embeddings": 64, "vocab_size": 32_000}
 
 
@@ -90,31 +98,51 @@ def recognises(config: Any) -> bool:
     return isinstance(config, dict) and "model_type" in config
 
 
-def read(path: Path) -> Checkpoint:
-    """Reads a folder, or a safetensors file with its `config.json` beside it.
+def read(path: Path, resize: str | None = None) -> Checkpoint:
+    """Reads a folder, or a safetensors file with its `config.json` beside it; `Siglip2Model` is NaFlex.
+
+    Args:
+        path: the folder or the file.
+        resize: method of `siglip_tf.data.ImagePreprocessing` to use in place of the image processor's.
 
     Raises:
         CheckpointError: another architecture, damaged files, or weights that differ from the configuration.
     """
     folder = path if path.is_dir() else path.parent
     notes: tuple[str, ...] = ()
+    model_type = "siglip"
     if (folder / CONFIG).is_file():
-        vision, text = _tower_configs(read_json(folder / CONFIG), str(folder))
+        config = read_json(folder / CONFIG)
+        vision, text = _tower_configs(config, str(folder))
+        model_type = config["model_type"].removesuffix("_vision_model")
         arrays = _read_arrays(path)
     else:
         arrays = _read_arrays(path)
         vision, text, notes = _guess_tower_configs(arrays, str(path))
     weights, more = _to_canonical(arrays, vision, text, str(path))
     notes += more
-    dimensions = arch.infer(weights, _square(vision["image_size"], str(path)), str(path))
+    processor, more = read_processor(folder)
+    notes += more
+    size = None if model_type == "siglip2" else _square(vision["image_size"], str(path))
+    dimensions = arch.infer(weights, size, str(path), max_patches(processor))
+    if ("max_patches" in dimensions) != (model_type == "siglip2"):
+        shape = weights["image/patch_embedding/kernel"].shape
+        raise CheckpointError(
+            f"{path} has a patch_embedding of shape {shape}, which is not that of model_type {model_type!r}: NaFlex "
+            "models (siglip2) have a matrix, those of a fixed resolution (siglip) a convolution."
+        )
     _compare_with_config(dimensions, vision, text, str(path))
-    tokenizer, tokenizer_config = read_tokenizer(folder)
-    processor = read_json(folder / PROCESSOR) if (folder / PROCESSOR).is_file() else None
-    preprocess, more = preprocessing.from_hugging_face(dimensions, processor, tokenizer_config)
+    weights = arch.whole(weights, dimensions, str(path))
+    weights, more = fold_normalization(weights, processor)
+    notes += more
+    config = preprocessing.trained_by_big_vision(dimensions)
+    config["image"]["method"], more = resize_method(processor, dimensions, resize)
+    notes += more
+    tokenizer, config["text"], more = read_tokenizer(folder, config["text"], model_type)
     return Checkpoint(
         architecture=arch.arguments(dimensions),
-        weights=arch.whole(weights, dimensions, str(path)),
-        preprocessing=preprocess,
+        weights=weights,
+        preprocessing=config,
         format=FORMAT,
         tokenizer=tokenizer,
         source=str(path),
@@ -123,7 +151,7 @@ def read(path: Path) -> Checkpoint:
 
 
 def write(path: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Writes a folder that `SiglipModel.from_pretrained` loads.
+    """Writes a folder that `SiglipModel.from_pretrained` loads, or for a NaFlex model `Siglip2Model`.
 
     A token bottleneck is multiplied out, an absent text head becomes the identity.
 
@@ -134,16 +162,18 @@ def write(path: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
         ValueError: the image tower alone, or a pool other than MAP, which `SiglipModel` does not have.
     """
     weights, a = as_siglip_of_others(checkpoint, FORMAT)
-    processor, notes = preprocessing.to_hugging_face(checkpoint.preprocessing, a["image_size"])
-    files = ["README.md", CONFIG, WEIGHTS, PROCESSOR, *TOKENIZER_FILES]
+    config = checkpoint.preprocessing or {}
+    method = (config.get("image") or {}).get("method", "big_vision")
+    processor, notes = image_processor(method, a)
+    files = ["README.md", CONFIG, WEIGHTS, PROCESSOR, LEGACY_PROCESSOR, *TOKENIZER_FILES]
 
     def fill(folder: Path) -> None:
         nonlocal notes
         write_json(folder / CONFIG, _config(a, checkpoint.preprocessing))
-        write_json(folder / PROCESSOR, processor)
+        write_json(folder / LEGACY_PROCESSOR, processor)  # both versions of transformers read this one
         write_safetensors(folder / WEIGHTS, _from_canonical(weights), {"format": "pt"})
         if checkpoint.tokenizer is not None:
-            notes += write_tokenizer(folder, checkpoint.tokenizer, checkpoint.preprocessing, a["text_length"])
+            notes += write_tokenizer(folder, checkpoint.tokenizer, config.get("text") or {}, a["text_length"])
 
     replace_folder(path, fill, own_files=files)
     return notes
@@ -151,17 +181,14 @@ def write(path: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
 
 def _tower_configs(config: Mapping[str, Any], source: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
     kind = config.get("model_type")
-    if kind == "siglip2" or "num_patches" in config.get("vision_config", {}):
-        raise CheckpointError(
-            f"{source} is a SigLIP 2 NaFlex model (model_type {kind!r}), whose image tower takes pictures of any "
-            "shape; this project has the fixed-resolution tower. Use a fixed-resolution SigLIP 2 checkpoint."
-        )
-    if kind == "siglip":
+    if kind in ("siglip", "siglip2"):
         vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
-    elif kind == "siglip_vision_model":
+    elif kind in ("siglip_vision_model", "siglip2_vision_model"):
         vision, text = config, None
     else:
-        raise CheckpointError(f"{source} is a Hugging Face model of type {kind!r}; expected 'siglip'.")
+        raise CheckpointError(
+            f"{source} is a Hugging Face model of type {kind!r}; expected 'siglip', or 'siglip2' for NaFlex."
+        )
     vision = {**_IMAGE_DEFAULTS, **vision}
     text = None if text is None else {**_TEXT_DEFAULTS, **text}
     for tower in filter(None, (vision, text)):
@@ -242,8 +269,8 @@ def _from_torch(name: str, array: np.ndarray, heads: int | None) -> np.ndarray: 
             raise ValueError("its first axis does not hold query, key and value")
         array = np.split(array, 3)[part]
     match name.rsplit("/", 2)[-2:]:
-        case ["patch_embedding", "kernel"]:
-            return array.transpose(2, 3, 1, 0)  # (d, 3, P, P) to (P, P, 3, d)
+        case ["patch_embedding", "kernel"] if array.ndim == 4:
+            return array.transpose(2, 3, 1, 0)  # (d, 3, P, P) to (P, P, 3, d); a NaFlex one is a matrix
         case ["query" | "key" | "value", "kernel"]:
             return array.T.reshape(array.shape[1], heads, -1)  # (H k, d) to (d, H, k)
         case ["query" | "key" | "value", "bias"]:
@@ -271,7 +298,7 @@ def _from_canonical(weights: ArrayDict) -> ArrayDict:
 
 def _to_torch(name: str, array: np.ndarray) -> np.ndarray:  # noqa: PLR0911  (one for each layout)
     match name.rsplit("/", 2)[-2:]:
-        case ["patch_embedding", "kernel"]:
+        case ["patch_embedding", "kernel"] if array.ndim == 4:
             return array.transpose(3, 2, 0, 1)
         case ["query" | "key" | "value", "kernel"]:
             return array.reshape(array.shape[0], -1).T
@@ -329,13 +356,18 @@ def _config(a: Mapping[str, Any], config: Mapping[str, Any] | None) -> dict[str,
             "attention_dropout": 0.0,
         }
 
+    naflex = "max_patches" in a
+    kind = "siglip2" if naflex else "siglip"
+    positions = (
+        {"num_patches": (a["image_size"] // a["patch_size"]) ** 2} if naflex else {"image_size": a["image_size"]}
+    )
     return {
-        "architectures": ["SiglipModel"],
-        "model_type": "siglip",
+        "architectures": ["Siglip2Model" if naflex else "SiglipModel"],
+        "model_type": kind,
         "dtype": "float32",
         "torch_dtype": "float32",  # the key that transformers 4 reads
         "text_config": {
-            "model_type": "siglip_text_model",
+            "model_type": f"{kind}_text_model",
             **tower("text"),
             "max_position_embeddings": a["text_length"],
             "vocab_size": a["vocab_size"],
@@ -345,9 +377,9 @@ def _config(a: Mapping[str, Any], config: Mapping[str, Any] | None) -> dict[str,
             "pad_token_id": text.get("pad_id", 1),
         },
         "vision_config": {
-            "model_type": "siglip_vision_model",
+            "model_type": f"{kind}_vision_model",
             **tower("image"),
-            "image_size": a["image_size"],
+            **positions,
             "patch_size": a["patch_size"],
             "num_channels": 3,
         },

@@ -1,4 +1,7 @@
-"""The SentencePiece model in a Hugging Face folder, and the tokenizer files round it."""
+"""The tokenizer of a Hugging Face folder: its SentencePiece model and the files around it.
+
+Source: transformers `models/{siglip,siglip2,gemma}/tokenization_*.py`, `models/auto/tokenization_auto.py`.
+"""
 
 from __future__ import annotations
 
@@ -6,60 +9,172 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from siglip_tf.checkpoints.checkpoint import CheckpointError
 from siglip_tf.checkpoints.files import read_json, write_json
+from siglip_tf.checkpoints.tokenizer_json import (
+    UnlikeSentencePieceError,
+    from_json,
+    is_gemma_like,
+    sentence_pieces,
+    to_json,
+)
 
 _MODELS = ("spiece.model", "tokenizer.model", "sentencepiece.model")
-CONFIG, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
-FILES = (_MODELS[0], CONFIG, SPECIAL)
+CONFIG, SPECIAL, FAST = "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json"
+FILES = (*_MODELS[:2], CONFIG, SPECIAL, FAST)
+
+_GEMMA = ("GemmaTokenizer", "Siglip2Tokenizer")
 
 
-def read_tokenizer(folder: Path) -> tuple[bytes | None, dict[str, Any] | None]:
-    """The SentencePiece model and the content of `tokenizer_config.json`, None where there is none."""
-    model = next((folder / name for name in _MODELS if (folder / name).is_file()), None)
-    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
-    return model and model.read_bytes(), config
-
-
-def write_tokenizer(folder: Path, model_proto: bytes, config: Mapping[str, Any] | None, length: int) -> tuple[str, ...]:
-    """Writes the files of a `SiglipTokenizer`.
+def read_tokenizer(
+    folder: Path, text: Mapping[str, Any] | None, model_type: str = "siglip"
+) -> tuple[bytes | None, dict[str, Any] | None, tuple[str, ...]]:
+    """The SentencePiece model, how texts are prepared for it, and notes.
 
     Args:
-        folder: where to.
-        model_proto: SentencePiece model.
-        config: of `siglip_tf.data.Preprocessing`.
+        folder: of the checkpoint.
+        text: config of `siglip_tf.data.Tokenizer` that holds where the folder does not say otherwise; None for a
+            checkpoint without a text tower.
+        model_type: of the folder's `config.json`; transformers 5 takes "siglip2" for a `Siglip2Tokenizer`.
+
+    Returns:
+        The model's bytes or None, the config or None, and the notes.
+
+    Raises:
+        CheckpointError: a file that is not JSON, or not of its kind.
+    """
+    if text is None:
+        return None, None, ()
+    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
+    if config is not None and not isinstance(config, Mapping):
+        raise CheckpointError(f"{folder / CONFIG} is not a JSON object. Received: {type(config).__name__}.")
+    file = next((folder / name for name in _MODELS if (folder / name).is_file()), None)
+    model, lower_case, notes = None, None, ()
+    if file is not None:
+        model = file.read_bytes()
+    elif (folder / FAST).is_file():
+        try:
+            model, lower_case = from_json(read_json(folder / FAST))
+            notes = (f"The SentencePiece model was made of {FAST}, and gives its ids.",)
+        except UnlikeSentencePieceError as error:
+            notes = (
+                f"No tokenizer was read: no SentencePiece model equals its {FAST}, because {error}. Fetch the model's "
+                f"{' or '.join(_MODELS[:2])} and put it into the folder, or name it: --tokenizer FILE.",
+            )
+    if config is None and model is None:
+        return None, dict(text), notes
+    if config is None:
+        return model, dict(text), (*notes, f"No {CONFIG}: texts are prepared as big_vision did in training.")
+    if lower_case is None and _kind(config) not in ("SiglipTokenizer", *_GEMMA) and (folder / FAST).is_file():
+        lower_case = _lower_case_of(folder / FAST)
+    options, more = _text_options(config, lower_case, model_type)
+    if (pad_id := _piece_id(model, _content(config.get("pad_token")))) is not None:
+        options["pad_id"] = pad_id
+    return model, {**text, **options}, notes + more
+
+
+def write_tokenizer(folder: Path, model: bytes, text: Mapping[str, Any], length: int) -> tuple[str, ...]:
+    """Writes the files of the tokenizer class that gives the ids of this checkpoint.
+
+    `SiglipTokenizer` drops punctuation. For texts that keep it, a `tokenizer.json` says all: of the class
+    `Siglip2Tokenizer` where that can be, or of the general class.
+
+    Args:
+        folder: where to write.
+        model: SentencePiece model.
+        text: config of `siglip_tf.data.Tokenizer`.
         length: tokens per text.
 
     Returns:
-        Notes on where `SiglipTokenizer` prepares text otherwise than this checkpoint.
-    """
-    from sentencepiece import SentencePieceProcessor
+        Notes on where transformers prepares text differently from this checkpoint.
 
-    text = (config or {}).get("text") or {}
-    pieces = SentencePieceProcessor(model_proto=model_proto)
+    Raises:
+        ValueError: `model` is not a SentencePiece model.
+    """
+    lower_case = text.get("lower_case", "ascii")
+    pieces = sentence_pieces(model)
+    if pieces is None:
+        raise ValueError("The checkpoint's tokenizer is not a SentencePiece model.")
     special = {
         "eos_token": pieces.id_to_piece(text.get("eos_id", 1)),
         "pad_token": pieces.id_to_piece(text.get("pad_id", 1)),
         "unk_token": pieces.id_to_piece(pieces.unk_id()),
     }
-    (folder / _MODELS[0]).write_bytes(model_proto)
+    config = {
+        "processor_class": "SiglipProcessor",
+        "do_lower_case": lower_case != "none",
+        "model_max_length": length,
+        "model_input_names": ["input_ids"],
+        "padding_side": "right",
+        "truncation_side": "right",
+        **special,
+    }
+    notes: tuple[str, ...] = ()
+    if text.get("punctuation", "keep") == "strip":
+        name, kind = _MODELS[0], "SiglipTokenizer"
+        config |= {"clean_up_tokenization_spaces": True, "additional_special_tokens": [], "sp_model_kwargs": {}}
+        if lower_case == "ascii":
+            notes = ("Hugging Face's SiglipTokenizer lower-cases every script; this checkpoint's text A to Z only.",)
+    else:
+        name = _MODELS[1]
+        kind = "Siglip2Tokenizer" if lower_case == "unicode" and is_gemma_like(model) else "PreTrainedTokenizerFast"
+        config |= {"add_bos_token": False, "add_eos_token": True, "clean_up_tokenization_spaces": False}
+        write_json(folder / FAST, to_json(model, lower_case, text.get("eos_id", 1)))
+    (folder / name).write_bytes(model)
     write_json(folder / SPECIAL, special)
-    write_json(
-        folder / CONFIG,
-        {
-            "tokenizer_class": "SiglipTokenizer",
-            "processor_class": "SiglipProcessor",
-            "do_lower_case": text.get("lower_case", "ascii") != "none",
-            "model_max_length": length,
-            "model_input_names": ["input_ids"],
-            "clean_up_tokenization_spaces": True,
-            "additional_special_tokens": [],
-            "sp_model_kwargs": {},
-            **special,
-        },
-    )
-    notes = []
-    if text.get("punctuation", "keep") == "keep":
-        notes.append("Hugging Face's SiglipTokenizer drops punctuation; this checkpoint's text keeps it.")
-    if text.get("lower_case", "ascii") == "ascii":
-        notes.append("Hugging Face's SiglipTokenizer lower-cases every script; this checkpoint's text A to Z only.")
-    return tuple(notes)
+    write_json(folder / CONFIG, {"tokenizer_class": kind, **config})
+    return notes
+
+
+def _text_options(
+    config: Mapping[str, Any], lower_case: str | None, model_type: str
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Lower-casing, pad and punctuation of a `tokenizer_config.json`, and notes on what is done otherwise here."""
+    kind, notes = _kind(config), []
+    if model_type == "siglip2":
+        kind = "Siglip2Tokenizer"  # whatever the file says: transformers 5 knows that it is wrong
+    if kind in _GEMMA:
+        told = config.get("do_lower_case", True)
+        lower_case = "none" if told is False and kind != "Siglip2Tokenizer" else "unicode"
+        if kind == "GemmaTokenizer" and lower_case == "unicode":
+            notes.append(
+                "Texts are lower-cased, as in SigLIP 2's training; transformers' GemmaTokenizer, which its "
+                f"{CONFIG} names, does not do it."
+            )
+        if config.get("padding_side", "left") != "right" or not config.get("add_eos_token", False):
+            notes.append(
+                f"Texts end with EOS and pads follow, as in SigLIP 2's training; its {CONFIG} has padding_side "
+                f"{config.get('padding_side', 'left')!r} and add_eos_token {config.get('add_eos_token', False)!r}."
+            )
+    elif lower_case is None:
+        lower_case = "unicode" if config.get("do_lower_case", True) else "none"
+    return {
+        "lower_case": lower_case,
+        "pad_id": 0 if _content(config.get("pad_token")) == "<pad>" else 1,
+        "punctuation": "strip" if kind == "SiglipTokenizer" else "keep",
+    }, tuple(notes)
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    return str(config.get("tokenizer_class") or "SiglipTokenizer").removesuffix("Fast")
+
+
+def _lower_case_of(path: Path) -> str | None:
+    """What a `tokenizer.json` beside a SentencePiece model says of lower-casing."""
+    try:
+        return from_json(read_json(path))[1]
+    except UnlikeSentencePieceError:
+        return None
+
+
+def _piece_id(model: bytes | None, piece: str | None) -> int | None:
+    pieces = sentence_pieces(model)
+    if pieces is None or piece is None:
+        return None
+    number = pieces.piece_to_id(piece)
+    return number if pieces.id_to_piece(number) == piece else None
+
+
+def _content(token: Any) -> str | None:
+    """The text of a special token, which is a string or an object with its text in `content`."""
+    return token.get("content") if isinstance(token, Mapping) else token

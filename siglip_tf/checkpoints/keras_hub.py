@@ -16,6 +16,7 @@ from siglip_tf.checkpoints import architecture as arch
 from siglip_tf.checkpoints import preprocessing
 from siglip_tf.checkpoints.checkpoint import Checkpoint, CheckpointError
 from siglip_tf.checkpoints.files import ArrayDict, as_float32, read_h5, read_json, replace_folder, write_h5, write_json
+from siglip_tf.checkpoints.tokenizer_json import sentence_pieces
 from siglip_tf.checkpoints.translation import (
     as_siglip_of_others,
     canonical_names,
@@ -75,8 +76,8 @@ def recognises(config: Any) -> bool:
     return isinstance(config, dict) and "class_name" in config and "config" in config
 
 
-def read(path: Path) -> Checkpoint:
-    """Reads a preset folder.
+def read(path: Path, resize: str | None = None) -> Checkpoint:
+    """Reads a preset folder; `resize` replaces the method of its image converter.
 
     Raises:
         CheckpointError: another backbone, damaged files, or weights that differ from the configuration.
@@ -98,7 +99,7 @@ def read(path: Path) -> Checkpoint:
         if dimensions[key] != value:
             raise CheckpointError(f"{path}: the weights have {key} {dimensions[key]}, {CONFIG} says {value}.")
     converter, preprocessor = (_layer_config(path / name) for name in (CONVERTER, PREPROCESSOR))
-    preprocess, notes = preprocessing.from_keras_hub(dimensions, converter, preprocessor)
+    preprocess, notes = preprocessing.from_keras_hub(dimensions, converter, preprocessor, resize)
     vocabulary = path / _VOCABULARY
     return Checkpoint(
         architecture=arch.arguments(dimensions),
@@ -121,6 +122,8 @@ def write(path: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
         ValueError: the image tower alone, or a pool other than MAP, which KerasHub's SigLIP does not have.
     """
     weights, a = as_siglip_of_others(checkpoint, FORMAT)
+    if "max_patches" in a:
+        raise ValueError(f"{FORMAT} has no NaFlex image tower, which this model has. Write hugging_face or big_vision.")
     arrays = {
         foreign_name(name): array[0] if name.endswith("/position_embedding") else array
         for name, array in weights.items()
@@ -128,7 +131,7 @@ def write(path: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
     for tower, positions in (("vision", (a["image_size"] // a["patch_size"]) ** 2), ("text", a["text_length"])):
         ids = np.arange(positions, dtype=np.int64)[None]
         arrays[f"layers/sig_lip_{tower}_encoder/layers/sig_lip_{tower}_embedding/vars/0"] = ids
-    converter, options = preprocessing.to_keras_hub(checkpoint.preprocessing, a["image_size"], a["text_length"])
+    converter, options, notes = preprocessing.to_keras_hub(checkpoint.preprocessing, a["image_size"], a["text_length"])
 
     def fill(folder: Path) -> None:
         write_json(folder / CONFIG, _backbone(a))
@@ -147,9 +150,18 @@ def write(path: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
             (folder / _VOCABULARY).write_bytes(checkpoint.tokenizer)
 
     replace_folder(path, fill, (CONFIG, WEIGHTS, METADATA, CONVERTER, PREPROCESSOR, TOKENIZER, _VOCABULARY.parts[0]))
-    text = (checkpoint.preprocessing or {}).get("text") or {}
-    if checkpoint.tokenizer is not None and text.get("pad_id", 1) != text.get("eos_id", 1):
-        return (f"KerasHub's SigLIPPreprocessor pads with EOS; this model's pad id is {text['pad_id']}.",)
+    return notes + _vocabulary_notes(checkpoint.tokenizer)
+
+
+def _vocabulary_notes(model: bytes | None) -> tuple[str, ...]:
+    if model is None:
+        return ("No tokenizer in the checkpoint: KerasHub's preset has none either.",)
+    pieces = sentence_pieces(model)
+    if pieces is None:
+        return ("The checkpoint's tokenizer is not a SentencePiece model: KerasHub cannot load it.",)
+    missing = [piece for piece in ("<unk>", "</s>") if pieces.id_to_piece(pieces.piece_to_id(piece)) != piece]
+    if missing:
+        return (f"KerasHub's SigLIPTokenizer needs the pieces <unk> and </s>; the vocabulary lacks {missing[0]}.",)
     return ()
 
 

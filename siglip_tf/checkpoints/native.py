@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from siglip_tf.checkpoints import architecture as arch
-from siglip_tf.checkpoints.checkpoint import Checkpoint, CheckpointError
+from siglip_tf.checkpoints.checkpoint import Checkpoint, CheckpointError, check_calibration
 from siglip_tf.checkpoints.files import (
     as_float32,
     read_json,
@@ -39,6 +39,7 @@ def read(path: Path) -> Checkpoint:
             f"{path} has format version {config['format_version']}, written by siglip_tf {config.get('siglip_tf')}; "
             f"this is siglip_tf {__version__}, which reads up to {_FORMAT_VERSION}. Update siglip_tf."
         )
+    check_calibration(config.get("calibration"))
     if not (path / WEIGHTS).is_file():
         raise CheckpointError(f"{path} has a {CONFIG} but no {WEIGHTS}: it was copied only in part.")
     weights = {name: as_float32(array, name) for name, array in read_safetensors(path / WEIGHTS).items()}
@@ -47,6 +48,7 @@ def read(path: Path) -> Checkpoint:
         architecture=config["architecture"],
         weights=arch.whole(weights, config["dimensions"], str(path)),
         preprocessing=config.get("preprocessing"),
+        calibration=config.get("calibration"),
         format=FORMAT,
         tokenizer=tokenizer.read_bytes() if tokenizer.is_file() else None,
         source=str(path),
@@ -64,6 +66,9 @@ def write(path: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
         "dimensions": arch.of(checkpoint),
         "preprocessing": checkpoint.preprocessing,
     }
+    if checkpoint.calibration is not None:
+        check_calibration(checkpoint.calibration)
+        config["calibration"] = checkpoint.calibration
 
     def fill(folder: Path) -> None:
         write_json(folder / CONFIG, config)

@@ -1,6 +1,7 @@
 """What a checkpoint was trained to see, as the config of `siglip_tf.data.Preprocessing`, from and to every format.
 
-A config is {"image": {"size", "method"}, "text": {"length", "lower_case", "eos_id", "pad_id", "punctuation"} | None}.
+A config is {"image": {"size", "method"}, "text": {"length", "lower_case", "eos_id", "pad_id", "punctuation"} | None};
+the image part of a NaFlex model is {"patch_size", "max_patches", "method"}.
 """
 
 from __future__ import annotations
@@ -8,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from siglip_tf.checkpoints.checkpoint import CheckpointError
-
 Config = dict[str, Any]
 
 _GEMMA_VOCAB_SIZE = 256_000
-# PIL's resampling numbers, which Hugging Face stores.
-_BILINEAR, _BICUBIC = 2, 3
+# Method of `siglip_tf.data.ImagePreprocessing` -> KerasHub's interpolation and antialias.
+_KERAS_HUB_RESIZE = {
+    "big_vision": ("bilinear", False),
+    "bicubic_antialias": ("bicubic", True),
+    "bilinear_antialias": ("bilinear", True),
+}
 
 
 def trained_by_big_vision(dimensions: Mapping[str, Any]) -> Config:
@@ -23,6 +26,9 @@ def trained_by_big_vision(dimensions: Mapping[str, Any]) -> Config:
     The vocabulary decides the pad id: 0 for SigLIP 2's Gemma vocabulary, 1 (the EOS) for those of SigLIP.
     """
     image = {"size": dimensions["image_size"], "method": "big_vision"} if "image_size" in dimensions else None
+    if "max_patches" in dimensions:
+        patch, most = dimensions["patch_size"], dimensions["max_patches"]
+        image = {"patch_size": patch, "max_patches": most, "method": "bilinear_antialias"}
     text = None
     if "text_length" in dimensions:
         pad_id = 0 if dimensions["vocab_size"] == _GEMMA_VOCAB_SIZE else 1
@@ -31,78 +37,32 @@ def trained_by_big_vision(dimensions: Mapping[str, Any]) -> Config:
     return {"image": image, "text": text}
 
 
-def from_hugging_face(
-    dimensions: Mapping[str, Any], processor: Mapping[str, Any] | None, tokenizer: Mapping[str, Any] | None
+def from_keras_hub(
+    dimensions: Mapping[str, Any],
+    converter: Mapping[str, Any] | None,
+    preprocessor: Mapping[str, Any] | None,
+    resize: str | None = None,
 ) -> tuple[Config, tuple[str, ...]]:
-    """Config and notes from `preprocessor_config.json` and `tokenizer_config.json` (None where a file is absent).
+    """Config and notes from the `config` of `image_converter.json` and `preprocessor.json` (None where absent).
 
-    Raises:
-        CheckpointError: the image processor normalises or rescales to something other than [-1, 1].
+    `resize` is a method of `siglip_tf.data.ImagePreprocessing` that replaces the converter's.
     """
     notes: list[str] = []
     config = trained_by_big_vision(dimensions)
-    if processor is None:
-        notes.append("No preprocessor_config.json: images are prepared as big_vision trained them.")
-    else:
-        _require_unit_range(processor)
-        config["image"]["method"] = "bicubic_antialias" if processor.get("resample", 3) == _BICUBIC else "big_vision"
-        if processor.get("resample", _BICUBIC) == _BILINEAR:
-            notes.append(
-                "Its image processor resizes bilinearly; images are resized as big_vision did in training, without "
-                "the antialiasing that Pillow and torchvision add."
-            )
-    if config["text"] is not None and tokenizer is not None:
-        kind = tokenizer.get("tokenizer_class", "SiglipTokenizer").removesuffix("Fast")
-        config["text"] |= {
-            "lower_case": "unicode" if tokenizer.get("do_lower_case", True) else "none",
-            "pad_id": 0 if _content(tokenizer.get("pad_token", "</s>")) == "<pad>" else 1,
-            "punctuation": "strip" if kind == "SiglipTokenizer" else "keep",
-        }
-    return config, tuple(notes)
-
-
-def to_hugging_face(config: Mapping[str, Any] | None, image_size: int) -> tuple[Config, tuple[str, ...]]:
-    """Content of `preprocessor_config.json`, and notes on what it cannot say."""
-    method = ((config or {}).get("image") or {}).get("method", "big_vision")
-    notes: tuple[str, ...] = ()
-    if method == "big_vision":
-        notes = (
-            "Hugging Face's bilinear resize antialiases, big_vision's does not: pixels differ a little where an image "
-            "is made much smaller.",
-        )
-    return {
-        "do_convert_rgb": True,
-        "do_normalize": True,
-        "do_rescale": True,
-        "do_resize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_processor_type": "SiglipImageProcessor",
-        "image_std": [0.5, 0.5, 0.5],
-        "processor_class": "SiglipProcessor",
-        "resample": _BILINEAR if method == "big_vision" else _BICUBIC,
-        "rescale_factor": 1 / 255,
-        "size": {"height": image_size, "width": image_size},
-    }, notes
-
-
-def from_keras_hub(
-    dimensions: Mapping[str, Any], converter: Mapping[str, Any] | None, preprocessor: Mapping[str, Any] | None
-) -> tuple[Config, tuple[str, ...]]:
-    """Config and notes from the `config` of `image_converter.json` and `preprocessor.json` (None where absent)."""
-    notes: list[str] = []
-    config = trained_by_big_vision(dimensions)
     if converter is None:
-        notes.append("No image_converter.json: images are prepared as big_vision trained them.")
+        notes.append(f"No image_converter.json: images are resized by {resize or 'big_vision'!r}.")
     else:
         kind = (converter.get("interpolation", "bilinear"), bool(converter.get("antialias", False)))
-        config["image"]["method"] = "bicubic_antialias" if kind[0] == "bicubic" else "big_vision"
-        if kind not in (("bicubic", True), ("bilinear", False)):
+        method = next((name for name, own in _KERAS_HUB_RESIZE.items() if own == kind), None)
+        if method is None:
+            method = "bicubic_antialias" if kind[0] == "bicubic" else "big_vision"
             notes.append(
-                f"Its image converter resizes by {kind[0]}, antialias {kind[1]}; "
-                f"the nearest method here is {config['image']['method']}."
+                f"Its image converter resizes by {kind[0]}, antialias {kind[1]}; the nearest method here is {method!r}."
             )
-        if converter.get("crop_to_aspect_ratio", True) or converter.get("pad_to_aspect_ratio", False):
-            notes.append("Its image converter keeps the aspect ratio; here it is squashed, as SigLIP was trained.")
+        config["image"]["method"] = method
+        notes += _pixel_notes(converter)
+    if resize is not None:
+        config["image"]["method"] = resize
     if preprocessor is not None:
         canonical = preprocessor.get("canonicalize_text", True)
         # KerasHub pads with EOS whatever the vocabulary; the model was trained with the pad of its vocabulary.
@@ -111,40 +71,52 @@ def from_keras_hub(
             "lower_case": "ascii" if canonical else "none",
             "punctuation": "strip" if canonical else "keep",
         }
+        if not preprocessor.get("add_end_token", True) or preprocessor.get("add_start_token", False):
+            notes.append("Its preprocessor adds other tokens than one EOS; texts here end with one EOS.")
     return config, tuple(notes)
 
 
-def to_keras_hub(config: Mapping[str, Any] | None, image_size: int, text_length: int) -> tuple[Config, Config]:
-    """The `config` of KerasHub's `SigLIPImageConverter` and the options of its `SigLIPPreprocessor`."""
+def to_keras_hub(
+    config: Mapping[str, Any] | None, image_size: int, text_length: int
+) -> tuple[Config, Config, tuple[str, ...]]:
+    """The `config` of KerasHub's `SigLIPImageConverter`, the options of its `SigLIPPreprocessor`, and notes."""
     image, text = (config or {}).get("image") or {}, (config or {}).get("text") or {}
-    bicubic = image.get("method", "big_vision") == "bicubic_antialias"
+    interpolation, antialias = _KERAS_HUB_RESIZE[image.get("method", "big_vision")]
     converter = {
         "image_size": [image_size, image_size],
         "scale": 1 / 127.5,
         "offset": -1.0,
-        "interpolation": "bicubic" if bicubic else "bilinear",
-        "antialias": bicubic,
+        "interpolation": interpolation,
+        "antialias": antialias,
         "crop_to_aspect_ratio": False,
         "pad_to_aspect_ratio": False,
         "bounding_box_format": "yxyx",
     }
-    return converter, {"sequence_length": text_length, "canonicalize_text": text.get("punctuation") == "strip"}
+    strip, lower_case = text.get("punctuation") == "strip", text.get("lower_case", "none")
+    notes = []
+    if text and not strip and lower_case != "none":
+        notes.append("KerasHub lower-cases only where it drops punctuation: give its preprocessor texts in lower case.")
+    if strip and lower_case != "ascii":
+        notes.append(f"KerasHub lower-cases A to Z alone; this checkpoint's lower-casing is {lower_case!r}.")
+    if text.get("pad_id", 1) != text.get("eos_id", 1):
+        notes.append(f"KerasHub's SigLIPPreprocessor pads with EOS; this model's pad id is {text['pad_id']}.")
+    return converter, {"sequence_length": text_length, "canonicalize_text": strip}, tuple(notes)
+
+
+def _pixel_notes(converter: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if converter.get("crop_to_aspect_ratio", True) or converter.get("pad_to_aspect_ratio", False):
+        notes.append("Its image converter keeps the aspect ratio; here it is squashed, as SigLIP was trained.")
+    scale, offset = converter.get("scale", 1 / 127.5), converter.get("offset", -1.0)
+    if not _close(scale, 1 / 127.5) or not _close(offset, -1.0):
+        notes.append(f"Its image converter has scale {scale} and offset {offset}; here pixels become -1 to 1.")
+    return notes
+
+
+def _close(value: Any, wanted: float) -> bool:
+    values = value if isinstance(value, list | tuple) else [value]
+    return all(isinstance(v, int | float) and abs(v - wanted) <= 1e-6 for v in values)
 
 
 def _text(length: int, lower_case: str, pad_id: int, punctuation: str) -> Config:
     return {"length": length, "lower_case": lower_case, "eos_id": 1, "pad_id": pad_id, "punctuation": punctuation}
-
-
-def _content(token: Any) -> str | None:
-    """The text of a special token, which is a string or an object with its text in `content`."""
-    return token.get("content") if isinstance(token, Mapping) else token
-
-
-def _require_unit_range(processor: Mapping[str, Any]) -> None:
-    mean, std = processor.get("image_mean", [0.5] * 3), processor.get("image_std", [0.5] * 3)
-    factor = processor.get("rescale_factor", 1 / 255)
-    if list(mean) != [0.5] * 3 or list(std) != [0.5] * 3 or abs(factor * 255 - 1) > 1e-3:
-        raise CheckpointError(
-            f"Its image processor has mean {mean}, std {std} and rescale factor {factor}; SigLIP's images are "
-            "(pixel / 255 - 0.5) / 0.5. It is not a SigLIP processor."
-        )

@@ -14,18 +14,24 @@ from siglip_tf.checkpoints.remote import is_remote, local_copy
 
 _WRITERS = {module.FORMAT: module.write for module in (native, big_vision, hugging_face, keras_hub)}
 FORMATS = tuple(_WRITERS)
+# Methods of `siglip_tf.data.ImagePreprocessing`, whose module needs TensorFlow.
+RESIZES = ("big_vision", "bicubic_antialias", "bilinear_antialias")
+# What a configuration of another shape than its format's raises.
+_MISSHAPEN = (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError, RecursionError)
 
 
-def read(path: str | os.PathLike, tokenizer: str | os.PathLike | None = None) -> Checkpoint:
+def read(path: str | os.PathLike, tokenizer: str | os.PathLike | None = None, resize: str | None = None) -> Checkpoint:
     """Reads a checkpoint of any known format, told by its content.
 
     Args:
         path: a big_vision or AugReg npz; a Hugging Face folder or safetensors file; a KerasHub preset folder; a folder
             that `write` made. What lies on another file system (`gs://`) is copied here first, by TensorFlow.
         tokenizer: file of the SentencePiece model, for formats that do not carry it (npz) or in place of theirs.
+        resize: one of `RESIZES`, in place of what the checkpoint says about how images are resized. "big_vision" is
+            what big_vision's models were trained on.
 
     Returns:
-        Its weights under canonical names (float32), architecture, preprocessing and tokeniser; `notes` say what had to
+        Its weights under canonical names (float32), architecture, preprocessing and tokenizer; `notes` say what had to
         be decided or left out.
 
     Raises:
@@ -33,16 +39,28 @@ def read(path: str | os.PathLike, tokenizer: str | os.PathLike | None = None) ->
         CheckpointError: what is there is damaged, of another kind, or not the weights of one whole model. It lists
             missing, unexpected and misshapen keys.
     """
+    if resize is not None and resize not in RESIZES:
+        raise ValueError(f"Expected resize to be one of {', '.join(RESIZES)}. Received: {resize!r}.")
     if is_remote(os.fspath(path)):
         with local_copy(os.fspath(path)) as local:
-            return dataclasses.replace(read(local, tokenizer), source=os.fspath(path))
+            return dataclasses.replace(read(local, tokenizer, resize), source=os.fspath(path))
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"No checkpoint at {path}.")
-    checkpoint = _read_folder(path) if path.is_dir() else _read_file(path)
+    checkpoint = _read_folder(path, resize) if path.is_dir() else _read_file(path, resize)
     if tokenizer is not None:
-        checkpoint = dataclasses.replace(checkpoint, tokenizer=Path(tokenizer).read_bytes())
-    return checkpoint
+        checkpoint = dataclasses.replace(checkpoint, tokenizer=_read_tokenizer(Path(tokenizer)))
+    image = (checkpoint.preprocessing or {}).get("image")
+    if resize is None or not image or image["method"] == resize:
+        return checkpoint
+    preprocessing = {**checkpoint.preprocessing, "image": {**image, "method": resize}}
+    return dataclasses.replace(checkpoint, preprocessing=preprocessing)
+
+
+def _read_tokenizer(path: Path) -> bytes:
+    if not path.is_file():
+        raise FileNotFoundError(f"No tokenizer at {path}: expected the file of a SentencePiece model.")
+    return path.read_bytes()
 
 
 def write(path: str | os.PathLike, checkpoint: Checkpoint, format: str = native.FORMAT) -> tuple[str, ...]:
@@ -63,7 +81,10 @@ def write(path: str | os.PathLike, checkpoint: Checkpoint, format: str = native.
         raise ValueError(f"Unknown format {format!r}; expected one of {', '.join(FORMATS)}.")
     weights = architecture.whole(checkpoint.weights, architecture.of(checkpoint), "The checkpoint to write")
     checkpoint = _vocabulary_apart(dataclasses.replace(checkpoint, weights=weights))
-    return _WRITERS[format](Path(path), checkpoint)
+    notes = _WRITERS[format](Path(path), checkpoint)
+    if checkpoint.calibration is not None and format != native.FORMAT:
+        notes += (f"{format} has no place for the thresholds of yes and no, which are left out.",)
+    return notes
 
 
 def foreign_name(name: str, format: str) -> str:
@@ -83,25 +104,29 @@ def _vocabulary_apart(checkpoint: Checkpoint) -> Checkpoint:
     return dataclasses.replace(checkpoint, preprocessing=preprocessing, tokenizer=checkpoint.tokenizer or model)
 
 
-def _read_folder(path: Path) -> Checkpoint:
+def _read_folder(path: Path, resize: str | None) -> Checkpoint:
     config_file = path / "config.json"
     if not config_file.is_file():
         if (path / hugging_face.WEIGHTS).is_file() or (path / hugging_face.INDEX).is_file():
-            return hugging_face.read(path)
+            return hugging_face.read(path, resize)
         names = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
         raise CheckpointError(f"{path} has no config.json, so it is no checkpoint folder. It holds {names}.")
     config = read_json(config_file)
-    for module in (native, hugging_face, keras_hub):
-        if module.recognises(config):
-            try:
-                return module.read(path)
-            except (KeyError, TypeError, AttributeError) as error:  # a configuration of another shape than its format's
-                raise CheckpointError(f"{path}: its configuration lacks or mistypes {error}.") from error
+    try:
+        if native.recognises(config):
+            return native.read(path)
+        for module in (hugging_face, keras_hub):
+            if module.recognises(config):
+                return module.read(path, resize)
+    except CheckpointError:
+        raise
+    except _MISSHAPEN as error:
+        raise CheckpointError(f"{path}: its configuration lacks or mistypes {error}.") from error
     keys = sorted(config)[:8] if isinstance(config, dict) else type(config).__name__
     raise CheckpointError(f"{path} is of an unknown kind: its config.json holds {keys}.")
 
 
-def _read_file(path: Path) -> Checkpoint:
+def _read_file(path: Path, resize: str | None) -> Checkpoint:
     kind = kind_of_file(path)
     if kind == "npz":
         names = npz_names(path)
@@ -110,7 +135,7 @@ def _read_file(path: Path) -> Checkpoint:
                 return module.read(path)
         raise CheckpointError(f"{path} is an npz of other arrays ({', '.join(names[:5])} ...), neither SigLIP nor ViT.")
     if kind == "safetensors":
-        return native.read(path.parent) if path.name == native.WEIGHTS else hugging_face.read(path)
+        return native.read(path.parent) if path.name == native.WEIGHTS else hugging_face.read(path, resize)
     if kind == "hdf5":
         raise CheckpointError(f"{path} is an HDF5 file; name the KerasHub preset folder that holds it.")
     raise CheckpointError(f"{path} is {kind}.")

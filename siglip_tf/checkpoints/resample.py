@@ -60,8 +60,13 @@ def with_image_size(checkpoint: Checkpoint, image_size: arch.ImageSize) -> Check
         image_size: new resolution in pixels, one side or (height, width), each at least one patch.
 
     Raises:
-        ValueError: `image_size` holds no whole patch.
+        ValueError: `image_size` holds no whole patch, or the model is a NaFlex one.
     """
+    if checkpoint.architecture.get("max_patches"):
+        raise ValueError(
+            f"A NaFlex model takes pictures of any size. Received: image_size={image_size}. Set max_patches, the "
+            "patches of a picture, in SigLIP.from_checkpoint(path, max_patches=...)."
+        )
     patch = checkpoint.weights["image/patch_embedding/kernel"].shape[0]
     if min(arch.sides(image_size)) < patch:
         raise ValueError(f"image_size must be at least one patch, {patch} pixels. Received: {image_size}")

@@ -28,6 +28,10 @@ def describe(checkpoint: Checkpoint) -> str:
         rows += [("text tower", _text_tower(d, checkpoint)), ("logits", _logits(checkpoint))]
     rows.append(("parameters", f"{checkpoint.parameter_count():,} in {len(checkpoint.weights)} arrays"))
     rows += _preprocessing(checkpoint)
+    if checkpoint.calibration is not None:
+        labels = len(checkpoint.calibration.get("labels", {}))
+        more = f", and thresholds of their own for {labels} labels" if labels else ""
+        rows.append(("yes or no", f"from a probability of {checkpoint.calibration['threshold']:.4g} on{more}"))
     rows += [("note", note) for note in checkpoint.notes]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name + ':':{width + 1}} {what}" for name, what in rows)
@@ -42,6 +46,12 @@ def _size(d: dict[str, Any], tower: str) -> str:
 
 def _image_tower(d: dict[str, Any], checkpoint: Checkpoint) -> str:
     height, width = arch.sides(d["image_size"])
+    if "max_patches" in d:
+        return (
+            f"{_size(d, 'image')}, NaFlex, patch {d['patch_size']}, at most {d['max_patches']} patches, "
+            f"{height // d['patch_size']} x {width // d['patch_size']} learned positions; "
+            f"{checkpoint.parameter_count('image/'):,} parameters"
+        )
     return (
         f"{_size(d, 'image')}, patch {d['patch_size']}, {height} x {width} pixels, pool {d['image_pool']}; "
         f"{checkpoint.parameter_count('image/'):,} parameters"
@@ -67,7 +77,8 @@ def _preprocessing(checkpoint: Checkpoint) -> list[tuple[str, str]]:
         return [("preprocessing", "not named by the checkpoint: set `model.preprocessing` to the one of its training")]
     config, rows = checkpoint.preprocessing, []
     if image := config.get("image"):
-        rows.append(("images", f"{image['method']}, {image['size']} pixels"))
+        size = f"{image['size']} pixels" if "size" in image else f"at most {image['max_patches']} patches"
+        rows.append(("images", f"{image['method']}, {size}"))
     if text := config.get("text"):
         options = ("length", "lower_case", "eos_id", "pad_id", "punctuation")
         rows.append(("texts", ", ".join(f"{key} {text[key]}" for key in options if key in text)))

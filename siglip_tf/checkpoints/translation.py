@@ -98,7 +98,8 @@ def as_siglip_of_others(checkpoint: Checkpoint, format: str) -> tuple[dict[str, 
         weights["text/head/kernel"] = np.eye(width, dtype=np.float32)
         weights["text/head/bias"] = np.zeros(width, np.float32)
     weights.setdefault("bias", np.zeros((), np.float32))
-    dimensions = arch.infer(weights, checkpoint.architecture.get("image_size"))
+    a = checkpoint.architecture
+    dimensions = arch.infer(weights, a.get("image_size"), max_patches=a.get("max_patches"))
     if dimensions["image_pool"] != "map":
         raise ValueError(f"{format} has no image tower with pool {dimensions['image_pool']!r}, only 'map'.")
     if not isinstance(dimensions["image_size"], int):

@@ -13,6 +13,7 @@ _MODULES = {
     "EmbeddingData": "embeddings.pipeline",
     "EmbeddingWriter": "embeddings.writer",
     "ImagePreprocessing": "preprocessing",
+    "NaFlexPreprocessing": "images.naflex",
     "Preprocessing": "preprocessing",
     "StoredEmbeddings": "embeddings.stored",
     "Tokenizer": "text.tokenizer",

@@ -11,6 +11,7 @@ from siglip_tf.data.images.augmentation import Augmentation
 from siglip_tf.data.images.decoding import decode_image
 from siglip_tf.data.images.fused_resize import can_fuse, fused_resize
 from siglip_tf.data.images.header import MAX_PIXELS
+from siglip_tf.data.images.naflex import NaFlexPreprocessing
 from siglip_tf.data.images.pillow_resize import resize_as_pillow
 from siglip_tf.data.images.transparency import ALPHA
 from siglip_tf.data.text.tokenizer import Tokenizer
@@ -105,6 +106,11 @@ class ImagePreprocessing:
             return "any"
         return "compiled" if can_fuse() else "tensorflow"
 
+    @property
+    def spec(self) -> tf.TensorSpec:
+        """What `pixels` returns."""
+        return tf.TensorSpec([self.size, self.size, 3], tf.uint8)
+
     @tf.autograph.experimental.do_not_convert
     def pixels(
         self,
@@ -179,7 +185,7 @@ class Preprocessing(tf.Module):
     A `tf.Module`, so that a SavedModel of something that holds it keeps the vocabulary.
 
     Args:
-        image: `ImagePreprocessing`, or None.
+        image: `ImagePreprocessing`, `NaFlexPreprocessing` for pictures of any shape, or None.
         text: `Tokenizer`, or None.
 
     Example:
@@ -188,7 +194,7 @@ class Preprocessing(tf.Module):
         again = Preprocessing.from_config(config, model_proto=preprocessing.text.model_proto)
     """
 
-    def __init__(self, image: ImagePreprocessing | None, text: Tokenizer | None = None):
+    def __init__(self, image: ImagePreprocessing | NaFlexPreprocessing | None, text: Tokenizer | None = None):
         super().__init__(name="preprocessing")
         self.image = image
         self.text = text
@@ -207,4 +213,6 @@ class Preprocessing(tf.Module):
         tokenizer = None
         if text is not None:
             tokenizer = Tokenizer.from_config(text) if model_proto is None else Tokenizer(model_proto, **text)
-        return cls(None if image is None else ImagePreprocessing.from_config(image), tokenizer)
+        if image is not None:
+            image = (NaFlexPreprocessing if "max_patches" in image else ImagePreprocessing).from_config(image)
+        return cls(image, tokenizer)

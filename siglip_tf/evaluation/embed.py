@@ -1,12 +1,14 @@
 """Both towers over whole data sets, under whatever strategy the model's variables live in."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from siglip_tf.data import Preprocessing
+from siglip_tf.data.order.bad_records import first_line
 
 _TEXTS_TOKENISED_AT_ONCE = 4096
 
@@ -40,13 +42,13 @@ class Embedder:
         self._share = -(-batch_size // self._replicas)  # examples of one replica
         self.batch_size = self._share * self._replicas
         self._local_replicas = self._find_local_replicas()
-        self._encode_images = tf.function(self._run(lambda x: model.encode_image(_normalize(x))))
+        image, text = self.preprocessing.image, self.preprocessing.text
+        self._encode_images = tf.function(self._run(lambda x: model.encode_image(image.normalize(x))))
         self._encode_texts = tf.function(self._run(model.encode_text))
         # Functions, so that a second data set is not traced through all of decoding again.
-        image, text = self.preprocessing.image, self.preprocessing.text
         self._pixels = image and tf.function(image.pixels, input_signature=[tf.TensorSpec([], tf.string)])
         self._tokenize = text and tf.function(text, input_signature=[tf.TensorSpec([None], tf.string)])
-        self._pool_images = tf.function(self._run(lambda x: tf.cast(model.image(_normalize(x)), tf.float32)))
+        self._pool_images = tf.function(self._run(lambda x: tf.cast(model.image(image.normalize(x)), tf.float32)))
 
     def images(
         self,
@@ -68,17 +70,75 @@ class Embedder:
         Raises:
             ValueError: an image that cannot be decoded, named by its position and "id", or no images.
         """
-        size = self.preprocessing.image.size
-        images = examples.map(lambda example: example["image"])
         try:
-            return self._embed(
-                self._share_of(images).map(self._pixels, num_parallel_calls=tf.data.AUTOTUNE),
-                tf.zeros([size, size, 3], tf.uint8),
-                self._pool_images if pooled else self._encode_images,
-                progress,
-            )
+            return self._embed_images(examples, pooled, progress)[0]
         except tf.errors.InvalidArgumentError as error:
-            raise ValueError(_broken_image(examples, self._pixels) or str(error)) from error
+            broken = self.broken_images(examples)
+            if not broken:
+                raise ValueError(first_line(error)) from error
+            position, (name, reason) = next(iter(broken.items()))
+            raise ValueError(f"Image {position} ({name}) cannot be decoded: {reason}") from error
+
+    def sound_images(
+        self,
+        examples: tf.data.Dataset,
+        *,
+        pooled: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `images`, but those that cannot be decoded are left out.
+
+        Returns:
+            Embeddings (sound, embed_dim) float32, and the positions (sound,) int64 of their images in `examples`.
+
+        Raises:
+            ValueError: no image can be decoded.
+        """
+        return self._embed_images(examples, pooled, progress, skip=True)
+
+    def broken_images(
+        self, examples: tf.data.Dataset, among: Sequence[int] | None = None
+    ) -> dict[int, tuple[str, str]]:
+        """Position -> (id, reason) of images that cannot be decoded: the first, or those at the positions `among`."""
+        wanted = None if among is None else set(among)
+        found: dict[int, tuple[str, str]] = {}
+        for position, example in enumerate(examples):
+            if wanted is not None and position not in wanted:
+                continue
+            try:
+                self._pixels(example["image"])
+            except tf.errors.InvalidArgumentError as error:
+                name = example["id"].numpy().decode(errors="replace") if "id" in example else "without id"
+                found[position] = name, first_line(error).partition("; it begins")[0]
+            if len(found) == (1 if wanted is None else len(wanted)):
+                break
+        return found
+
+    def require_tokenizer(self) -> None:
+        """Raises a ValueError where the model's preprocessing cannot read texts."""
+        if self._tokenize is None:
+            raise ValueError(
+                "The checkpoint has no tokenizer, so it cannot read texts. Give its SentencePiece model: "
+                "--tokenizer FILE in commands, or SigLIP.from_checkpoint(..., tokenizer=FILE)."
+            )
+
+    def _embed_images(
+        self,
+        examples: tf.data.Dataset,
+        pooled: bool,
+        progress: Callable[[int], None] | None,
+        skip: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if self._pixels is None:
+            raise ValueError("The model's preprocessing has no images. Set `model.preprocessing` or give one.")
+        images = self._share_of(examples.map(lambda example: example["image"]))
+        pixels = images.map(lambda position, data: (position, self._pixels(data)), num_parallel_calls=tf.data.AUTOTUNE)
+        return self._embed(
+            pixels.ignore_errors() if skip else pixels,
+            self._blank_image(),
+            self._pool_images if pooled else self._encode_images,
+            progress,
+        )
 
     def texts(self, texts: Sequence[str], *, progress: Callable[[int], None] | None = None) -> np.ndarray:
         """Embeddings (texts, embed_dim) float32 of strings, tokenised as the model's preprocessing says.
@@ -86,15 +146,21 @@ class Embedder:
         Texts of the same tokens are embedded once: their scores then tie exactly, wherever they stand in a batch.
 
         Raises:
-            ValueError: no texts.
+            ValueError: no texts, or no tokenizer.
         """
+        self.require_tokenizer()
         if len(texts) == 0:
             raise ValueError("There is nothing to embed: no texts.")
         strings = tf.data.Dataset.from_tensor_slices(tf.constant(list(texts), tf.string))
         ids = np.concatenate([self._tokenize(part).numpy() for part in strings.batch(_TEXTS_TOKENISED_AT_ONCE)])
         ids, position = np.unique(ids, axis=0, return_inverse=True)
         dataset = self._share_of(tf.data.Dataset.from_tensor_slices(ids))
-        return self._embed(dataset, tf.zeros(ids.shape[1], tf.int32), self._encode_texts, progress)[position.ravel()]
+        found, _ = self._embed(dataset, tf.zeros(ids.shape[1], tf.int32), self._encode_texts, progress)
+        return found[position.ravel()]
+
+    def _blank_image(self):
+        """What pads a batch, of the structure that `pixels` gives; NaFlex wants at least one patch."""
+        return tf.nest.map_structure(lambda spec: tf.ones(spec.shape, spec.dtype), self.preprocessing.image.spec)
 
     def _find_local_replicas(self) -> list[int]:
         found = []
@@ -110,45 +176,55 @@ class Embedder:
         return lambda value: self.strategy.run(encode, args=(value,))
 
     def _share_of(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """The examples that this worker's replicas take, in order."""
+        """(position, example) of the examples that this worker's replicas take, in order."""
         if len(self._local_replicas) == self._replicas:
-            return dataset
+            return dataset.enumerate()
         first, last = self._local_replicas[0], self._local_replicas[-1]
 
         def is_local(index, _):
             replica = index % self.batch_size // self._share
             return tf.logical_and(replica >= first, replica <= last)
 
-        return dataset.enumerate().filter(is_local).map(lambda _, value: value)
+        return dataset.enumerate().filter(is_local)
 
     def _embed(
-        self, dataset: tf.data.Dataset, pad: tf.Tensor, encode: Callable, progress: Callable[[int], None] | None
-    ) -> np.ndarray:
-        found, done = [], 0
-        for batch, count in self._padded_batches(dataset, pad):
-            valid = tf.cast(tf.range(len(batch)) < count, tf.float32)
+        self, dataset: tf.data.Dataset, pad: Any, encode: Callable, progress: Callable[[int], None] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Embeddings and positions of all workers' examples, in order of position."""
+        found, positions, done = [], [], 0
+        for batch, numbers in self._padded_batches(dataset, pad):
             embeddings = self._gather(encode(self._on_replicas(batch)))
-            keep = self._gather(self._on_replicas(valid)) > 0
+            numbers = self._gather(self._on_replicas(numbers))
+            keep = numbers >= 0
             found.append(embeddings[keep])
+            positions.append(numbers[keep])
             done += int(keep.sum())
             if progress is not None:
                 progress(done)
             if not keep.all():
                 break
         if done == 0:
-            raise ValueError("There is nothing to embed: the data set is empty.")
-        return np.concatenate(found)
+            raise ValueError("There is nothing to embed: no example, or none that can be decoded.")
+        positions = np.concatenate(positions)
+        order = np.argsort(positions, kind="stable")  # workers differ in how many of theirs are left out
+        return np.concatenate(found)[order], positions[order]
 
-    def _padded_batches(self, dataset: tf.data.Dataset, pad: tf.Tensor) -> Iterator[tuple[tf.Tensor, int]]:
-        """Batches of this worker's share and how many of each are real; with several workers empty ones go on for
-        ever, because a worker cannot see that the others' data has ended."""
+    def _padded_batches(self, dataset: tf.data.Dataset, pad: Any) -> Iterator[tuple[Any, tf.Tensor]]:
+        """Batches of this worker's share with their positions, -1 for padding.
+
+        With several workers, empty batches follow without end: a worker cannot see that the others' data has ended.
+        """
         size = self._share * len(self._local_replicas)
-        for batch in dataset.batch(size).prefetch(1):
-            count = len(batch)
-            missing = tf.repeat(pad[None], size - count, axis=0)
-            yield tf.concat([batch, missing], axis=0), count
+
+        def repeat(value: tf.Tensor, times: int) -> tf.Tensor:
+            return tf.repeat(value[None], times, axis=0)
+
+        for numbers, batch in dataset.batch(size).prefetch(1):
+            missing = size - len(numbers)
+            padded = tf.nest.map_structure(lambda b, p, m=missing: tf.concat([b, repeat(p, m)], 0), batch, pad)
+            yield padded, tf.pad(numbers, [[0, missing]], constant_values=-1)
         while len(self._local_replicas) < self._replicas:
-            yield tf.repeat(pad[None], size, axis=0), 0
+            yield tf.nest.map_structure(lambda p: repeat(p, size), pad), -tf.ones(size, tf.int64)
 
     def _gather(self, value) -> np.ndarray:
         """All replicas' rows in order, on every worker. One worker needs no collective op, which TensorFlow would not
@@ -157,26 +233,11 @@ class Embedder:
             return np.concatenate([part.numpy() for part in self.strategy.experimental_local_results(value)])
         return self.strategy.gather(value, axis=0).numpy()
 
-    def _on_replicas(self, batch: tf.Tensor):
+    def _on_replicas(self, batch):
         first = self._local_replicas[0]
 
         def part(context):
             start = (context.replica_id_in_sync_group - first) * self._share
-            return batch[start : start + self._share]
+            return tf.nest.map_structure(lambda value: value[start : start + self._share], batch)
 
         return self.strategy.experimental_distribute_values_from_function(part)
-
-
-def _normalize(pixels: tf.Tensor) -> tf.Tensor:
-    return tf.cast(pixels, tf.float32) / 127.5 - 1.0
-
-
-def _broken_image(examples: tf.data.Dataset, decode: Callable) -> str | None:
-    """Names the first image that cannot be decoded."""
-    for position, example in enumerate(examples):
-        try:
-            decode(example["image"])
-        except tf.errors.InvalidArgumentError as error:
-            name = example["id"].numpy().decode(errors="replace") if "id" in example else "without id"
-            return f"Image {position} ({name}) cannot be decoded: {error.message.splitlines()[0]}"
-    return None

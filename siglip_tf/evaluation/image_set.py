@@ -1,10 +1,12 @@
 """A set of encoded images to evaluate on: bytes as a tf.data data set, labels and captions as arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
+
+from siglip_tf.evaluation.text_files import sound_files
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class ImageSet:
         class_names: a name for each label, or None.
         captions: for each image its captions, or None; one list a language in `languages`.
         languages: captions by language code, where there are several.
+        notes: what a reader of the figures must know, such as files that are left out.
     """
 
     name: str
@@ -28,6 +31,7 @@ class ImageSet:
     class_names: tuple[str, ...] | None = None
     captions: tuple[tuple[str, ...], ...] | None = None
     languages: dict[str, tuple[tuple[str, ...], ...]] | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -41,17 +45,24 @@ class ImageSet:
         kept[indices] = True
         chosen = tf.data.Dataset.from_tensor_slices(kept)
         pairs = tf.data.Dataset.zip(chosen, self.examples).filter(lambda keep, _: keep)
+        return self.chosen(indices, pairs.map(lambda _, example: example))
+
+    def chosen(
+        self, indices: Sequence[int] | np.ndarray, examples: tf.data.Dataset, notes: tuple[str, ...] = ()
+    ) -> "ImageSet":
+        """The set of the images at `indices`, which are those of `examples`; `notes` are added to its own."""
 
         def pick(values):
             return None if values is None else tuple(values[i] for i in indices)
 
         return replace(
             self,
-            examples=pairs.map(lambda _, example: example),
+            examples=examples,
             ids=pick(self.ids),
-            labels=None if self.labels is None else self.labels[indices],
+            labels=None if self.labels is None else self.labels[np.asarray(indices)],
             captions=pick(self.captions),
             languages=None if self.languages is None else {k: pick(v) for k, v in self.languages.items()},
+            notes=self.notes + notes,
         )
 
     def limit(self, count: int | None) -> "ImageSet":
@@ -72,17 +83,38 @@ class ImageSet:
 def from_files(name: str, paths: Sequence[str], ids: Sequence[str] | None = None, **known) -> ImageSet:
     """An `ImageSet` of image files at any paths that TensorFlow reads; ids are the paths if not given.
 
+    Files that are not there or cannot be read are left out, and a note counts them.
+
+    Args:
+        name: of the set.
+        paths: of the files.
+        ids: one for each.
+        known: further attributes, for all of the files.
+
     Raises:
-        ValueError: no files.
+        ValueError: no files, or none that is there.
     """
     if not paths:
         raise ValueError(f"{name} holds no image files.")
     ids = tuple(paths if ids is None else ids)
-    files = tf.data.Dataset.from_tensor_slices({"path": list(paths), "id": list(ids)})
+    sound, missing = sound_files(paths)
+    if not sound:
+        raise ValueError(f"{name}: none of its {len(paths)} image files can be read; {paths[0]} {missing[0]}.")
+    files = tf.data.Dataset.from_tensor_slices({"path": [paths[i] for i in sound], "id": [ids[i] for i in sound]})
     examples = files.map(
         lambda file: {"image": tf.io.read_file(file["path"]), "id": file["id"]}, num_parallel_calls=tf.data.AUTOTUNE
     )
-    return ImageSet(name, examples, ids, **known)
+    if not missing:
+        return ImageSet(name, examples, ids, **known)
+    note = left_out_note(len(paths), {ids[i]: reason for i, reason in missing.items()})
+    return ImageSet(name, examples, ids, **known).chosen(sound, examples, (note,))
+
+
+def left_out_note(total: int, reasons: Mapping[str, str]) -> str:
+    """Counts images that are left out, and names the first of them: id -> reason."""
+    named = "; ".join(f"{key}: {reason}" for key, reason in list(reasons.items())[:3])
+    more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+    return f"{len(reasons)} of {total} images are left out ({named}{more})"
 
 
 def from_examples(name: str, examples: tf.data.Dataset, class_names: Sequence[str] | None = None) -> ImageSet:

@@ -1,44 +1,27 @@
 """Image sets in the layouts they are published in: labelled folders, ObjectNet, COCO, Flickr, Crossmodal-3600."""
 
-import csv
-import json
 import posixpath
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import tensorflow as tf
 
+from siglip_tf.data.sources.listing import is_hidden, is_image, is_picture, walk
 from siglip_tf.evaluation.image_set import ImageSet, from_files, pad_labels
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+from siglip_tf.evaluation.text_files import (
+    captions_of_table,
+    captions_of_tokens,
+    expected_shape,
+    parse_json,
+    read_json_lines,
+    read_text,
+)
 
 _LANGUAGES = (
     "ar bn cs da de el en es fa fi fil fr he hi hr hu id it ja ko mi nl no pl pt quz ro ru sv sw te th tr uk vi zh"
 )
+_FLICKR_FOLDERS = ("flickr30k-images", "flickr30k_images", "images", "Images", "Flicker8k_Dataset", "")
 XM3600_LANGUAGES = tuple(_LANGUAGES.split())
-
-
-def read_names(path: str) -> list[str]:
-    """Class names, labels or templates from a file: a JSON list, or one a line (blank lines and `#` lines left out).
-
-    Raises:
-        ValueError: no such file, nothing in it, or not UTF-8 text.
-    """
-    try:
-        text = _read_text(path)
-    except tf.errors.NotFoundError as error:
-        raise ValueError(f"There is no file {path!r}.") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}.") from error
-    if text.lstrip().startswith("["):
-        names = json.loads(text)
-        if not all(isinstance(name, str) for name in names):
-            raise ValueError(f"{path}: expected a JSON list of strings.")
-    else:
-        lines = (line.strip() for line in text.splitlines())
-        names = [line for line in lines if line and not line.startswith("#")]
-    if not names:
-        raise ValueError(f"{path} holds no names.")
-    return names
 
 
 def labelled_folder(path: str, class_names: Sequence[str] | None = None) -> ImageSet:
@@ -52,9 +35,14 @@ def labelled_folder(path: str, class_names: Sequence[str] | None = None) -> Imag
         ValueError: no folders with images, or another number of names.
     """
     folders = sorted(name for name in _listdir(path) if tf.io.gfile.isdir(posixpath.join(path, name)))
-    paths, labels, kept = [], [], []
+    paths, labels, kept, notes = [], [], [], []
     for folder in folders:
-        found = sorted(_walk_images(posixpath.join(path, folder)))
+        if is_hidden(folder):
+            continue
+        found, others = _walk_images(posixpath.join(path, folder))
+        if others:
+            kinds = ", ".join(sorted({posixpath.splitext(name)[1].lower() for name in others}))
+            notes.append(f"{folder}: {len(others)} pictures of other kinds ({kinds}) are left out; convert them to PNG")
         if found:
             labels += [len(kept)] * len(found)
             paths += found
@@ -65,7 +53,7 @@ def labelled_folder(path: str, class_names: Sequence[str] | None = None) -> Imag
     if len(names) != len(kept):
         raise ValueError(f"{path} has {len(kept)} classes ({kept[0]}, ...), {len(names)} names were given.")
     return from_files(posixpath.basename(path.rstrip("/")), paths, _relative(paths, path),
-                      labels=pad_labels(labels), class_names=names)  # fmt: skip
+                      labels=pad_labels(labels), class_names=names, notes=tuple(notes))  # fmt: skip
 
 
 def objectnet(path: str) -> ImageSet:
@@ -78,14 +66,16 @@ def objectnet(path: str) -> ImageSet:
     mapping = posixpath.join(path, "mappings", "folder_to_objectnet_label.json")
     names = data.class_names
     if tf.io.gfile.exists(mapping):
-        table = json.loads(_read_text(mapping))
-        names = tuple(table.get(folder, folder) for folder in data.class_names)
+        table = parse_json(read_text(mapping), mapping)
+        with expected_shape(mapping, "an object of folder -> class name"):
+            names = tuple(table.get(folder, folder) for folder in data.class_names)
 
     def cut_border(example):
         image = tf.io.decode_image(example["image"], channels=3, expand_animations=False)
         return example | {"image": tf.io.encode_png(image[1:-1, 1:-1])}
 
-    return ImageSet("objectnet", data.examples.map(cut_border, tf.data.AUTOTUNE), data.ids, data.labels, names)
+    examples = data.examples.map(cut_border, tf.data.AUTOTUNE)
+    return replace(data, name="objectnet", examples=examples, class_names=names)
 
 
 def coco(path: str, split: str = "test") -> ImageSet:
@@ -104,44 +94,41 @@ def coco(path: str, split: str = "test") -> ImageSet:
     annotations = posixpath.join(path, "annotations", f"captions_{split}.json")
     if not tf.io.gfile.exists(annotations):
         raise ValueError(f"Expected {karpathy} or {annotations}; for COCO's own files give split=val2017 or the like.")
-    content = json.loads(_read_text(annotations))
+    content = parse_json(read_text(annotations), annotations)
     captions: dict[int, list[str]] = {}
-    for annotation in content["annotations"]:
-        captions.setdefault(annotation["image_id"], []).append(annotation["caption"].strip())
-    images = [image for image in content["images"] if image["id"] in captions]
-    paths = [posixpath.join(path, split, image["file_name"]) for image in images]
+    with expected_shape(annotations, "COCO's images and annotations"):
+        for annotation in content["annotations"]:
+            captions.setdefault(annotation["image_id"], []).append(annotation["caption"].strip())
+        images = [image for image in content["images"] if image["id"] in captions]
+        paths = [posixpath.join(path, split, image["file_name"]) for image in images]
     return _with_captions(f"coco-{split}", paths, [str(i["id"]) for i in images], [captions[i["id"]] for i in images])
 
 
 def flickr(path: str, split: str = "test") -> ImageSet:
-    """Flickr30k or 8k: Karpathy's `dataset_flickr30k.json` (or 8k), else `results*.token`, else `captions.txt`.
+    """Flickr30k or 8k: Karpathy's `dataset_flickr30k.json` (or 8k), else `results*.token`, else Kaggle's table.
 
-    The token file ("<file>#<n>TAB<caption>") and Kaggle's CSV ("image,caption") know no splits: all of it is read.
+    The token file ("<file>#<n>TAB<caption>") and Kaggle's `captions.txt` or `results.csv` know no splits: all of it is
+    read.
 
     Raises:
-        ValueError: none of the files, no such split, or images that are missing.
+        ValueError: none of the files, no such split, or no image that is there.
     """
-    folders = [posixpath.join(path, f) for f in ("flickr30k-images", "flickr30k_images", "images", "Images", "")]
+    folders = [posixpath.join(path, f) for f in _FLICKR_FOLDERS]
     folders = [folder for folder in folders if tf.io.gfile.isdir(folder)]
     for name in ("dataset_flickr30k.json", "dataset_flickr8k.json"):
         file = posixpath.join(path, name)
         if tf.io.gfile.exists(file):
             return _karpathy(f"{name[8:-5]}-{split}", file, split, lambda _: folders)
-    tokens = sorted(name for name in _listdir(path) if name.endswith((".token", ".token.txt")))
-    if tokens:
-        lines = _read_text(posixpath.join(path, tokens[0])).splitlines()
-        rows = [line.split("\t", 1) for line in lines if "\t" in line]
-        pairs: Iterable = ((file.rsplit("#", 1)[0], caption) for file, caption in rows)
-    elif tf.io.gfile.exists(posixpath.join(path, "captions.txt")):
-        pairs = list(csv.reader(_read_text(posixpath.join(path, "captions.txt")).splitlines()))[1:]
-    else:
-        raise ValueError(f"Expected dataset_flickr30k.json, results*.token or captions.txt in {path}.")
-    captions: dict[str, list[str]] = {}
-    for file, caption in pairs:
-        captions.setdefault(file, []).append(caption.strip())
-    return _with_captions(
-        "flickr", [_find(file, folders) for file in captions], list(captions), list(captions.values())
-    )
+    files = sorted(_listdir(path))
+    tokens = next((name for name in files if name.endswith((".token", ".token.txt"))), None)
+    table = next((name for name in ("captions.txt", "results.csv", "captions.csv") if name in files), None)
+    if tokens is None and table is None:
+        raise ValueError(f"Expected dataset_flickr30k.json, results*.token, captions.txt or results.csv in {path}.")
+    read = captions_of_table if tokens is None else captions_of_tokens
+    captions, left_out = read(posixpath.join(path, tokens or table))
+    notes = (f"{left_out} lines of {tokens or table} without a caption are left out",) if left_out else ()
+    paths = [_find(file, folders) for file in captions]
+    return _with_captions("flickr", paths, list(captions), list(captions.values()), notes)
 
 
 def xm3600(path: str) -> ImageSet:
@@ -155,52 +142,43 @@ def xm3600(path: str) -> ImageSet:
     file = posixpath.join(path, "captions.jsonl")
     if not tf.io.gfile.exists(file):
         raise ValueError(f"Expected {file} and {path}/images/<key>.jpg, as published.")
-    entries = [json.loads(line) for line in _read_text(file).splitlines() if line.strip()]
+    entries = read_json_lines(file)
     languages = {}
-    for language in XM3600_LANGUAGES:
-        captions = tuple(tuple(entry.get(language, {}).get("caption", ())) for entry in entries)
-        if any(captions):
-            languages[language] = captions
+    with expected_shape(file, 'lines of {"image/key": ..., "en": {"caption": [...]}, ...}'):
+        keys = [str(entry["image/key"]) for entry in entries]
+        for language in XM3600_LANGUAGES:
+            captions = tuple(tuple(entry.get(language, {}).get("caption", ())) for entry in entries)
+            if any(captions):
+                languages[language] = captions
     if not languages:
         raise ValueError(f"{file} holds captions in none of the languages {', '.join(XM3600_LANGUAGES)}.")
-    keys = [entry["image/key"] for entry in entries]
-    paths = [_existing(posixpath.join(path, "images", f"{key}.jpg")) for key in keys]
+    paths = [posixpath.join(path, "images", f"{key}.jpg") for key in keys]
     return from_files("xm3600", paths, keys, languages=languages)
 
 
 def _karpathy(name: str, file: str, split: str, folders) -> ImageSet:
-    entries = json.loads(_read_text(file))["images"]
-    chosen = [entry for entry in entries if entry["split"] == split]
-    if not chosen:
-        raise ValueError(f"{file} has no split {split!r}, only {sorted({entry['split'] for entry in entries})}.")
-    paths = [_find(entry["filename"], folders(entry)) for entry in chosen]
-    captions = [[sentence["raw"].strip() for sentence in entry["sentences"]] for entry in chosen]
-    return _with_captions(name, paths, [entry["filename"] for entry in chosen], captions)
+    content = parse_json(read_text(file), file)
+    with expected_shape(file, "Karpathy's images with filename, split and sentences"):
+        entries = content["images"]
+        chosen = [entry for entry in entries if entry["split"] == split]
+        if not chosen:
+            raise ValueError(f"{file} has no split {split!r}, only {sorted({entry['split'] for entry in entries})}.")
+        paths = [_find(entry["filename"], folders(entry)) for entry in chosen]
+        captions = [[sentence["raw"].strip() for sentence in entry["sentences"]] for entry in chosen]
+        ids = [str(entry["filename"]) for entry in chosen]
+    return _with_captions(name, paths, ids, captions)
 
 
-def _with_captions(name: str, paths: list[str], ids: list[str], captions: list[list[str]]) -> ImageSet:
-    for path in paths:
-        _existing(path)
-    return from_files(name, paths, ids, captions=tuple(tuple(c) for c in captions))
+def _with_captions(
+    name: str, paths: list[str], ids: list[str], captions: list[list[str]], notes: tuple[str, ...] = ()
+) -> ImageSet:
+    return from_files(name, paths, ids, captions=tuple(tuple(c) for c in captions), notes=notes)
 
 
 def _find(file: str, folders: Sequence[str]) -> str:
-    for folder in folders:
-        path = posixpath.join(folder, file)
-        if tf.io.gfile.exists(path):
-            return path
-    raise ValueError(f"{file} is in none of {list(folders)}.")
-
-
-def _existing(path: str) -> str:
-    if not tf.io.gfile.exists(path):
-        raise ValueError(f"{path} is named by the captions' file and is not there.")
-    return path
-
-
-def _read_text(path: str) -> str:
-    with tf.io.gfile.GFile(path, "rb") as file:
-        return file.read().decode("utf-8-sig")
+    """The file in the first folder that has it; in the first of all where none does, which is counted later."""
+    paths = [posixpath.join(folder, file) for folder in folders]
+    return next((path for path in paths if tf.io.gfile.exists(path)), paths[0] if paths else file)
 
 
 def _listdir(path: str) -> list[str]:
@@ -209,9 +187,11 @@ def _listdir(path: str) -> list[str]:
     return [name.rstrip("/") for name in tf.io.gfile.listdir(path)]
 
 
-def _walk_images(path: str) -> Iterable[str]:
-    for folder, _, files in tf.io.gfile.walk(path):
-        yield from (posixpath.join(folder, file) for file in files if file.lower().endswith(IMAGE_SUFFIXES))
+def _walk_images(path: str) -> tuple[list[str], list[str]]:
+    """Pictures below a folder, sorted, and names of those in formats that are not read; hidden files are neither."""
+    found = [(where, file) for where, files in walk(path) for file in files if is_picture(file)]
+    images = [posixpath.join(where, file) for where, file in found if is_image(file)]
+    return sorted(images), [file for _, file in found if not is_image(file)]
 
 
 def _relative(paths: Sequence[str], root: str) -> list[str]:

@@ -4,9 +4,10 @@ import numpy as np
 
 from siglip_tf.evaluation import readers
 from siglip_tf.evaluation.image_set import ImageSet
-from siglip_tf.evaluation.readers import read_names
+from siglip_tf.evaluation.source_sets import source_set
 from siglip_tf.evaluation.tasks import FewShotTask, RetrievalTask, Task, ZeroShotTask
 from siglip_tf.evaluation.templates import read_templates
+from siglip_tf.evaluation.text_files import read_names
 from siglip_tf.evaluation.tfds_sets import tfds_set
 from siglip_tf.evaluation.zero_shot import present_classes
 
@@ -15,17 +16,19 @@ KIND:READER=WHERE[,option=value...]
 
   zero_shot:folder=DIR           one folder of pictures a class
   zero_shot:objectnet=DIR        ObjectNet as unzipped (its red border is cut off)
+  zero_shot:source=SOURCE        your own labelled records: whatever training reads as SOURCE
   zero_shot:tfds=NAME            a prepared TFDS data set: imagenet2012, imagenet2012_real, imagenet_v2, imagenet_a,
                                  imagenet_r, oxford_iiit_pet, cifar100, ...
   retrieval:coco=DIR             COCO captions: Karpathy's split file, or COCO's own with split=val2017
   retrieval:flickr=DIR           Flickr30k or 8k
   retrieval:xm3600=DIR           Crossmodal-3600, a row for each of 36 languages
+  retrieval:source=SOURCE        your own captioned records: a folder with a table, tar, TFRecord or Parquet shards
   retrieval:tfds=NAME            coco_captions, ...
   few_shot:tfds=NAME             10-shot linear probe: drawn from train=SPLIT (default "train")
   few_shot:folder=DIR            DIR/train and DIR/test, one folder a class in each
 
 options
-  split=S             of tfds, coco and flickr (ReaL's and ImageNet's default is validation)
+  split=S             of tfds, source, coco and flickr (ReaL's and ImageNet's default is validation)
   data_dir=DIR        where TFDS data sets lie
   class_names=FILE    one name a line, in the order of the labels, or a JSON list
   templates=T         name, photo, photos, drawings, or a file with one template a line
@@ -40,8 +43,8 @@ _OPTIONS = {
     "few_shot": {"split", "train", "data_dir", "class_names", "shots", "seeds", "limit"},
 }
 _READERS = {
-    "zero_shot": ("folder", "objectnet", "tfds"),
-    "retrieval": ("coco", "flickr", "xm3600", "tfds"),
+    "zero_shot": ("folder", "objectnet", "source", "tfds"),
+    "retrieval": ("coco", "flickr", "source", "xm3600", "tfds"),
     "few_shot": ("folder", "tfds"),
 }
 
@@ -113,6 +116,8 @@ def _images(reader: str, where: str, options: dict[str, str]) -> ImageSet:
     split = {"split": options["split"]} if "split" in options else {}
     if reader == "tfds":
         return tfds_set(where, data_dir=options.get("data_dir"), class_names=names, **split)
+    if reader == "source":
+        return source_set(where, class_names=names, **split)
     if reader == "folder":
         return readers.labelled_folder(where, names)
     if reader in ("coco", "flickr"):

@@ -9,7 +9,7 @@ import numpy as np
 
 from siglip_tf.evaluation.embed import Embedder
 from siglip_tf.evaluation.few_shot import draw_shots, few_shot
-from siglip_tf.evaluation.image_set import ImageSet
+from siglip_tf.evaluation.image_set import ImageSet, left_out_note
 from siglip_tf.evaluation.ranking import top_k
 from siglip_tf.evaluation.results import Answer, Query, TaskResult
 from siglip_tf.evaluation.retrieval import RECALL_AT, RetrievalResult, retrieval
@@ -35,17 +35,27 @@ class Evaluation:
         self.temperature = float(np.exp(np.asarray(model.log_temperature)))
         self.bias = 0.0 if model.bias is None else float(np.asarray(model.bias))
 
-    def images(self, image_set: ImageSet, pooled: bool = False) -> np.ndarray:
-        """Embeddings of all images of the set."""
+    def images(self, image_set: ImageSet, pooled: bool = False) -> tuple[ImageSet, np.ndarray]:
+        """The set without images that cannot be decoded, which a note counts, and the embeddings of its images."""
         key = id(image_set) if not pooled else -id(image_set)
         if key not in self._images:
             self._say(image_set, 0)
-            embeddings = self.embedder.images(
+            vectors, positions = self.embedder.sound_images(
                 image_set.examples, pooled=pooled, progress=lambda done: self._say(image_set, done)
             )
             # The set is kept too: its id must not be given to another one.
-            self._images[key] = image_set, embeddings
-        return self._images[key][1]
+            self._images[key] = image_set, self._sound(image_set, positions), vectors
+        return self._images[key][1:]
+
+    def _sound(self, image_set: ImageSet, positions: np.ndarray) -> ImageSet:
+        broken = np.setdiff1d(np.arange(len(image_set)), positions)
+        if not broken.size:
+            return image_set
+        self._say(image_set, len(image_set))
+        named = self.embedder.broken_images(image_set.examples, broken[:3].tolist())
+        reasons = {image_set.ids[i]: named.get(i, ("", "cannot be decoded"))[1] for i in broken}
+        sound = image_set.subset(positions)
+        return replace(sound, notes=(*sound.notes, left_out_note(len(image_set), reasons)))
 
     def _say(self, image_set: ImageSet, done: int) -> None:
         if self._progress is not None:
@@ -56,7 +66,13 @@ class Evaluation:
         return self.temperature * cosine + self.bias
 
     def run(self, tasks: Sequence["Task"]) -> list[TaskResult]:
-        """The results of all tasks, in order."""
+        """The results of all tasks, in order.
+
+        Raises:
+            ValueError: a task reads texts and the model has no tokenizer, or no image of a set can be decoded.
+        """
+        if any(task.reads_texts for task in tasks):
+            self.embedder.require_tokenizer()
         results = []
         for task in tasks:
             start = time.monotonic()
@@ -71,10 +87,12 @@ class Task(abc.ABC):
     Attributes:
         name: the first part of its metrics' names.
         metric_names: the metrics that `run` reports, without the task's name; the most telling one first.
+        reads_texts: whether the model needs a tokenizer.
     """
 
     name: str
     metric_names: tuple[str, ...]
+    reads_texts: bool = True
 
     @abc.abstractmethod
     def run(self, evaluation: Evaluation) -> TaskResult:
@@ -97,7 +115,10 @@ class ZeroShotTask(Task):
 
     def __post_init__(self):
         if self.images.labels is None or self.images.class_names is None:
-            raise ValueError(f"{self.images.name} has no labels: zero-shot classification needs them.")
+            raise ValueError(
+                f"{self.images.name} has no labels, or no names for them: zero-shot classification needs both. Name "
+                "the classes with class_names=FILE."
+            )
 
     @property
     def name(self) -> str:
@@ -113,7 +134,8 @@ class ZeroShotTask(Task):
         if isinstance(subset, str):
             subset = present_classes(images.labels)
         classes = class_embeddings(evaluation.embedder.texts, names, self.templates)
-        result = zero_shot(evaluation.images(images), classes, images.labels, subset)
+        images, vectors = evaluation.images(images)
+        result = zero_shot(vectors, classes, images.labels, subset)
         labels = images.labels[result.counted].reshape(result.images, -1)
         right = (result.top[:, :, None] == labels[:, None, :]).any(axis=2)
         first = labels[np.arange(len(labels)), (labels >= 0).argmax(axis=1)]
@@ -142,7 +164,7 @@ class ZeroShotTask(Task):
             result.images,
             result.to_dict(),
             {"top1": right_labels / count, "top5": min(1.0, 5 * right_labels / count), "mean_per_class": 1 / count},
-            notes=tuple(notes),
+            notes=(*notes, *images.notes),
             rows={
                 names[c]: {"top1": value, "images": float((first == c).sum())} for c, value in result.per_class.items()
             },
@@ -178,12 +200,14 @@ class RetrievalTask(Task):
         return tuple(f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in RECALL_AT)
 
     def run(self, evaluation: Evaluation) -> TaskResult:
-        languages = self.images.languages or {"": self.images.captions}
-        vectors = evaluation.images(self.images)
+        images, vectors = evaluation.images(self.images)
+        languages = images.languages or {"": images.captions}
         rows, notes, chances = {}, [], []
         queries: dict[str, tuple[Query, ...]] = {}
         for language, captions in languages.items():
             kept = np.array([i for i, several in enumerate(captions) if several])
+            if not kept.size:
+                continue
             texts = [caption for i in kept for caption in captions[i]]
             owner = np.repeat(np.arange(len(kept)), [len(captions[i]) for i in kept])
             text_vectors = evaluation.embedder.texts(texts)
@@ -194,20 +218,22 @@ class RetrievalTask(Task):
                 notes.append(f"{language} {len(captions) - len(kept)} images without a caption are left out".strip())
             if not queries or language == "en":
                 queries = _retrieval_queries(evaluation, vectors, kept, text_vectors, texts, owner, result)
+        if not rows:
+            raise ValueError(f"{images.name}: no image that can be decoded has a caption.")
         mean = {name: float(np.mean([row[name] for row in rows.values()])) for name in next(iter(rows.values()))}
         chance = {name: float(np.mean([c[name] for c in chances])) for name in chances[0]}
-        if self.images.languages:
+        if images.languages:
             notes.insert(0, f"mean of {len(rows)} languages")
         return TaskResult(
             self.name,
             "retrieval",
-            len(self.images),
+            len(images),
             mean,
             chance,
-            notes=tuple(notes),
-            rows=rows if self.images.languages else {},
+            notes=(*notes, *images.notes),
+            rows=rows if images.languages else {},
             queries=queries,
-            images_of=self.images,
+            images_of=images,
         )
 
 
@@ -226,6 +252,7 @@ class FewShotTask(Task):
     test: ImageSet
     shots: int = 10
     seeds: int = 3
+    reads_texts = False
 
     def __post_init__(self):
         for images in (self.train, self.test):
@@ -246,21 +273,24 @@ class FewShotTask(Task):
         classes = len(self.train.class_names)
         draws = [draw_shots(self.train.labels, classes, self.shots, seed) for seed in range(self.seeds)]
         drawn = np.unique(np.concatenate(draws))
-        train = self.train.subset(drawn)
+        train, train_vectors = evaluation.images(self.train.subset(drawn), pooled=True)
+        test, test_vectors = evaluation.images(self.test, pooled=True)
+        if len(train) < len(drawn):
+            raise ValueError(f"{train.name}: {train.notes[-1]}; a probe needs every drawn image. Remove them.")
         result = few_shot(
-            evaluation.images(train, pooled=True),
+            train_vectors,
             train.labels,
-            evaluation.images(self.test, pooled=True),
-            self.test.labels,
+            test_vectors,
+            test.labels,
             classes,
             shots=self.shots,
             draws=[np.searchsorted(drawn, indices) for indices in draws],
         )
         seeds = {f"seed {seed}": {"accuracy": value} for seed, value in enumerate(result.per_seed)}
         metrics = {f"{self.shots}shot": result.accuracy}
-        notes = (f"{classes} classes, mean of {self.seeds} draws",)
+        notes = (f"{classes} classes, mean of {self.seeds} draws", *test.notes)
         chance = {f"{self.shots}shot": 1 / classes}
-        return TaskResult(self.name, "few_shot", len(self.test), metrics, chance, notes=notes, rows=seeds)
+        return TaskResult(self.name, "few_shot", len(test), metrics, chance, notes=notes, rows=seeds)
 
 
 def _confusions(right: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> tuple[tuple[str, str, int], ...]:

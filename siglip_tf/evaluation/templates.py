@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from siglip_tf.evaluation.readers import read_names
+from siglip_tf.evaluation.text_files import read_names
 
 TEMPLATES = {
     "name": ("{}",),

@@ -97,6 +97,11 @@ _SOFTMAX = """\
 This model was trained with the softmax loss, which gives logits no absolute level: use ranks and `softmax`, and leave
 `probabilities` (the sigmoid of the logits) alone."""
 
+_MATCHES = """
+
+`matches` (of `classify` and its kin) says yes or no: whether a probability reaches the threshold that
+`python -m tools.calibrate` fitted on a labeled sample, the label's own where it has one."""
+
 _BANK_ROW = (
     "| `classify_bank` | `images` (n,) | those of `classify` and `ranked_labels`, for {count} labels baked in |\n"
 )
@@ -122,5 +127,5 @@ def readme(
         templates=shown,
         temperature=float(np.exp(np.asarray(model.log_temperature))),
         bias="0 (none)" if bias is None else f"{bias:.2f}",
-        reading=_SOFTMAX if bias is None else _SIGMOID,
+        reading=(_SOFTMAX if bias is None else _SIGMOID) + ("" if model.calibration is None else _MATCHES),
     )

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from siglip_tf.data.preprocessing import ImagePreprocessing, Preprocessing
+from siglip_tf.data.preprocessing import Preprocessing
 from siglip_tf.export.readme import readme
 from siglip_tf.export.serving import ServingGraph
 from siglip_tf.export.warmup import WARMUP_FILE, example_requests, write_warmup_requests
@@ -83,7 +83,7 @@ def export_saved_model(
         _drop_custom_gradients(aside)
         os.makedirs(f"{aside}/assets.extra")
         write_warmup_requests(
-            f"{aside}/assets.extra/{WARMUP_FILE}", model_name, example_requests(preprocessing.image.size, functions)
+            f"{aside}/assets.extra/{WARMUP_FILE}", model_name, example_requests(model.image_size[0], functions)
         )
     export = Export(target, version, tuple(functions), weights.bytes)
     text = readme(model, export, model_name=model_name, precision=precision, labels=labels, templates=templates)
@@ -113,16 +113,20 @@ def _checked_preprocessing(model: keras.Model, preprocessing: Preprocessing | No
             "Set `model.preprocessing` or give `preprocessing=siglip_tf.data.Preprocessing(image, text)`."
         )
     image, text = preprocessing.image, preprocessing.text
-    if tuple(model.image_size) != (image.size, image.size):
+    if model.max_patches is not None:
+        if getattr(image, "max_patches", None) != model.max_patches:
+            raise ValueError(f"The model takes {model.max_patches} patches; its preprocessing makes another number.")
+    elif tuple(model.image_size) != (image.size, image.size):
         raise ValueError(f"The model takes images of {model.image_size}, its preprocessing makes {image.size} pixels.")
     if text.length != model.text_length or text.vocab_size > model.vocab_size:
         raise ValueError(
             f"The model takes {model.text_length} tokens of {model.vocab_size} ids, "
             f"its tokenizer makes {text.length} of {text.vocab_size}."
         )
-    if max_pixels < image.size**2:
-        raise ValueError(f"Expected max_pixels of at least {image.size**2}. Received: {max_pixels}.")
-    image = ImagePreprocessing.from_config(image.to_config() | {"max_pixels": max_pixels})
+    least = model.image_size[0] * model.image_size[1]
+    if max_pixels < least:
+        raise ValueError(f"Expected max_pixels of at least {least}. Received: {max_pixels}.")
+    image = type(image).from_config(image.to_config() | {"max_pixels": max_pixels})
     return Preprocessing(image, text)
 
 

@@ -45,6 +45,7 @@ class ServingGraph:
         self._weights = weights
         self._templates = tuple(templates)
         self._bank_labels: tuple[str, ...] = ()
+        self._calibration = model.calibration
         self.resources = tf.Module(name="siglip")
         self.resources.weights = weights
         self.resources.tokenizer = preprocessing.text
@@ -81,17 +82,18 @@ class ServingGraph:
     @tf.function(input_signature=[_BYTES, _LABELS])
     def classify(self, images, labels):
         """Images (n,), labels (m,) put into the exported templates -> see `_classification`."""
-        return self._classification(self._images(images), self._classes(labels, tf.constant(self._templates)))
+        return self._classification(self._images(images), self._classes(labels, tf.constant(self._templates)), labels)
 
     @tf.function(input_signature=[_BYTES, _LABELS, _TEMPLATES])
     def classify_with_templates(self, images, labels, templates):
         """`classify` with the caller's own templates (t,), at least one, each with one `{}`."""
-        return self._classification(self._images(images), self._classes(labels, templates))
+        return self._classification(self._images(images), self._classes(labels, templates), labels)
 
     @tf.function(input_signature=[_BYTES])
     def classify_bank(self, images):
         """Images (n,) against the labels baked in: one image pass; adds the labels (n, m), best first."""
-        answer = self._classification(self._images(images), tf.convert_to_tensor(self.resources.bank))
+        labels = tf.constant(self._bank_labels)
+        answer = self._classification(self._images(images), tf.convert_to_tensor(self.resources.bank), labels)
         return answer | {"ranked_labels": tf.gather(tf.constant(self._bank_labels), answer["ranking"])}
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
@@ -127,7 +129,7 @@ class ServingGraph:
             preprocess.pixels,
             images,
             parallel_iterations=_DECODED_AT_ONCE,
-            fn_output_signature=tf.TensorSpec([preprocess.size, preprocess.size, 3], tf.uint8),
+            fn_output_signature=preprocess.spec,
         )
         with self._weights.scope(self._model, "image/"):
             return self._model.encode_image(preprocess.normalize(pixels))
@@ -155,12 +157,28 @@ class ServingGraph:
         with self._weights.scope(self._model, ("log_temperature", "bias")):
             return self._model.logits(images, texts)
 
-    def _classification(self, images: tf.Tensor, classes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """All (n, m): logits; softmax over the labels; sigmoid of each by itself; ranking, label indices best first."""
+    def _classification(self, images: tf.Tensor, classes: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
+        """All (n, m): logits; softmax over the labels; sigmoid of each by itself; ranking, label indices best first.
+
+        A calibrated model (`tools.calibrate`) adds matches, bool: whether a probability reaches its label's threshold.
+        """
         logits = self._logits(images, classes)
-        return {
+        answer = {
             "logits": logits,
             "softmax": tf.nn.softmax(logits, axis=-1),
             "probabilities": tf.sigmoid(logits),
             "ranking": tf.argsort(logits, axis=-1, direction="DESCENDING", stable=True),
         }
+        if self._calibration is not None:
+            answer["matches"] = answer["probabilities"] >= self._thresholds(labels)
+        return answer
+
+    def _thresholds(self, labels: tf.Tensor) -> tf.Tensor:
+        """Probabilities (m,) from which labels count as matches: the common one where a label has none of its own."""
+        thresholds = tf.fill(tf.shape(labels), tf.constant(self._calibration["threshold"], tf.float32))
+        own = self._calibration.get("labels") or {}
+        if not own:
+            return thresholds
+        same = labels[:, None] == tf.constant(list(own))
+        values = tf.constant(list(own.values()), tf.float32)
+        return tf.where(tf.reduce_any(same, 1), tf.reduce_max(tf.where(same, values, 0.0), 1), thresholds)

@@ -1,10 +1,11 @@
 """A model from any public checkpoint, and a checkpoint from a model; `siglip_tf.checkpoints` knows the formats."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from siglip_tf import checkpoints
 from siglip_tf.checkpoints import Checkpoint
@@ -17,11 +18,12 @@ def read_model(
     path: str | os.PathLike,
     image_size: int | tuple[int, int] | None,
     tokenizer: str | os.PathLike | None,
+    resize: str | None,
     verbose: bool,
     options: dict[str, Any],
 ) -> keras.Model:
     """`SigLIP.from_checkpoint`; `make` is the class."""
-    checkpoint = checkpoints.read(path, tokenizer)
+    checkpoint = checkpoints.read(path, tokenizer, resize)
     if image_size is not None:
         checkpoint = checkpoints.with_image_size(checkpoint, image_size)
     missing = [tower for tower in ("image", "text") if tower not in checkpoint.towers]
@@ -32,11 +34,7 @@ def read_model(
         )
     model = make(**{**checkpoint.architecture, **options})
     fresh = {n: v.numpy() for n, v in model.named_weights().items() if n not in checkpoint.weights} if missing else {}
-    model.assign_weights({**checkpoint.weights, **fresh})
-    if checkpoint.preprocessing is not None:
-        # Without a vocabulary (npz files hold none) the model still knows how its images are prepared.
-        config = checkpoint.preprocessing if checkpoint.tokenizer else {**checkpoint.preprocessing, "text": None}
-        model.preprocessing = Preprocessing.from_config(config, checkpoint.tokenizer)
+    fill_model(model, checkpoint, fresh)
     if verbose:
         print(_description(checkpoint, fresh))
     return model
@@ -49,7 +47,29 @@ def checkpoint_of(model: keras.Model, arguments: dict[str, Any]) -> Checkpoint:
         preprocessing = model.preprocessing.to_config(vocabulary=False)
         tokenizer = None if model.preprocessing.text is None else model.preprocessing.text.model_proto
     architecture = {**arguments, "image_size": model.image_size}
-    return Checkpoint(architecture, merged_weights(model), preprocessing, tokenizer=tokenizer, source=model.name)
+    return Checkpoint(
+        architecture,
+        merged_weights(model),
+        preprocessing,
+        tokenizer=tokenizer,
+        source=model.name,
+        calibration=model.calibration,
+    )
+
+
+def fill_model(model: keras.Model, checkpoint: Checkpoint, fresh: Mapping[str, np.ndarray] | None = None) -> None:
+    """Gives a model a checkpoint's weights, and `fresh` ones that it lacks, its preprocessing and its calibration."""
+    model.assign_weights({**checkpoint.weights, **(fresh or {})})
+    model.calibration = checkpoint.calibration
+    if checkpoint.preprocessing is None:
+        return
+    config = dict(checkpoint.preprocessing)
+    if checkpoint.tokenizer is None:
+        # Without a vocabulary (npz files hold none) the model still knows how its images are prepared.
+        config["text"] = None
+    if model.max_patches is not None and config.get("image"):
+        config["image"] = {**config["image"], "max_patches": model.max_patches}  # another number may have been asked
+    model.preprocessing = Preprocessing.from_config(config, checkpoint.tokenizer)
 
 
 def _description(checkpoint, fresh):

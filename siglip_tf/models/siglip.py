@@ -25,8 +25,8 @@ from siglip_tf.losses import (
 from siglip_tf.models import batch as batch_checks
 from siglip_tf.models import fine_tuning, fit_data, lora, metrics, pretrained
 from siglip_tf.models import optimizer as optimizers
-from siglip_tf.models.image_tower import ImageTower
 from siglip_tf.models.microbatch import microbatched, whole_batch
+from siglip_tf.models.naflex import image_tower, patches_of
 from siglip_tf.models.text_tower import TextTower
 from siglip_tf.models.trainability import restore_trainability, trainability
 from siglip_tf.models.variants import image_tower_size, tower_size
@@ -71,6 +71,8 @@ class SigLIP(keras.Model):
         embed_dim: size of the embeddings; by default the image tower's width. Another one needs `image=None`.
         patch_size, image_width, image_depth, image_mlp_dim, image_heads: replace parts of `image`.
         image_pool: "map", "gap" or "tok".
+        max_patches: makes a NaFlex tower (SigLIP 2), which takes pictures of any shape as this many patches, those of
+            padding included; `image_size` is then the side that its learned positions span. It does not train here.
         text_width, text_depth, text_mlp_dim, text_heads: replace parts of `text`.
         text_head: False for a text tower without a last projection, whose width then is `embed_dim`.
         token_bottleneck: K of a bottlenecked token embedding (section 4.3); None for the whole table.
@@ -126,6 +128,7 @@ class SigLIP(keras.Model):
         image_mlp_dim: int | None = None,
         image_heads: int | None = None,
         image_pool: str = "map",
+        max_patches: int | None = None,
         text_width: int | None = None,
         text_depth: int | None = None,
         text_mlp_dim: int | None = None,
@@ -153,7 +156,7 @@ class SigLIP(keras.Model):
         arguments = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
         super().__init__(**kwargs)
         self._arguments = arguments
-        _check_positive(text_length=text_length, vocab_size=vocab_size)
+        _check_positive(text_length=text_length, vocab_size=vocab_size, max_patches=max_patches)
         _check_positive(embed_dim=embed_dim, token_bottleneck=token_bottleneck, microbatch_size=microbatch_size)
         check_tile_size(tile_size)
         check_choices(same_group=same_group, equal_captions=equal_captions)
@@ -168,11 +171,11 @@ class SigLIP(keras.Model):
                 raise ValueError(f"Expected loss='sigmoid' with masked negatives. Received: loss={loss!r}.")
 
         self.image_size = batch_checks.as_image_size(image_size)
-        self.text_length, self.vocab_size = text_length, vocab_size
+        self.text_length, self.vocab_size, self.max_patches = text_length, vocab_size, max_patches
         self.loss_name, self.negatives, self.tile_size = loss, negatives, tile_size
         self.same_group, self.equal_captions, self.loss_precision = same_group, equal_captions, loss_precision
         self.microbatch_size, self.tower_norms, self.seed = microbatch_size, tower_norms, seed
-        self.preprocessing = None
+        self.preprocessing, self.calibration = None, None
         regularisation = {"dropout": dropout, "stochastic_depth": stochastic_depth, "remat": remat}
         regularisation |= {"attention": attention, "scan_layers": scan_layers}
         regularisation["dtype"] = self.dtype_policy
@@ -188,7 +191,7 @@ class SigLIP(keras.Model):
                     f"Received: embed_dim={embed_dim}."
                 )
             embed_dim = size.width
-            self.image = ImageTower(size, patch, self.image_size, image_pool, name="image", **regularisation)
+            self.image = image_tower(size, patch, self.image_size, image_pool, max_patches, regularisation)
             self.image.build()
         elif embed_dim is None:
             raise ValueError("Expected embed_dim with image=None: the size of the stored image embeddings.")
@@ -229,7 +232,9 @@ class SigLIP(keras.Model):
         """Image embeddings.
 
         Args:
-            images: (batch, height, width, 3), floats in [-1, 1] or uint8 pixels.
+            images: (batch, height, width, 3), floats in [-1, 1] or uint8 pixels. Of a NaFlex model: what
+                `siglip_tf.data.NaFlexPreprocessing` makes, batched, or a list of pictures of any size (encoded bytes
+                or uint8 (height, width, 3)), which the model's preprocessing then prepares.
             training: whether dropout is active.
 
         Returns:
@@ -263,6 +268,8 @@ class SigLIP(keras.Model):
             return _normalize(self.text(ids, training=training))
         if self.image is None:
             raise ValueError("Expected 'image_embedding': this model has no image tower. Received: images.")
+        if self.max_patches is not None:
+            return _normalize(self.image(patches_of(value, self), training=training))
         return _normalize(self.image(batch_checks.check_images(value, self.image_size), training=training))
 
     def call(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
@@ -344,6 +351,11 @@ class SigLIP(keras.Model):
         Raises:
             ValueError: for a loss, metrics or an option of the optimizer that is wrong for a contrastive loss.
         """
+        if self.max_patches is not None:
+            raise ValueError(
+                f"Expected a tower of a fixed resolution. Received: max_patches={self.max_patches}. NaFlex towers "
+                "embed and serve here, and do not train. Start from a checkpoint of a fixed resolution."
+            )
         given = [name for name in ("loss", "metrics", "weighted_metrics", "loss_weights") if kwargs.get(name)]
         if given:
             raise ValueError(f"Expected no {given}: the loss is chosen by SigLIP(loss=...). Received: {given}.")
@@ -668,6 +680,7 @@ class SigLIP(keras.Model):
         path: str | os.PathLike,
         image_size: int | tuple[int, int] | None = None,
         tokenizer: str | os.PathLike | None = None,
+        resize: str | None = None,
         verbose: bool = True,
         **options: Any,
     ) -> "SigLIP":
@@ -678,9 +691,12 @@ class SigLIP(keras.Model):
                 folder that `save_checkpoint` wrote; told by content.
             image_size: another resolution; position embeddings are resampled bilinearly.
             tokenizer: a SentencePiece model file for formats that carry none (npz).
+            resize: how images are resized ("big_vision", "bicubic_antialias", "bilinear_antialias"), in place of what
+                the checkpoint says.
             verbose: whether to print what was found.
-            **options: further arguments of `SigLIP` (`remat`, `dropout`, ...). For a checkpoint of an image tower
-                alone (AugReg), those of a text tower, which starts from initial weights: at least `text`.
+            **options: further arguments of `SigLIP` (`remat`, `dropout`, `max_patches` of a NaFlex model, ...). For a
+                checkpoint of an image tower alone (AugReg), those of a text tower, which starts from initial weights:
+                at least `text`.
 
         Returns:
             The model; `model.preprocessing` is the checkpoint's, or None if it says nothing of it.
@@ -689,7 +705,7 @@ class SigLIP(keras.Model):
             FileNotFoundError: nothing is there.
             ValueError: the file is damaged or of another kind, or its weights are not those of one whole model.
         """
-        return pretrained.read_model(cls, path, image_size, tokenizer, verbose, options)
+        return pretrained.read_model(cls, path, image_size, tokenizer, resize, verbose, options)
 
     def to_checkpoint(self) -> Checkpoint:
         """The model as named arrays, architecture and preprocessing, for `siglip_tf.checkpoints.write`.

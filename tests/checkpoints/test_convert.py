@@ -1,10 +1,12 @@
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 import tensorflow as tf
 
 from siglip_tf import checkpoints
+from tests.vocabulary import trained
 from tools import convert
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -53,6 +55,28 @@ def test_describes_without_writing(capsys, tiny, tmp_path):
     printed = capsys.readouterr().out
     assert "multiplied out or changed: text/token_embedding/embedding" in printed
     assert "not in this format: text/token_embedding/projection" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # KerasHub leaves a file open
+def test_answers_of_the_other_library_are_compared(tmp_path, capsys, tiny):
+    vocabulary = trained(["a photo of a cat", "two dogs one ball"], 60)
+    text = {"length": 7, "lower_case": "ascii", "eos_id": 1, "pad_id": 1, "punctuation": "strip"}
+    for method in ("bicubic_antialias", "bilinear_antialias", "big_vision"):
+        preprocessing = {"image": {"size": 50, "method": method}, "text": text}
+        checkpoint = dataclasses.replace(tiny(), preprocessing=preprocessing, tokenizer=vocabulary)
+        checkpoints.write(tmp_path / "source", checkpoint)
+        for format in ("hugging_face", "keras_hub"):
+            target = tmp_path / f"{format} {method}"
+            assert convert.main([str(tmp_path / "source"), str(target), "--to", format]) == 0
+            printed = capsys.readouterr().out
+            pixels = float(re.search(r"pixels: ([\d.]+) of 255", printed)[1])
+            exact = (method == "big_vision") == (format == "keras_hub")
+            assert (pixels < 2.5) == (exact or format == "keras_hub"), (format, method, pixels)
+            cosine = float(re.search(r"text embeddings: cosine ([\d.]+)", printed)[1])
+            assert re.search(r"token ids: equal for \d of 6 texts", printed)
+            assert cosine > 0.999 or "the first that differ" in printed
+            assert "logits: " in printed
 
 
 def test_says_what_is_wrong(tmp_path, capsys):

@@ -164,43 +164,40 @@ def test_an_image_tower_alone(spoilt):
 TEXT = {"length": 7, "eos_id": 1}
 
 
-@pytest.mark.parametrize(
-    ("tokenizer", "wanted"),
-    [
-        ({"tokenizer_class": "SiglipTokenizer"}, {"lower_case": "unicode", "pad_id": 1, "punctuation": "strip"}),
-        (
-            {"tokenizer_class": "SiglipTokenizer", "do_lower_case": False, "pad_token": {"content": "<pad>"}},
-            {"lower_case": "none", "pad_id": 0, "punctuation": "strip"},
-        ),
-        (
-            {"tokenizer_class": "GemmaTokenizer", "pad_token": "<pad>", "do_lower_case": True},
-            {"lower_case": "unicode", "pad_id": 0, "punctuation": "keep"},
-        ),
-    ],
-)
-def test_tokenizer_files(spoilt, tokenizer, wanted):
-    def change(folder, _):
-        (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-        (folder / "tokenizer.model").write_bytes(b"model")
-
-    found = checkpoints.read(spoilt(change))
-    assert found.preprocessing["text"] == {"length": 7, "eos_id": 1, **wanted}
-    assert found.tokenizer == b"model"
+GEMMA = {"padding_side": "right", "add_eos_token": True, "pad_token": "<pad>"}
+TOKENIZERS = [
+    ({"tokenizer_class": "SiglipTokenizer"}, ("unicode", 1, "strip"), None),
+    (
+        {"tokenizer_class": "SiglipTokenizer", "do_lower_case": False, "pad_token": {"content": "<pad>"}},
+        ("none", 0, "strip"),
+        None,
+    ),
+    ({"tokenizer_class": "Siglip2Tokenizer", **GEMMA}, ("unicode", 0, "keep"), None),
+    ({"tokenizer_class": "GemmaTokenizerFast", **GEMMA}, ("unicode", 0, "keep"), "GemmaTokenizer, which"),
+    ({"tokenizer_class": "GemmaTokenizer", **GEMMA, "do_lower_case": False}, ("none", 0, "keep"), None),
+    ({"tokenizer_class": "Siglip2Tokenizer", "pad_token": "<pad>"}, ("unicode", 0, "keep"), "padding_side 'left'"),
+]
 
 
-def test_image_processors(spoilt):
-    def processor(**changes):
-        def change(folder, _):
-            path = folder / "preprocessor_config.json"
-            path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+def test_tokenizer_files(spoilt):
+    for tokenizer, wanted, note in TOKENIZERS:
 
-        return checkpoints.read(spoilt(change))
+        def change(folder, _, tokenizer=tokenizer):
+            (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+            (folder / "tokenizer.model").write_bytes(b"model")
 
-    bilinear = processor(resample=2)
-    assert bilinear.preprocessing["image"]["method"] == "big_vision"
-    assert "antialiasing" in bilinear.notes[0]
-    with pytest.raises(CheckpointError, match="not a SigLIP processor"):
-        processor(image_mean=[0.48, 0.46, 0.41])
+        found = checkpoints.read(spoilt(change))
+        text = dict(zip(("lower_case", "pad_id", "punctuation"), wanted, strict=True))
+        assert found.preprocessing["text"] == {"length": 7, "eos_id": 1, **text}
+        assert found.tokenizer == b"model"
+        assert len(found.notes) == (note is not None)
+        assert note is None or note in found.notes[0]
+
+
+def test_a_tokenizer_json_that_cannot_be_read_says_what_to_fetch(spoilt):
+    found = checkpoints.read(spoilt(lambda folder, _: (folder / "tokenizer.json").write_text('{"model": {}}')))
+    assert found.tokenizer is None
+    assert "Fetch the model's spiece.model or tokenizer.model" in found.notes[0]
 
 
 def test_a_configuration_may_leave_defaults_out(spoilt):
@@ -222,7 +219,7 @@ def set_in(tower, **values):
     ("change", "says"),
     [
         (lambda _, c: c.update(model_type="clip"), "type 'clip'"),
-        (lambda _, c: c.update(model_type="siglip2"), "NaFlex"),
+        (lambda _, c: c.update(model_type="siglip2"), "patch_embedding"),
         (set_in("vision", hidden_act="gelu"), "tanh GELU"),
         (set_in("text", layer_norm_eps=1e-5), "layer_norm_eps 1e-05"),
         (set_in("vision", num_hidden_layers=4), "vision_model.encoder.layers.3.layer_norm1.weight"),

@@ -4,9 +4,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+from sentencepiece import SentencePieceProcessor
 
 from siglip_tf import checkpoints
 from siglip_tf.data import Preprocessing
+from tests.checkpoints.test_tokenizer_json import GEMMA
+from tests.checkpoints.test_tokenizer_json import trained as trained_as_gemma
 from tests.vocabulary import trained
 
 TEXTS = [
@@ -25,10 +28,14 @@ def vocabulary() -> bytes:
     return trained([text.lower() for text in TEXTS if text], 90)
 
 
-def checkpoint_with(tiny, vocabulary, **changes):
+def len_of(model: bytes) -> int:
+    return SentencePieceProcessor(model_proto=model).get_piece_size()
+
+
+def checkpoint_with(tiny, vocabulary, vocab_size=90, **changes):
     text = {"length": 7, "lower_case": "unicode", "eos_id": 1, "pad_id": 1, "punctuation": "strip", **changes}
     preprocessing = {"image": {"size": 50, "method": "bicubic_antialias"}, "text": text}
-    return dataclasses.replace(tiny(vocab_size=90), preprocessing=preprocessing, tokenizer=vocabulary)
+    return dataclasses.replace(tiny(vocab_size=vocab_size), preprocessing=preprocessing, tokenizer=vocabulary)
 
 
 def ids_here(checkpoint):
@@ -47,21 +54,40 @@ def test_transformers_loads_the_whole_processor(tmp_path, tiny, vocabulary):
     np.testing.assert_allclose(batch["pixel_values"], np.ones((2, 3, 50, 50)), atol=1e-6)
 
 
+CHANGES = [
+    {},
+    {"pad_id": 0},
+    {"lower_case": "none"},
+    {"lower_case": "ascii"},
+    {"punctuation": "keep"},
+    {"punctuation": "keep", "lower_case": "ascii", "pad_id": 0},
+    {"punctuation": "keep", "lower_case": "none"},
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "changes", [{}, {"pad_id": 0}, {"lower_case": "none"}, {"lower_case": "ascii"}, {"punctuation": "keep"}]
-)
-def test_transformers(tmp_path, tiny, vocabulary, changes):
+def test_transformers(tmp_path, tiny, vocabulary):
     from transformers import AutoTokenizer
 
-    notes = checkpoints.write(tmp_path / "model", checkpoint_with(tiny, vocabulary, **changes), format="hugging_face")
-    found = checkpoints.read(tmp_path / "model")
-    assert found.tokenizer == vocabulary
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
-    theirs = tokenizer(TEXTS, padding="max_length", truncation=True, max_length=7)["input_ids"]
-    np.testing.assert_array_equal(ids_here(found), theirs)
-    # What `SiglipTokenizer` cannot do as this checkpoint does is said.
-    assert len(notes) == len({"lower_case": "ascii", "punctuation": "keep"}.items() & changes.items())
+    gemma = trained_as_gemma(**GEMMA)
+    for i, (model, changes) in enumerate([*((vocabulary, c) for c in CHANGES), *((gemma, c) for c in CHANGES[4:])]):
+        folder = tmp_path / str(i)
+        checkpoint = checkpoint_with(tiny, model, vocab_size=len_of(model), **changes)
+        notes = checkpoints.write(folder, checkpoint, format="hugging_face")
+        found = checkpoints.read(folder)
+        assert found.tokenizer == model
+        assert found.preprocessing == checkpoint.preprocessing or changes == {"lower_case": "ascii"}
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        kind = "Siglip2Tokenizer" if model is gemma and changes.get("lower_case") is None else type(tokenizer).__name__
+        assert type(tokenizer).__name__ == kind
+        theirs = tokenizer(TEXTS, padding="max_length", truncation=True, max_length=7)["input_ids"]
+        np.testing.assert_array_equal(ids_here(found), theirs)
+        # What `SiglipTokenizer` cannot do as this checkpoint does is said.
+        assert len(notes) == (changes == {"lower_case": "ascii"})
+        for name in ("tokenizer.model", "spiece.model"):  # a folder that holds tokenizer.json alone
+            (folder / name).unlink(missing_ok=True)
+        if (folder / "tokenizer.json").exists():
+            np.testing.assert_array_equal(ids_here(checkpoints.read(folder)), theirs)
 
 
 # KerasHub leaves the vocabulary's file open.

@@ -215,7 +215,10 @@ def test_task_names(folder, tmp_path):
     ("text", "message"),
     [
         ("linear:folder=x", "expected a kind among zero_shot, retrieval, few_shot"),
-        ("zero_shot:coco=x", "expected zero_shot:folder=..., zero_shot:objectnet=..., zero_shot:tfds=..."),
+        (
+            "zero_shot:coco=x",
+            "expected zero_shot:folder=..., zero_shot:objectnet=..., zero_shot:source=..., zero_shot:tfds=...",
+        ),
         ("zero_shot:folder", "expected zero_shot:folder=..."),
         ("retrieval:coco=x,templates=photo", "'templates=photo' is none of the options"),
         ("zero_shot:folder=FOLDER/test,limit=0", "limit to be a positive number"),

@@ -69,6 +69,29 @@ def test_two_workers_share_the_command(checkpoint, tmp_path):
     assert json.loads((tmp_path / "out" / "results.json").read_text())["results"][0]["metrics"] == expected.metrics
 
 
+def test_broken_pictures_are_left_out_and_counted(checkpoint, tmp_path, capsys):
+    write_folder(tmp_path / "birds", {"red": 4, "blue": 3})
+    (tmp_path / "birds/red/page.jpg").write_text("<html>403</html>")
+    (tmp_path / "birds/blue/gone.jpg").symlink_to("/nowhere/x.jpg")
+    tasks = [f"zero_shot:folder={tmp_path}/birds", f"retrieval:source={tmp_path}/birds"]
+    assert evaluate.main([checkpoint, "--devices", "2", "--batch-size", "2", "--tasks", *tasks]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"zero_shot/birds +top1 .* 7\n", printed)
+    assert "1 of 9 images are left out (blue/gone.jpg: a link to a file that is not there)" in printed
+    assert "1 of 8 images are left out (red/page.jpg: Not a JPEG, PNG, GIF, BMP or WebP image)" in printed
+
+
+def test_an_npz_without_tokenizer(tmp_path, capsys):
+    write_folder(tmp_path / "birds", {"red": 2, "blue": 2})
+    example_model().save_checkpoint(tmp_path / "model.npz", format="big_vision")
+    (tmp_path / "model.tokenizer.model").unlink()
+    arguments = [str(tmp_path / "model.npz"), "--devices", "1", "--tasks", f"zero_shot:folder={tmp_path}/birds"]
+    assert evaluate.main(arguments) == 1
+    assert "no tokenizer, so it cannot read texts" in capsys.readouterr().err
+    assert evaluate.main([*arguments, "--tokenizer", str(tmp_path / "none")]) == 1
+    assert f"No tokenizer at {tmp_path}/none" in capsys.readouterr().err
+
+
 def test_faults_end_with_a_sentence(checkpoint, capsys):
     assert evaluate.main([checkpoint, "--devices", "1", "--tasks", "zero_shot:folder=/nowhere"]) == 1
     assert capsys.readouterr().err == "/nowhere is not a folder.\n"

@@ -15,6 +15,9 @@ from siglip_tf.data.preprocessing import ImagePreprocessing
 from siglip_tf.data.sources.base import Source
 from siglip_tf.data.text.captions import encoding_fault, is_blank
 
+# Lines of a graph's error that say where it was made, and not what is wrong.
+_TRACE = re.compile(r"\s*($|Graph execution error|Detected at|Defined at|File |<stack|\[\[|node )")
+
 
 class Cause(enum.StrEnum):
     """Why a record is skipped."""
@@ -84,7 +87,10 @@ def first_line(error: tf.errors.OpError) -> str:
     _, asserted, values = str(error.message).partition("Summarized data: ")
     if asserted:
         return " ".join(line.strip().removeprefix("b").strip("'") for line in values.splitlines())[:200]
-    return re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*?\]", "", str(error.message).splitlines()[0])[:200]
+    if failed := re.search(r"assertion failed: \[(.*?)\]", str(error.message)):  # inside a tf.function
+        return failed[1][:200]
+    lines = [line for line in str(error.message).splitlines() if not _TRACE.match(line)] or [""]
+    return re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*?\]", "", lines[0])[:200]
 
 
 class BadRecordReport:

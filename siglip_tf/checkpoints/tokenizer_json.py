@@ -1,0 +1,368 @@
+"""`tokenizer.json` of the tokenizers library from and to a SentencePiece model that gives the same ids.
+
+SentencePiece merges any two neighbors that make a piece, best score first; the library merges listed pairs, first rank
+first. Both are one where the list holds every such pair and all pairs of a piece stand together, which is checked here.
+
+Source: tokenizers `models/{bpe,unigram}`; SentencePiece `bpe_model.cc`, `normalizer.cc`, `sentencepiece_model.proto`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import string
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+_SPACE = "▁"
+# Types of pieces in a SentencePiece model.
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
+_ASCII_LOWER = [
+    {"type": "Replace", "pattern": {"String": upper}, "content": upper.lower()} for upper in string.ascii_uppercase
+]
+# What SentencePiece calls extra white space: spaces alone, where the library's Strip takes line ends too.
+_STRIP = {"type": "Replace", "pattern": {"Regex": r"\A +| +\z"}, "content": ""}
+_ESCAPE = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
+_COLLAPSE = {"type": "Replace", "pattern": {"Regex": " {2,}"}}
+# What both must agree on before a model made here is trusted.
+_SAMPLES = (
+    "a photo of a cat.",
+    "The quick brown fox, jumped over the lazy dog!",
+    "  two  spaces   and\ttabs\n\nlines ",
+    "ÀÉÎ grüße Straße ﬁ ½",
+    "猫の写真 🐈 кошка قطة แมว",
+    "",
+    " ",
+    "x" * 50,
+    "0123456789 {}[]()<>&%$#@!?;:'\"",
+)
+
+
+def sentence_pieces(model: bytes | None) -> SentencePieceProcessor | None:
+    """The model, to be asked for its pieces; None for None and for bytes that are no SentencePiece model."""
+    from sentencepiece import SentencePieceProcessor
+
+    if model is None:
+        return None
+    try:
+        return SentencePieceProcessor(model_proto=model)
+    except RuntimeError:
+        return None
+
+
+class UnlikeSentencePieceError(ValueError):
+    """A tokenizer.json that no SentencePiece model equals; the message says which part."""
+
+
+def from_json(content: Any) -> tuple[bytes, str]:
+    """A SentencePiece model and the lower-casing before it.
+
+    Args:
+        content: of a tokenizer.json.
+
+    Returns:
+        The serialized model and "unicode", "ascii" or "none".
+
+    Raises:
+        UnlikeSentencePieceError: the tokenizer has a part that SentencePiece has not, or other ids on sample texts.
+    """
+    from sentencepiece import sentencepiece_model_pb2 as messages
+
+    try:
+        proto = messages.ModelProto()
+        lower_case = _read_normalizer(content, proto)
+        _read_pieces(content, proto)
+        model = proto.SerializeToString()
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError) as error:
+        if isinstance(error, UnlikeSentencePieceError):
+            raise
+        raise UnlikeSentencePieceError(f"it lacks or mistypes {error}") from error
+    _compare_ids(content, model, lower_case)
+    return model, lower_case
+
+
+def to_json(model: bytes, lower_case: str, eos_id: int) -> dict[str, Any]:
+    """Content of a tokenizer.json that gives the ids of a SentencePiece model and the EOS behind them.
+
+    Args:
+        model: a serialized SentencePiece model, unigram or BPE.
+        lower_case: "unicode", "ascii" or "none": what happens to a text first.
+        eos_id: id of the end of sentence.
+
+    Raises:
+        ValueError: a model of words or characters.
+    """
+    from sentencepiece import sentencepiece_model_pb2 as messages
+
+    proto = messages.ModelProto.FromString(model)
+    trained, pieces = proto.trainer_spec, list(proto.pieces)
+    unknown = next(i for i, piece in enumerate(pieces) if piece.type == _UNKNOWN)
+    if trained.model_type not in (trained.UNIGRAM, trained.BPE):
+        raise ValueError("Expected a SentencePiece model of type unigram or BPE. Received: words or characters.")
+    shared = {"byte_fallback": any(piece.type == _BYTE for piece in pieces)}
+    if trained.model_type == trained.UNIGRAM:
+        vocab: Any = [[piece.piece, piece.score] for piece in pieces]
+        kind = {"type": "Unigram", "unk_id": unknown, "vocab": vocab, **shared}
+    else:
+        vocab = {piece.piece: i for i, piece in enumerate(pieces)}
+        kind = {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": pieces[unknown].piece,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            **shared,
+            "vocab": vocab,
+            "merges": [list(pair) for pair in _merges(pieces)],
+        }
+    eos = pieces[eos_id].piece
+    added = [i for i, piece in enumerate(pieces) if piece.type in (_UNKNOWN, _CONTROL, _USER_DEFINED) or i == eos_id]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            _added_token(i, pieces[i].piece, special=pieces[i].type != _USER_DEFINED or i == eos_id) for i in added
+        ],
+        "normalizer": {"type": "Sequence", "normalizers": list(_normalizers(proto.normalizer_spec, lower_case))},
+        "pre_tokenizer": None,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": eos, "type_id": 0}}],
+            "pair": [
+                {"Sequence": {"id": "A", "type_id": 0}},
+                {"SpecialToken": {"id": eos, "type_id": 0}},
+                {"Sequence": {"id": "B", "type_id": 1}},
+                {"SpecialToken": {"id": eos, "type_id": 1}},
+            ],
+            "special_tokens": {eos: {"id": eos, "ids": [eos_id], "tokens": [eos]}},
+        },
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+            ],
+        },
+        "model": kind,
+    }
+
+
+def is_gemma_like(model: bytes) -> bool:
+    """Whether transformers' `Siglip2Tokenizer`, which knows a vocabulary and merges alone, can be this model."""
+    from sentencepiece import sentencepiece_model_pb2 as messages
+
+    proto = messages.ModelProto.FromString(model)
+    spec = proto.normalizer_spec
+    plain = not (spec.precompiled_charsmap or spec.add_dummy_prefix or spec.remove_extra_whitespaces)
+    return plain and proto.trainer_spec.model_type == proto.trainer_spec.BPE
+
+
+def _normalizers(spec: Any, lower_case: str) -> Iterable[dict[str, Any]]:
+    if lower_case == "unicode":
+        yield {"type": "Lowercase"}
+    elif lower_case == "ascii":
+        yield from _ASCII_LOWER
+    if spec.precompiled_charsmap:
+        charsmap = base64.b64encode(spec.precompiled_charsmap).decode("ascii")
+        yield {"type": "Precompiled", "precompiled_charsmap": charsmap}
+    if spec.remove_extra_whitespaces:
+        yield _STRIP
+        yield _COLLAPSE | {"content": " "}
+    if spec.add_dummy_prefix:
+        yield {"type": "Prepend", "prepend": _SPACE}
+    yield _ESCAPE
+
+
+def _added_token(number: int, content: str, *, special: bool) -> dict[str, Any]:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": number, "content": content, **flags, "special": special}
+
+
+def _merges(pieces: Iterable[Any]) -> list[tuple[str, str]]:
+    """Pairs of pieces that make a piece, best score first."""
+    normal = {piece.piece: (number, piece.score) for number, piece in enumerate(pieces) if piece.type == _NORMAL}
+    found = []
+    for whole, (_, score) in normal.items():
+        for left, right in _splits(whole):
+            if left in normal and right in normal:
+                found.append((-score, normal[left][0], normal[right][0], left, right))
+    return [(left, right) for *_, left, right in sorted(found)]
+
+
+def _splits(piece: str) -> Iterable[tuple[str, str]]:
+    return ((piece[:i], piece[i:]) for i in range(1, len(piece)))
+
+
+def _read_normalizer(content: Mapping[str, Any], proto: Any) -> str:
+    """Fills `normalizer_spec` and returns the lower-casing."""
+    spec = proto.normalizer_spec
+    spec.name, spec.add_dummy_prefix = "tokenizer.json", False
+    spec.remove_extra_whitespaces, spec.escape_whitespaces = False, True
+    steps = _flat(content["normalizer"], "normalizers")
+    lower_case = "none"
+    if steps[: len(_ASCII_LOWER)] == _ASCII_LOWER:
+        lower_case, steps = "ascii", steps[len(_ASCII_LOWER) :]
+    elif steps and steps[0]["type"] == "Lowercase":
+        lower_case, steps = "unicode", steps[1:]
+    before: list[Any] = []
+    for step in steps:
+        _read_step(step, before, spec)
+        before.append(step)
+    splits = _flat(content["pre_tokenizer"], "pretokenizers")
+    for step in splits:
+        _read_split(step, spec)
+    if _ESCAPE not in steps and not any(step["type"] == "Metaspace" for step in splits):
+        raise UnlikeSentencePieceError(f"it does not write spaces as {_SPACE}")
+    return lower_case
+
+
+def _read_step(step: Mapping[str, Any], before: list[Any], spec: Any) -> None:
+    stripped = _STRIP in before or any(other["type"] == "Strip" for other in before)
+    match step["type"]:
+        case "Precompiled" if not before:
+            spec.precompiled_charsmap = base64.b64decode(step["precompiled_charsmap"])
+        case "Strip" if step["strip_right"] and spec.precompiled_charsmap:  # line ends are spaces by then
+            pass
+        case "Replace" if step in (_STRIP, _ESCAPE):
+            pass
+        case "Replace" if stripped and step | {"content": ""} == _COLLAPSE | {"content": ""}:
+            spec.remove_extra_whitespaces = True
+        case "Prepend" if step["prepend"] == _SPACE:
+            spec.add_dummy_prefix = True
+        case other:
+            raise UnlikeSentencePieceError(f"its normalizer has a step {other}: {str(step)[:120]}")
+
+
+def _read_split(step: Mapping[str, Any], spec: Any) -> None:
+    match step["type"]:
+        case "Metaspace" if step["replacement"] == _SPACE:
+            prefix = step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never")
+            spec.add_dummy_prefix |= prefix != "never"
+        case "WhitespaceSplit" if spec.remove_extra_whitespaces:
+            pass
+        case "Split" if step["pattern"] == {"String": " "}:
+            pass  # SentencePiece's own vocabularies hold no piece with a space inside a word
+        case other:
+            raise UnlikeSentencePieceError(f"its pre_tokenizer has a step {other}: {str(step)[:120]}")
+
+
+def _flat(part: Mapping[str, Any] | None, key: str) -> list[Mapping[str, Any]]:
+    if part is None:
+        return []
+    return [step for inner in part[key] for step in _flat(inner, key)] if part["type"] == "Sequence" else [part]
+
+
+def _read_pieces(content: Mapping[str, Any], proto: Any) -> None:
+    """Fills `pieces` and `trainer_spec`."""
+    model, trained = content["model"], proto.trainer_spec
+    special, fixed = _added(content)
+    match model.get("type"):
+        case "Unigram":
+            trained.model_type = trained.UNIGRAM
+            scores = {piece: (number, score) for number, (piece, score) in enumerate(model["vocab"])}
+            unknown = model["unk_id"]
+        case "BPE":
+            trained.model_type = trained.BPE
+            ranks = _ranks(model, special | fixed)
+            scores = {piece: (number, -float(ranks.get(piece, 0))) for piece, number in model["vocab"].items()}
+            unknown = model["vocab"][model["unk_token"]]
+        case other:
+            raise UnlikeSentencePieceError(f"its model is of type {other!r}; expected Unigram or BPE")
+    for piece, number in (special | fixed).items():
+        scores.setdefault(piece, (number, 0.0))
+    ordered = sorted((number, piece, score) for piece, (number, score) in scores.items())
+    if [number for number, *_ in ordered] != list(range(len(ordered))):
+        raise UnlikeSentencePieceError("its ids do not count from 0 without a gap")
+    fallback = bool(model.get("byte_fallback", False))
+    for number, piece, score in ordered:
+        kind = _NORMAL
+        if number == unknown:
+            kind = _UNKNOWN
+        elif piece in special:
+            kind = _CONTROL
+        elif piece in fixed:
+            kind = _USER_DEFINED
+        elif fallback and _is_byte(piece):
+            kind = _BYTE
+        proto.pieces.add(piece=piece, score=score, type=kind)
+    trained.vocab_size, trained.byte_fallback, trained.unk_id = len(ordered), fallback, unknown
+    trained.unk_piece = ordered[unknown][1]
+    trained.bos_id = trained.eos_id = trained.pad_id = -1
+
+
+def _added(content: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
+    """Special tokens, which no text makes, and those that are always one piece."""
+    special: dict[str, int] = {}
+    fixed: dict[str, int] = {}
+    for token in content.get("added_tokens") or ():
+        if not token["special"] and any(token[key] for key in ("single_word", "lstrip", "rstrip")):
+            raise UnlikeSentencePieceError(f"its added token {token['content']!r} takes the spaces beside it")
+        (special if token["special"] else fixed)[token["content"]] = token["id"]
+    return special, fixed
+
+
+def _is_byte(piece: str) -> bool:
+    return len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">")
+
+
+def _ranks(model: Mapping[str, Any], added: Mapping[str, int]) -> dict[str, int]:
+    """Merged piece -> place among the pieces in order of merging."""
+    if model.get("dropout") or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+        raise UnlikeSentencePieceError("its merges have dropout, a prefix or a suffix")
+    if model.get("ignore_merges"):
+        raise UnlikeSentencePieceError("it takes whole words before it merges")
+    pairs = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
+    ranks: dict[str, int] = {}
+    last = None
+    for left, right in pairs:
+        whole = left + right
+        if whole != last and whole in ranks:
+            raise UnlikeSentencePieceError(f"its merges to {whole!r} have another piece's between them")
+        ranks.setdefault(whole, len(ranks))
+        last = whole
+    listed = set(pairs)
+    vocab = model["vocab"]
+    if strange := next((whole for whole in ranks if whole not in vocab), None):
+        raise UnlikeSentencePieceError(f"it merges to {strange!r}, which is no piece")
+    for whole in vocab:
+        if whole in added or whole == model["unk_token"] or _is_byte(whole):
+            continue
+        for pair in _splits(whole):
+            if pair not in listed and pair[0] in vocab and pair[1] in vocab:
+                raise UnlikeSentencePieceError(f"it does not merge {pair[0]!r} and {pair[1]!r}")
+    return ranks
+
+
+def _compare_ids(content: Mapping[str, Any], model: bytes, lower_case: str) -> None:
+    try:
+        import tokenizers
+    except ImportError:  # then the checks of its parts must do
+        return
+    try:
+        theirs = tokenizers.Tokenizer.from_str(json.dumps(content))
+    except Exception as error:  # the library raises no other kind
+        raise UnlikeSentencePieceError(f"it cannot be read: {error}") from error
+    ours = sentence_pieces(model)
+    if ours is None:
+        raise UnlikeSentencePieceError("SentencePiece refuses its pieces")
+    theirs.no_truncation()
+    theirs.no_padding()
+    for text in _SAMPLES:
+        wanted = theirs.encode(text, add_special_tokens=False).ids
+        found = ours.encode(lowered(text, lower_case))
+        if wanted != found:
+            raise UnlikeSentencePieceError(f"its ids of {text!r} are {wanted}, SentencePiece's {found}")
+
+
+def lowered(text: str, lower_case: str) -> str:
+    """The text as `lower_case` ("unicode", "ascii", "none") has it, by the rules of the tokenizers library."""
+    if lower_case == "ascii":
+        return text.translate(str.maketrans(string.ascii_uppercase, string.ascii_lowercase))
+    # Letter by letter, as the library does it: Python's own `lower` knows the final sigma.
+    return "".join(letter.lower() for letter in text) if lower_case == "unicode" else text
