@@ -36,6 +36,9 @@ _PHRASES = {
 class StorageError(OSError):
     """A disk or store that cannot be written to; the message says why and what to do."""
 
+    def __str__(self) -> str:
+        return str(self.args[1])
+
 
 def is_object_store(path: str | os.PathLike) -> bool:
     """Whether a path is an address such as `gs://...`, where a folder cannot be renamed in one step."""

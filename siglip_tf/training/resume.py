@@ -1,16 +1,18 @@
 """Exact resume as a Keras callback: save every so many steps and at a signal, continue from the last checkpoint."""
 
+import contextlib
+import errno
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from siglip_tf.signals import Interruption
-from siglip_tf.storage import explained, remove
+from siglip_tf.storage import StorageError, explained, free_bytes, remove
 from siglip_tf.training.loss_scaling import PassedOverSteps
 from siglip_tf.training.metric_values import json_safe, scalars
 from siglip_tf.training.owner import Owner
@@ -103,6 +105,7 @@ class Resume(keras.callbacks.Callback):
         self._question: StopQuestion | None = None
         self._state: TrainingState | None = None
         self._checkpoint: tf.train.Checkpoint | None = None
+        self._pending: int | None = None  # the step that a thread is writing
         self._random: dict[str, Any] | None = None
         self._saved_step: int | None = None
         self._last_batch = -1
@@ -257,11 +260,12 @@ class Resume(keras.callbacks.Callback):
             return store.path(self.step)
         self.finish_writing()
         step, path = self.step, store.path(self.step)
-        with explained(path, self._state.size, _survivor(before)):
+        with self._explained(path, before, store):
             folder = store.begin(step, self._state.size, _survivor(before))
             if self._asynchronous and store is self.store:
                 self._checkpoint = self._checkpoint or self._state.checkpoint()
-                self._state.write(folder, content, lambda _: store.commit(step), self._checkpoint)
+                self._pending = step
+                self._state.write(folder, content, lambda _: self._commit_pending(step), self._checkpoint)
             else:
                 self._state.write(folder, content)
                 store.commit(step)
@@ -274,12 +278,35 @@ class Resume(keras.callbacks.Callback):
         was_writing, self._is_writing = self._is_writing, True
         try:
             self._checkpoint.sync()
-        except Exception as error:
-            good = self.store.newest(lambda text: None)
-            with explained(self.store.directory, self._state.size, _survivor(good)):
-                raise error
         finally:
             self._is_writing = was_writing
+        if self._pending is None:
+            return
+        # TensorFlow's `sync` tells nothing of an error in its thread: it writes the error to its log.
+        step, self._pending = self._pending, None
+        path, free = self.store.path(step), free_bytes(self.store.directory)
+        good = self._saved_step = self.store.newest(lambda text: None)
+        self.store.discard()
+        raise StorageError(
+            errno.ENOSPC,
+            f"Cannot write {path}: the thread that writes checkpoints failed, most likely because the disk is full. "
+            f"{self._state.size:,} bytes are needed; {'unknown' if free is None else f'{free:,}'} bytes are free. "
+            f"Free some space or name another folder. {_survivor(good)}",
+        )
+
+    def _commit_pending(self, step: int) -> None:
+        self.store.commit(step)
+        self._pending = None
+
+    @contextlib.contextmanager
+    def _explained(self, path: str, good: int | None, store: CheckpointStore) -> Iterator[None]:
+        try:
+            with explained(path, self._state.size, _survivor(good)):
+                yield
+        except Exception:
+            self._saved_step = good
+            store.discard()
+            raise
 
     def count(self, batch: int) -> int:
         """Counts the steps up to a batch of this epoch, and returns the run's step. Every callback may call it."""

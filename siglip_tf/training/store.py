@@ -1,5 +1,6 @@
 """A folder of checkpoints by step: written in one step, torn ones told from whole ones, old ones removed."""
 
+import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -85,6 +86,12 @@ class CheckpointStore:
             tf.io.gfile.rename(written, self.path(step))
         self.prune()
         return self.path(step)
+
+    def discard(self) -> None:
+        """Removes what was written since `begin`, after a failure: a full disk should not stay full."""
+        if self._renames:
+            with contextlib.suppress(tf.errors.OpError, OSError):
+                self.sweep()
 
     def prune(self) -> list[int]:
         """Removes the whole checkpoints that `keep_last` and `keep_every` do not keep, and returns their steps."""
