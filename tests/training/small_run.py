@@ -3,6 +3,7 @@
 import argparse
 import os
 import pathlib
+import random
 import signal
 import time
 
@@ -12,8 +13,10 @@ import tensorflow as tf
 
 import siglip_tf
 from siglip_tf.data.pipeline import TrainingData
+from siglip_tf.evaluation.results import TaskResult
+from siglip_tf.evaluation.tasks import Task
 from siglip_tf.optimizers import AdamW, Cosine
-from siglip_tf.training import Resume, train
+from siglip_tf.training import PeriodicEvaluation, Resume, evaluation, train
 from tests.data.memory_source import MemorySource, tiny_preprocessing
 
 STEPS = 40
@@ -91,6 +94,33 @@ def weights(model: keras.Model) -> list[np.ndarray]:
     return [variable.numpy() for variable in [*model.variables, *model.optimizer.variables]]
 
 
+class Weighed(Task):
+    """A task whose figures follow from the weights alone and go up and down; it takes its time."""
+
+    name = "weighed"
+    metric_names = ("score", "loss")
+
+    def run(self, evaluation):
+        time.sleep(0.1)
+        random.random()
+        total = sum(float(np.abs(v).sum(dtype=np.float64)) for v in evaluation.embedder.model.get_weights())
+        return TaskResult(self.name, "weighed", 1, {"score": total * 100 % 1, "loss": total}, {})
+
+
+class WithoutTowers:
+    """Stands for `Embedder` and `Evaluation`, so that a plain Keras model can be evaluated."""
+
+    def __init__(self, model, batch_size):
+        self.model = model
+
+    class Evaluation:
+        def __init__(self, embedder, progress):
+            self.embedder, self.progress = embedder, progress
+
+        def run(self, tasks):
+            return [task.run(self) for task in tasks]
+
+
 class Slow(keras.callbacks.Callback):
     """Gives a killer time to aim."""
 
@@ -149,6 +179,8 @@ def main() -> None:
     parser.add_argument("--training-data", action="store_true")
     parser.add_argument("--asynchronous", action="store_true")
     parser.add_argument("--multi-worker", action="store_true")
+    parser.add_argument("--evaluate", action="store_true")
+    parser.add_argument("--stall", action="store_true", help="data that never gives a batch")
     parser.add_argument("--die-writing", type=int)
     parser.add_argument("--die-after", type=int)
     parser.add_argument("--terminate-after", type=int)
@@ -171,12 +203,17 @@ def main() -> None:
     if arguments.ready:
         callbacks.append(Ready(arguments.ready))
     data = training_data() if arguments.training_data else batches if arguments.sequential else pairs
+    if arguments.stall:
+        data = lambda start: batches(start).repeat().filter(lambda images, targets: tf.reduce_all(images > 1e9))  # noqa: E731
+    if arguments.evaluate:
+        evaluation.Embedder, evaluation.Evaluation = WithoutTowers, WithoutTowers.Evaluation
     train(
         model,
         data,
         steps=arguments.steps,
         global_batch_size=BATCH,
         resume=resume,
+        evaluation=PeriodicEvaluation([Weighed()], every=3) if arguments.evaluate else None,
         log_every=1,
         callbacks=callbacks,
     )

@@ -15,7 +15,16 @@ from siglip_tf.evaluation.tasks import Task
 from siglip_tf.training import PeriodicEvaluation, Resume, read_metrics, train
 from siglip_tf.training import evaluation as evaluation_module
 from siglip_tf.training.evaluation import resolve_metric
-from tests.training.small_run import BATCH, batches, evaluated_siglip, make_model, make_siglip, pairs, weights
+from tests.training.small_run import (
+    BATCH,
+    WithoutTowers,
+    batches,
+    evaluated_siglip,
+    make_model,
+    make_siglip,
+    pairs,
+    weights,
+)
 
 
 class Told(Task):
@@ -38,26 +47,11 @@ class Told(Task):
         return TaskResult(self.name, "told", 1, {"score": value, "loss": -value}, {})
 
 
-class NoEmbedder:
-    """Stands for the towers: the tasks here embed nothing."""
-
-    def __init__(self, model, batch_size):
-        self.model = model
-
-
-class NoEvaluation:
-    def __init__(self, embedder, progress):
-        self.embedder, self.progress = embedder, progress
-
-    def run(self, tasks):
-        return [task.run(self) for task in tasks]
-
-
 @pytest.fixture
 def plain_keras(monkeypatch):
     """Lets a plain Keras model, which compiles in no time, be evaluated."""
-    monkeypatch.setattr(evaluation_module, "Embedder", NoEmbedder)
-    monkeypatch.setattr(evaluation_module, "Evaluation", NoEvaluation)
+    monkeypatch.setattr(evaluation_module, "Embedder", WithoutTowers)
+    monkeypatch.setattr(evaluation_module, "Evaluation", WithoutTowers.Evaluation)
 
 
 def run(directory, task, steps=8, every=2, said=None, model=None, data=batches, callbacks=(), **options):

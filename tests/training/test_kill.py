@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from siglip_tf.training import Resume, train
+from siglip_tf.training import Resume, read_metrics, train
 from tests.training.small_run import BATCH, STEPS, batches, make_model, weights
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -88,6 +88,72 @@ def test_ten_kills_at_random_moments(tmp_path, options):
     print(f"{torn} of {kills} kills fell into the writing or deleting of a checkpoint; {output.splitlines()[0]}")
     assert torn >= 1
     assert_same_bits(final(tmp_path / "killed.npz"), final(tmp_path / "whole.npz"))
+
+
+@pytest.mark.slow
+def test_ten_kills_in_a_run_with_evaluations(tmp_path):
+    """The same bits, the same figures and the same best checkpoint as without a kill."""
+    steps = ("--sequential", "--evaluate", "--steps", 150, "--every", 5)
+    code, output = finish(start(tmp_path / "whole", *steps, "--final", tmp_path / "whole.npz"))
+    assert code == 0, output
+    aim = random.Random(7)
+    for kill in range(10):
+        ready = tmp_path / f"ready_{kill}"
+        process = start(tmp_path / "killed", *steps, "--sleep", 0.1, "--ready", ready)
+        while not ready.exists():
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.01)
+        time.sleep(aim.uniform(0.2, 1.2))
+        process.kill()
+        code, output = finish(process)
+        assert code == -signal.SIGKILL, output
+    code, output = finish(start(tmp_path / "killed", *steps, "--final", tmp_path / "killed.npz"))
+    assert code == 0, output
+    print(output.splitlines()[0])
+    assert_same_bits(final(tmp_path / "killed.npz"), final(tmp_path / "whole.npz"))
+    found = []
+    for name in ("whole", "killed"):
+        best = json.loads((tmp_path / name / "best" / "best.json").read_text())
+        (folder,) = (path for path in (tmp_path / name / "best").iterdir() if path.is_dir())
+        assert folder.name == best["folder"]
+        model = make_model()
+        model.optimizer.build(model.trainable_variables)
+        model.load_weights(folder / "model.weights.h5")
+        lines = read_metrics(str(tmp_path / name / "metrics.jsonl"))
+        figures = [(line["step"], line["loss"], line.get("weighed/score")) for line in lines if "loss" in line]
+        found.append((best, figures, [w.tobytes() for w in model.get_weights()]))
+    assert found[0] == found[1]
+    assert 0 < found[0][0]["step"] < 150
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_whose_data_gives_no_batch(tmp_path, number):
+    process = start(tmp_path, "--sequential", "--stall")
+    while "building the first step" not in (line := process.stdout.readline()):
+        assert line, "ended before its first step"
+    time.sleep(5)
+    process.send_signal(number)
+    begin = time.monotonic()
+    code, output = finish(process)
+    assert code == 128 + number, output
+    assert time.monotonic() - begin < 15
+    assert "No checkpoint was written; the same command continues from there." in output
+
+
+@pytest.mark.slow
+def test_two_processes_in_one_folder(tmp_path):
+    ready = tmp_path / "ready"
+    first = start(tmp_path / "run", "--sequential", "--sleep", 0.5, "--ready", ready)
+    while not ready.exists():
+        assert first.poll() is None, first.communicate()[0]
+        time.sleep(0.01)
+    code, output = finish(start(tmp_path / "run", "--sequential"))
+    assert code == 1 and f"is in use: process {first.pid} on {socket.gethostname()}" in output
+    first.kill()
+    finish(first)
+    code, output = finish(start(tmp_path / "run", "--sequential"))
+    assert code == 0 and f"from process {first.pid}" in output, output
 
 
 @pytest.mark.slow
