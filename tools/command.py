@@ -4,6 +4,8 @@ import argparse
 import sys
 from collections.abc import Callable
 
+from siglip_tf.signals import interruptible
+
 from .packages import IS_CLONE
 
 # Tools whose verb has another name than their module.
@@ -35,7 +37,8 @@ def exit_status(run: Callable[[], None], *, fault: int = 1, prefix: str = "") ->
         prefix: what stands before its sentence.
     """
     try:
-        run()
+        with interruptible():
+            run()
     except (ValueError, OSError, MemoryError) as error:
         print(f"{prefix}{error or type(error).__name__}", file=sys.stderr)
         return fault

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from siglip_tf.experiments import checks, config
 from siglip_tf.experiments.recipe import Recipe
+from siglip_tf.signals import interruptible
 
 
 def parser(recipe: Recipe) -> argparse.ArgumentParser:
@@ -47,19 +48,25 @@ def parser(recipe: Recipe) -> argparse.ArgumentParser:
     return arguments
 
 
+def _act(recipe: Recipe, arguments: argparse.Namespace) -> int:
+    c = chosen_settings(recipe, arguments)
+    if arguments.show:
+        print("\n".join(f"{key}={value}" for key, value in config.flat(c).items()))
+    elif arguments.dry_run or arguments.tpu_report:
+        _print_plan(recipe, arguments, c)
+    else:
+        _run(recipe, arguments, c)
+    return 0
+
+
 def main(recipe: Recipe, argv: Sequence[str] | None = None) -> int:
     """Runs a recipe's command; returns its exit code."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     arguments = parser(recipe).parse_args(argv)
     arguments.command = " ".join([recipe.command, *map(shlex.quote, sys.argv[1:] if argv is None else argv)])
     try:
-        c = chosen_settings(recipe, arguments)
-        if arguments.show:
-            print("\n".join(f"{key}={value}" for key, value in config.flat(c).items()))
-        elif arguments.dry_run or arguments.tpu_report:
-            _print_plan(recipe, arguments, c)
-        else:
-            _run(recipe, arguments, c)
+        with interruptible():
+            return _act(recipe, arguments)
     except BrokenPipeError:  # as in `--show | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -75,13 +82,9 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         # Checkpoints are renamed into place. Closing its data sets, TensorFlow would wait for the process that is gone.
         os._exit(3)
-    except KeyboardInterrupt:
-        print("\nStopped. The same command continues.", file=sys.stderr)
-        return 130
     except SystemExit as stop:
         print("The same command continues.", flush=True)
         return int(stop.code)
-    return 0
 
 
 def chosen_settings(recipe: Recipe, arguments: argparse.Namespace) -> ConfigDict:

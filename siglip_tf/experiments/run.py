@@ -21,6 +21,7 @@ from siglip_tf.experiments.inputs import Prepared
 from siglip_tf.experiments.recipe import Recipe
 from siglip_tf.experiments.run_folder import RunFolder
 from siglip_tf.training import PeriodicEvaluation, Resume, Watch, read_metrics, train
+from siglip_tf.training.trackers import tracker_callbacks
 from siglip_tf.training.workers import this_worker
 
 
@@ -98,6 +99,14 @@ def run(
     watch = Watch(resume, c.on_fault, spikes=spikes, every=looks, say=say)
     data = feed(prepared.data(), inputs, strategy)
     evaluation = evaluation_of(recipe, c, prepared, steps, say)
+    every = min(c.log_every, max(1, steps // 20))
+    trackers = (
+        []
+        if c.tracker is None or not chief
+        else tracker_callbacks(
+            [c.tracker], path, config.flat(c), lambda: resume.step, every=every, evaluation=evaluation, say=say
+        )
+    )
     with getattr(data, "guard", contextlib.nullcontext)():
         reached = train(
             model,
@@ -106,8 +115,9 @@ def run(
             global_batch_size=c.batch,
             resume=resume,
             watch=watch,
-            log_every=min(c.log_every, max(1, steps // 20)),
+            log_every=every,
             evaluation=evaluation,
+            callbacks=trackers,
         )
     ended_early = evaluation is not None and evaluation.stopped
     if reached < steps and not ended_early:
@@ -137,7 +147,9 @@ def evaluation_of(
             f"Received: {c.evaluate.tasks}"
         )
     tasks = [held_out_task(prepared.held_out) if text == "held_out" else text for text in texts or ["held_out"]]
-    return PeriodicEvaluation(tasks, every or steps, best=c.evaluate.metric, patience=c.evaluate.patience, say=say)
+    return PeriodicEvaluation(
+        tasks, every or steps, best=c.evaluate.metric, patience=c.evaluate.patience, last_step=steps, say=say
+    )
 
 
 def _finish(

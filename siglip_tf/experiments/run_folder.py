@@ -14,7 +14,7 @@ _SETTINGS, _FIGURES = "settings.json", "figures.json"
 # What may differ when the same run continues.
 _MAY_CHANGE = {
     "checkpoint_every", "keep_last", "keep_every", "log_every", "on_fault", "spike", "bad_record_limit", "data",
-    "tokenizer", "start", "tower", "topology", "deterministic", "report", "evaluate.tasks", "evaluate.every",
+    "tokenizer", "start", "tower", "topology", "deterministic", "report", "tracker", "evaluate.tasks", "evaluate.every",
     "evaluate.metric", "evaluate.patience",
 }  # fmt: skip
 

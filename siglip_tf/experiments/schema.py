@@ -253,6 +253,8 @@ LIFE = {
     "spike": Setting(None, float, optional=True, above=1),  # times the median gradient norm; None: NaN alone
     "deterministic": Setting(False, bool),  # equal bits run by run where TensorFlow's own ops would not give them
     "report": Setting(True, bool),  # whether a page is written at the end
+    # Where the metrics go too, if it is installed: Weights & Biases or MLflow.
+    "tracker": Setting(None, str, optional=True, choices=("wandb", "mlflow")),
 }
 
 
