@@ -71,10 +71,11 @@ class Diagnostics(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         tf.io.gfile.makedirs(self.directory)
         self._written = self.step()
-        self._file.begin(self._written)
+        figures = self._figures(self._written)
+        self._file.begin(self._written, figures)
         if self._tensorboard and self._writer is None:
             self._writer = tf.summary.create_file_writer(tf.io.gfile.join(self.directory, "tensorboard"))
-        if figures := self._figures(self._written):
+        if figures:
             self.write(self._written, figures)
 
     def on_train_batch_end(self, batch, logs=None):

@@ -6,7 +6,7 @@ an object of its own in `metrics.jsonl.parts`, and the end of the run, or the st
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -25,9 +25,15 @@ class MetricsFile:
         self.path = path
         self._written = 0
 
-    def begin(self, step: int) -> None:
-        """Drops the lines that are later than a step, or torn: they belong to a past that is trained again."""
+    def begin(self, step: int, again: Collection[str] = ()) -> None:
+        """Drops the lines that are later than a step, or torn: they belong to a past that is trained again.
+
+        Args:
+            step: where the run continues.
+            again: figures that were measured again at that step; a line that holds them is dropped too.
+        """
         kept = [line for line in read_metrics(self.path) if line["step"] <= step]
+        kept = [line for line in kept if not again or line["step"] < step or not set(again) <= line.keys()]
         if kept or tf.io.gfile.exists(self.path):
             self._write_whole(kept)
 

@@ -5,6 +5,7 @@ import os
 import pathlib
 import random
 import signal
+import threading
 import time
 
 import keras
@@ -156,6 +157,18 @@ class Die(keras.callbacks.Callback):
             os.kill(os.getpid(), self.number)
 
 
+class DieIn(keras.callbacks.Callback):
+    """SIGKILL to this very process at some moment after so many of its steps."""
+
+    def __init__(self, steps: int, seconds: float):
+        super().__init__()
+        self.steps, self.seconds = steps, seconds
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == self.steps:
+            threading.Timer(self.seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+
 def die_while_writing(resume: Resume, step: int) -> None:
     """Dies when the variables of a step's checkpoint are written and the marker is not."""
     commit = resume.store.commit
@@ -183,6 +196,7 @@ def main() -> None:
     parser.add_argument("--stall", action="store_true", help="data that never gives a batch")
     parser.add_argument("--die-writing", type=int)
     parser.add_argument("--die-after", type=int)
+    parser.add_argument("--die-in", type=float, nargs=2, metavar=("STEPS", "SECONDS"))
     parser.add_argument("--terminate-after", type=int)
     parser.add_argument("--ready")
     parser.add_argument("--final")
@@ -198,6 +212,8 @@ def main() -> None:
         die_while_writing(resume, arguments.die_writing)
     if arguments.die_after is not None:
         callbacks.append(Die(resume, arguments.die_after, signal.SIGKILL))
+    if arguments.die_in:
+        callbacks.append(DieIn(int(arguments.die_in[0]), arguments.die_in[1]))
     if arguments.terminate_after is not None:
         callbacks.append(Die(resume, arguments.terminate_after, signal.SIGTERM))
     if arguments.ready:
