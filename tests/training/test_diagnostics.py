@@ -10,6 +10,7 @@ import tensorflow as tf
 from siglip_tf.training import Diagnostics, ProgressLine, Resume, Speed, read_metrics, train
 from siglip_tf.training.metrics_file import MetricsFile
 from siglip_tf.training.progress import duration_text
+from tests.object_store import ObjectStore
 from tests.training.small_run import BATCH, STEPS, batches, make_model
 
 
@@ -126,6 +127,26 @@ def test_lines_of_a_past_that_is_trained_again_are_dropped(tmp_path):
     assert path.read_text() == '{"step": 10}\n{"step": 20}\n'
     assert list(tmp_path.iterdir()) == [path]
     assert read_metrics(str(tmp_path / "none.jsonl")) == []
+
+
+def test_an_object_store_gets_each_line_once(monkeypatch):
+    store = ObjectStore().install(monkeypatch)
+    path = "gs://bucket/run/metrics.jsonl"
+    file = MetricsFile(path)
+    file.begin(0)
+    for step in range(1, 51):
+        file.append({"step": step, "loss": 1 / step})
+    # Writing a line takes a put and a rename of that line's bytes, however many lines there are.
+    assert store.calls["put"] == 100 and max(map(len, store.objects.values())) < 60
+    assert store.calls["exists"] <= 1
+    assert [line["step"] for line in read_metrics(path)] == list(range(1, 51))
+    MetricsFile(path).begin(40)  # the next process, after a kill
+    assert list(store.objects) == [path]
+    file = MetricsFile(path)
+    file.append({"step": 41})
+    file.close()
+    assert list(store.objects) == [path]
+    assert [line["step"] for line in read_metrics(path)] == list(range(1, 42))
 
 
 def test_every_line_is_json_even_where_a_metric_is_not_finite(tmp_path):

@@ -46,6 +46,7 @@ def assert_same_bits(mine, theirs):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_it_writes_a_checkpoint_goes_on(tmp_path):
     code, output = finish(start(tmp_path / "killed", "--sequential", "--die-writing", 20))
     assert code == -signal.SIGKILL, output

@@ -12,7 +12,9 @@ import pytest
 import tensorflow as tf
 
 from siglip_tf.optimizers import Lion
-from siglip_tf.training import Resume, train
+from siglip_tf.training import Resume, Watch, train
+from siglip_tf.training.random_state import random_state_of_new_worker, set_process_random_state
+from siglip_tf.training.store import write_marker
 from tests.replicas import two_replicas
 from tests.training.small_run import BATCH, STEPS, Die, batches, make_model, make_siglip, pairs, training_data, weights
 
@@ -161,14 +163,14 @@ def _with_optimizer(model, optimizer):
 
 
 class Positioned:
-    """`pairs` with a position that counts what was restored and asked for."""
+    """`batches` with a position that counts what was restored and asked for."""
 
     def __init__(self):
         self.start, self.asked = 0, []
 
     def dataset(self, context=None):
         replicas = 1 if context is None else context.num_replicas_in_sync
-        return pairs(self.start).unbatch().batch(BATCH // replicas, drop_remainder=True)
+        return batches(self.start).unbatch().batch(BATCH // replicas, drop_remainder=True)
 
     def state(self, step):
         self.asked.append(step)
@@ -179,14 +181,14 @@ class Positioned:
 
 
 def test_data_that_knows_its_position(tmp_path):
-    whole = run(tmp_path / "whole", steps=12, model=make_siglip(), data=pairs)
+    whole = run(tmp_path / "whole", steps=12)
     for stop in (7, 12):
-        data, model = Positioned(), make_siglip()
+        data, model = Positioned(), make_model()
         run(tmp_path / "parts", steps=stop, model=model, data=data)
     assert (data.start, data.asked) == (7, [10, 12])
     assert_same(whole, model)
     with pytest.raises(ValueError, match=r"no position of the data.*data=None"):
-        Resume(str(tmp_path / "whole"), data=Positioned()).restore(make_siglip())
+        Resume(str(tmp_path / "whole"), data=Positioned()).restore(make_model())
 
 
 @pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -287,7 +289,11 @@ def test_steps_per_execution_counts_every_step(tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "replicas"),
-    [("sequential", 2), ("siglip", 1), pytest.param("siglip", 2, marks=pytest.mark.slow)],
+    [
+        ("sequential", 2),
+        pytest.param("siglip", 1, marks=pytest.mark.slow),
+        pytest.param("siglip", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_models_and_strategies(tmp_path, kind, replicas):
     # Replicas draw from Keras' own dropout in whatever order they run in, so that no two runs are the same.
@@ -312,11 +318,78 @@ def test_a_remote_directory(tmp_path):
     assert "Resumed at step 11" in said[0]
 
 
+def test_another_number_of_workers(tmp_path):
+    """A worker that joins draws numbers of its own; states of each worker are refused."""
+
+    class Counter:
+        def get_state(self):
+            return 1
+
+        def set_state(self, state):
+            pass
+
+    run(tmp_path, steps=5, states={"reader": Counter()})
+    state = next(tmp_path.glob("checkpoints/*/state.json"))
+    content = json.loads(state.read_text())
+    content["workers"] = content["workers"] * 2
+    state.write_text(json.dumps(content))
+    (state.parent / "complete.json").unlink()
+    write_marker(str(state.parent), 5)
+    said = []
+    assert Resume(str(tmp_path), say=said.append).restore(make_model()) == 5
+    assert "The checkpoint is of 2 workers and this run has 1" in said[-1]
+    with pytest.raises(ValueError, match=r"Expected 2 workers.*\['reader'\].*Received: 1 workers"):
+        Resume(str(tmp_path), states={"reader": Counter()}).restore(make_model())
+
+    saved = content["workers"][0]["random"]
+    states = [random_state_of_new_worker(saved, worker) for worker in (1, 2, 2)]
+    drawn = []
+    for each in [saved, *states]:
+        set_process_random_state(each)
+        drawn.append((random.random(), np.random.rand()))
+    assert len(set(drawn)) == 3 and drawn[2] == drawn[3]
+
+
+def test_a_step_that_the_loss_scaler_passes_over_is_no_fault(tmp_path):
+    """The first steps overflow in float16 with a scale this large; nothing stops, and no batch is skipped."""
+
+    def scaled():
+        keras.config.set_dtype_policy("mixed_float16")
+        model = make_model(dropout=0.0)
+        optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1e-3), initial_scale=2.0**30)
+        model.compile(optimizer=optimizer, loss="mse")
+        keras.config.set_dtype_policy("float32")
+        return model
+
+    class Norms(keras.callbacks.Callback):  # as a step reports them that computes norms of its gradients
+        def on_train_batch_end(self, batch, logs=None):
+            passed_over.append(resume.passed_over.last)
+
+    passed_over, said = [], []
+    model = scaled()
+    resume = Resume(str(tmp_path), every=5, say=said.append)
+    watch = Watch(resume, "skip", say=said.append)
+    options = {"tensorboard": False, "progress": False, "callbacks": [Norms()]}
+    train(model, batches, steps=20, global_batch_size=BATCH, resume=resume, watch=watch, **options)
+    assert (resume.step, resume.batches, resume.store.steps()) == (20, 20, [10, 15, 20])
+    assert passed_over[0] and not passed_over[-1]
+    assert resume.passed_over.total == sum(passed_over) == 20 - int(model.optimizer.iterations)
+    resume.passed_over.last = True
+    assert watch.fault({"loss": 1.0, "gradient_norm": float("inf")}) is None
+    assert watch.fault({"loss": float("nan"), "gradient_norm": 1.0}) == "loss is nan"
+    resume.passed_over.last = False
+    assert watch.fault({"loss": 1.0, "gradient_norm": float("inf")}) == "gradient_norm is inf"
+
+
 def test_bad_arguments_are_named(tmp_path):
     with pytest.raises(ValueError, match="every=0"):
         Resume(str(tmp_path), every=0)
     with pytest.raises(ValueError, match="steps=0"):
         run(tmp_path, steps=0)
+    automatic = make_model()
+    automatic.steps_per_execution = "auto"
+    with pytest.raises(ValueError, match="steps_per_execution='auto'"):
+        run(tmp_path, model=automatic)
     unbuilt = keras.Sequential([keras.layers.Dense(2)])
     unbuilt.compile(loss="mse")
     with pytest.raises(ValueError, match="Build the model"):
