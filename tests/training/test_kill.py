@@ -141,9 +141,8 @@ def test_a_signal_ends_a_run_whose_data_gives_no_batch(tmp_path, number):
 
 @pytest.mark.slow
 def test_two_processes_in_one_folder(tmp_path):
-    ready = tmp_path / "ready"
-    first = start(tmp_path / "run", "--sequential", "--sleep", 0.5, "--ready", ready)
-    while not ready.exists():
+    first = start(tmp_path / "run", "--sequential", "--sleep", 600)
+    while not (tmp_path / "run" / "owner.json").exists():
         assert first.poll() is None, first.communicate()[0]
         time.sleep(0.01)
     code, output = finish(start(tmp_path / "run", "--sequential"))
