@@ -17,6 +17,7 @@ from siglip_tf.export import export_saved_model
 from siglip_tf.export.serving import ServingGraph
 from tests.example_model import example_model, pictures
 from tests.export.conftest import BANK, TEMPLATES
+from tests.object_store import ObjectStore
 
 IMAGES = pictures(5)
 TEXTS = ["a red circle", "großes rotes Quadrat links", "مربع أزرق", ""]
@@ -188,6 +189,20 @@ def test_versions_and_readme(model, exported, tmp_path):
         assert part in text
     bank = pathlib.Path(exported.path).with_name("README.md").read_text()
     assert "`serving_default` is `classify_bank`" in bank
+
+
+@pytest.mark.slow
+def test_a_server_that_watches_an_object_store_never_sees_half_a_version(model, monkeypatch):
+    store = ObjectStore().install(monkeypatch)
+    export = export_saved_model(model, "gs://bucket/model", labels=BANK)
+    assert export.path == "gs://bucket/model/1"
+    version = {name for name in store.objects if name.startswith("gs://bucket/model/1/")}
+    assert {"gs://bucket/model/1/saved_model.pb", "gs://bucket/model/1/variables/variables.index"} <= version
+    assert all(version <= seen for seen in store.seen if "gs://bucket/model/1/saved_model.pb" in seen)
+    store.fail_at["put"] = store.calls["put"] + len(version)  # its last object
+    with pytest.raises(tf.errors.UnavailableError):
+        export_saved_model(model, "gs://bucket/model", labels=BANK)
+    assert not [name for name in store.objects if name.startswith("gs://bucket/model/2/")]
 
 
 def test_a_failed_export_leaves_nothing(model, tmp_path, monkeypatch):
