@@ -91,11 +91,11 @@ def build_model(c: ConfigDict, steps: int) -> siglip_tf.SigLIP:
 
 
 def batch_spec(model: siglip_tf.SigLIP) -> dict[str, tf.TensorSpec]:
-    """What one example of a training batch is."""
+    """What one example of a training batch is: uint8 pixels and token ids."""
     text = {"text": tf.TensorSpec((model.text_length,), tf.int32)}
     if model.image is None:
         return {"image_embedding": tf.TensorSpec((model.embed_dim,)), **text}
-    return {"image": tf.TensorSpec((*model.image_size, 3)), **text}
+    return {"image": tf.TensorSpec((*model.image_size, 3), tf.uint8), **text}
 
 
 def scenes(c: ConfigDict, split: str = "train", size: int | None = None) -> SceneSource:

@@ -60,11 +60,13 @@ def export_litert(
         calibration_texts: texts like those that will be asked; "int8" needs them.
 
     Raises:
-        ValueError: no image tower or preprocessing, an unknown precision, or "int8" without calibration data.
+        ValueError: no image tower or preprocessing, a NaFlex model, an unknown precision, or "int8" without calibration data.
     """
     preprocessing = preprocessing or model.preprocessing
     if model.image is None:
         raise ValueError("Expected a model with an image tower. Received: image=None.")
+    if model.max_patches is not None:
+        raise ValueError("Expected a model of a fixed resolution: LiteRT files hold no NaFlex preprocessing.")
     if preprocessing is None or preprocessing.image is None or preprocessing.text is None:
         raise ValueError("Expected a model with preprocessing for images and texts. Set model.preprocessing.")
     if precision not in PRECISIONS:
