@@ -2,7 +2,7 @@
 #   make quickstart [DATA=folder] [ARGS="--steps 500"]   train, evaluate, export and report a small SigLIP
 #   make test [TF=2.20]                                  the fast tests, with another TensorFlow if named
 #   make test-slow                                       what takes minutes or needs the interop extra
-#   make lint / make format                              ruff and mypy
+#   make lint / make format                              ruff: style and layout
 #   make docs                                            the pages, in build/site
 #   make package                                         the wheel, in dist/, and a check of what it holds
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -31,7 +31,7 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 docs: $(VENV)/.installed-docs
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Wrote build/site/index.html"
 
 package: $(VENV)/.installed-test
