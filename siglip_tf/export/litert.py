@@ -60,7 +60,8 @@ def export_litert(
         calibration_texts: texts like those that will be asked; "int8" needs them.
 
     Raises:
-        ValueError: no image tower or preprocessing, a NaFlex model, an unknown precision, or "int8" without calibration data.
+        ValueError: no image tower or preprocessing, a NaFlex model, an unknown precision, or "int8" without calibration
+            data.
     """
     preprocessing = preprocessing or model.preprocessing
     if model.image is None:
