@@ -156,6 +156,11 @@ def image_start(c: ConfigDict) -> Checkpoint | None:
 
 
 def _adopt(c: ConfigDict, checkpoint: Checkpoint, names: tuple[str, ...]) -> None:
+    if checkpoint.architecture.get("max_patches"):
+        raise ValueError(
+            "Expected a checkpoint of a fixed resolution to start from: NaFlex towers do not train here. "
+            f"Received: {checkpoint.source}."
+        )
     for name in names:
         if name in checkpoint.architecture:
             value = checkpoint.architecture[name]
