@@ -1,4 +1,4 @@
-"""Where things are kept on this machine that are dear to make and can be made again."""
+"""The cache folder of this machine: what takes long to make and can be made again."""
 
 import os
 import pathlib

@@ -206,7 +206,7 @@ def explained(path: str | os.PathLike, needed: int | None = None, more: str = ""
         yield
     except StorageError:
         raise
-    except Exception as error:
+    except Exception as error:  # TensorFlow and Python raise many kinds; only a store's own faults are reworded
         code = _code(error)
         if code is None:
             raise

@@ -102,7 +102,7 @@ def _verdicts(results, setup, batches):
         inside = batches[0] < peak < batches[-1]
         found.append(
             Verdict(
-                f"{setup}: with the same pairs seen, more batch stops to help before the largest",
+                f"{setup}: with the same pairs seen, larger batches stop helping before the largest",
                 SEEN if inside or peak == batches[0] else REVERSED,
                 f"sigmoid is best at {peak:,} of {batches[0]:,} to {batches[-1]:,}",
             )

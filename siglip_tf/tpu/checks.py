@@ -69,7 +69,7 @@ def check_program(program: ReplicaProgram) -> None:
             wrong.append(f"{ops[collective]} {collective}: only the ring and sums are expected")
     for op in program.function.graph.get_operations():
         if op.type == "AllToAll" and op.inputs[0].shape.num_elements() != program.replicas:
-            # Keras' step counter is told to all replicas by one of a number each.
+            # Keras shares its step counter by an AllToAll of one number per replica, which is allowed.
             wrong.append(f"AllToAll of {op.inputs[0].shape}: only the ring and sums are expected")
         if op.type == "CollectivePermute":  # it has no shape inference; the ring reshapes what it gives
             continue

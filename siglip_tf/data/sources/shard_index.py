@@ -206,7 +206,7 @@ def index_shards(
         if missing > MAX_SCANNED:
             raise ValueError(
                 f"{missing:,} of {len(shards):,} shards have no count ({shards[int(np.argmax(counts < 0))]}, ...): "
-                "count them once by `python -m tools.count_shards SOURCE`, which goes on where it was stopped."
+                "count them once by `python -m tools.count_shards SOURCE`, which continues after a stop."
             )
         counts = None if missing else counts
     if not mapped and counts is not None:
