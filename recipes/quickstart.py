@@ -74,7 +74,6 @@ def setup(name: str) -> ConfigDict:
         optimizer=OPTIMIZER,
         schedule={"name": "cosine", "warmup": "10%"},
         augment=AUGMENT,
-        image_alpha="white",
         checkpoint_every=250,
         log_every=10,
     )

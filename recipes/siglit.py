@@ -152,7 +152,7 @@ def _joining(c: ConfigDict, stored: Any) -> tuple[Any, Any]:
     proto = Path(c.tokenizer).read_bytes() if c.tokenizer else tower.tokenizer
     if proto is None:
         raise ValueError(f"{c.tower} does not say how texts become tokens: name the --tokenizer of {c.data}.")
-    preprocessing = build.build_preprocessing(c, build.build_tokenizer(c, proto), tower)
+    preprocessing = build.build_preprocessing(c, build.build_tokenizer(c, proto, tower), tower)
     stored.check(tower_fingerprint(image), preprocessing)
 
     def finish(model: Any, path: str) -> None:

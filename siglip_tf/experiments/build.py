@@ -124,13 +124,17 @@ def own_tokenizer(c: ConfigDict, source: Source, folder: str) -> bytes:
     return storage.read_file(path)
 
 
-def build_tokenizer(c: ConfigDict, proto: bytes) -> Tokenizer:
-    """The tokenizer at the model's text length.
+def build_tokenizer(c: ConfigDict, proto: bytes, start: Checkpoint | None = None) -> Tokenizer:
+    """The tokenizer at the model's text length, with the options of the checkpoint that training starts from.
+
+    `lower_case` and `pad_id` replace the checkpoint's options where they are set.
 
     Raises:
         ValueError: it has more ids than the model's table.
     """
-    tokenizer = Tokenizer(proto, c.model.text_length, lower_case=c.lower_case, pad_id=c.pad_id)
+    known = _known(start, "text")
+    named = {name: c[name] for name in ("lower_case", "pad_id") if c[name] is not None}
+    tokenizer = Tokenizer(proto, **{**known, **named, "length": c.model.text_length})
     if tokenizer.vocab_size > c.model.vocab_size:
         raise ValueError(
             f"The tokenizer has {tokenizer.vocab_size:,} ids, the model's table {c.model.vocab_size:,}: set "
@@ -142,15 +146,22 @@ def build_tokenizer(c: ConfigDict, proto: bytes) -> Tokenizer:
 def build_preprocessing(c: ConfigDict, tokenizer: Tokenizer, start: Checkpoint | None = None) -> Preprocessing:
     """How images and texts are prepared; images as the checkpoint that training starts from says, if it does.
 
-    `image_alpha` decides what becomes of transparent pictures in either case: no public checkpoint says it.
+    Where `image_alpha` is None, transparent pictures are treated as the checkpoint says, and composed on white where
+    training starts from scratch.
     """
-    known = start.preprocessing if start is not None else None
-    alpha = {} if c.image_alpha == "drop" else {"alpha": c.image_alpha}
-    if known and known.get("image"):
-        image = ImagePreprocessing.from_config({**known["image"], **alpha})
+    alpha = {} if c.image_alpha is None else {"alpha": c.image_alpha}
+    if known := _known(start, "image"):
+        image = ImagePreprocessing.from_config({**known, **alpha})
     else:
+        if start is None:
+            alpha = {"alpha": "white"} | alpha
         image = ImagePreprocessing(c.model.image_size, method=c.image_method, **alpha)
     return Preprocessing(image, tokenizer)
+
+
+def _known(start: Checkpoint | None, part: str) -> dict[str, Any]:
+    """What a checkpoint says of how it prepares images or texts."""
+    return dict(((start.preprocessing if start is not None else None) or {}).get(part) or {})
 
 
 def build_augmentation(c: ConfigDict) -> Augmentation | None:

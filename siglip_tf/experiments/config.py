@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from siglip_tf.experiments.schema import SCHEMA
+from siglip_tf.experiments.schema import FORMER_DEFAULTS, SCHEMA
 
 
 def settings(
@@ -85,6 +85,18 @@ def set_value(c: ConfigDict, key: str, value: Any) -> None:
         value = float(value)
     setting.check(key, value)
     c.update_from_flattened_dict({key: value})
+
+
+def keep_former(c: ConfigDict, former: Mapping[str, Any] | None) -> None:
+    """Gives settings that name nothing the values with which a run of an earlier version began.
+
+    Args:
+        c: the settings.
+        former: those of the run, by dotted key, as its folder holds them; None where there is no run.
+    """
+    for key, default in FORMER_DEFAULTS.items():
+        if former is not None and c[key] is None and (value := former.get(key, default)) is not None:
+            set_value(c, key, value)
 
 
 def require(key: str) -> str:

@@ -82,7 +82,7 @@ def pairs(
     for note in source.notes:
         print(f"data: {note}", file=sys.stderr)
     trains_own = synthetic or own_vocabulary
-    tokenizer = build.build_tokenizer(c, _vocabulary(c, folder, source if trains_own else None, start))
+    tokenizer = build.build_tokenizer(c, _vocabulary(c, folder, source if trains_own else None, start), start)
     preprocessing = build.build_preprocessing(c, tokenizer, start)
 
     def data() -> TrainingData:

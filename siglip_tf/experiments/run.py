@@ -62,6 +62,8 @@ def run(
     chief = this_worker(strategy).is_chief
     say = _say if chief else _say_nothing
     folder = RunFolder(path, chief)
+    if not fresh:
+        config.keep_former(c, folder.former())
     folder.claim(config.flat(c), recipe.may_change, fresh)
     prepared = recipe.prepare(c, path, synthetic)
     if recipe.adapt is not None:

@@ -34,6 +34,10 @@ class RunFolder:
     def __truediv__(self, name: str) -> str:
         return f"{self.path}/{name}"
 
+    def former(self) -> dict[str, Any] | None:
+        """The settings of the run that the folder holds, or None."""
+        return self._read(_SETTINGS)
+
     def claim(self, values: Mapping[str, Any], may_change: Collection[str] = (), fresh: bool = False) -> None:
         """Notes the run's settings in its folder, or checks that it holds this same run.
 

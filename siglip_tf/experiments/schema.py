@@ -229,10 +229,12 @@ DATA = {
     "data": _text(),
     "split": _text(),
     "tokenizer": _text(),  # a SentencePiece model file
-    "lower_case": Setting("unicode", str, choices=("unicode", "ascii", "none")),
-    "pad_id": Setting(1, int, least=0),  # EOS, as in SigLIP's public models
+    # None: as the checkpoint says that training starts from, else "unicode", and EOS (1) as in SigLIP.
+    "lower_case": Setting(None, str, optional=True, choices=("unicode", "simple", "ascii", "none")),
+    "pad_id": Setting(None, int, optional=True, least=0),
     "image_method": Setting("big_vision", str, choices=("big_vision", "bicubic_antialias", "bilinear_antialias")),
-    "image_alpha": Setting("drop", str, choices=("drop", "white")),  # what becomes of transparent pictures
+    # What becomes of transparent pictures. None: as the checkpoint says that training starts from, else "white".
+    "image_alpha": Setting(None, str, optional=True, choices=("drop", "white")),
     "start": _text(),  # a checkpoint whose weights training begins with
     "tower": _text(),  # SigLiT: the checkpoint of the frozen image tower
     "bad_record_limit": Setting(0.01, float, least=0),
@@ -261,6 +263,9 @@ LIFE = {
 def _part(name: str, table: dict[str, Setting]) -> dict[str, Setting]:
     return {f"{name}.{key}": setting for key, setting in table.items()}
 
+
+# Settings that had another default before it became None: runs of that time began with these.
+FORMER_DEFAULTS: dict[str, Any] = {"lower_case": "unicode", "pad_id": 1, "image_alpha": "drop"}
 
 SCHEMA: dict[str, Setting] = {
     **RUN,
