@@ -27,6 +27,7 @@ class Cause(enum.StrEnum):
     MISSING_CAPTION = "missing_caption"
     NOT_UTF8 = "not_utf8"
     TOO_MANY_PIXELS = "too_many_pixels"
+    BROKEN_ROW = "broken_row"
     TORN_RECORD = "torn_record"
     TORN_SHARD = "torn_shard"
     EMPTY_SHARD = "empty_shard"

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from siglip_tf.data.order.bad_records import Cause
 from siglip_tf.data.sources.base import Source, fingerprint_of
 from siglip_tf.data.sources.class_names import spoken
 from siglip_tf.data.sources.columns import CAPTIONS, IMAGES, choose
 from siglip_tf.data.sources.folder_layout import SPLITS, read_layout
 from siglip_tf.data.sources.paths import join
-from siglip_tf.data.sources.tables import shown
+from siglip_tf.data.sources.rows import BrokenRow, Row, shown
+from siglip_tf.data.sources.tables import refuse_hopeless
 
 _SPLIT_PARTS = {"train": (0, 90), "validation": (90, 95), "test": (95, 100)}
 
@@ -24,6 +26,8 @@ class FolderSource(Source):
     table's folder; "caption" or "captions" (a list, in CSV as JSON), and perhaps "label" (an integer or a class name),
     "language" and "split". Rows of the same image become one record with several captions. Where each subfolder is a
     class, its name is the caption, with spaces for underscores.
+
+    A row that cannot be understood is a record that counts as broken; it stands behind all others.
 
     Args:
         folder: the folder, or the table's path.
@@ -39,7 +43,8 @@ class FolderSource(Source):
         class_names: names of the labels, where labels are given as names or folders; else None.
 
     Raises:
-        ValueError: no layout that is understood, a row or column that is missing, or an unknown split.
+        ValueError: no layout that is understood, a column that is missing, an unknown split, or a table more than half
+            of which cannot be understood.
     """
 
     def __init__(
@@ -56,8 +61,10 @@ class FolderSource(Source):
         separator: str | None = None,
     ):
         separator = "\t" if separator == "tab" else separator
+        if "{}" not in template:
+            raise ValueError(f"Expected a template with {{}} for the name of the class. Received: {template!r}")
         layout = read_layout(str(folder), classes=classes, separator=separator, image=image_column)
-        columns = dict.fromkeys(key for row in layout.rows[:1000] for key in row)
+        columns = dict.fromkeys(key for row in layout.rows[:1000] if isinstance(row, Row) for key in row)
         image = choose(columns, image_column, IMAGES, layout.where)
         for given in (caption_column, label_column, language_column):
             if given is not None:
@@ -66,7 +73,7 @@ class FolderSource(Source):
         caption = caption_column or next((name for name in CAPTIONS if name in columns), None)
         if caption is None and label not in columns:
             choose(columns, None, CAPTIONS, layout.where)
-        records = _grouped(layout.rows, image, caption, label, language, layout.where)
+        records, broken = _grouped(layout.rows, image, caption, label, language, layout.where)
         # Before the split, so that a label means the same in each.
         self.class_names = _number_labels(records, template, layout.classes)
         if caption is None and self.class_names is None:
@@ -74,16 +81,20 @@ class FolderSource(Source):
                 f"{layout.where} has no captions, and labels without names: expected a column one of "
                 f"{', '.join(CAPTIONS)}, or class names as labels."
             )
-        self.notes = (layout.note, *_split_notes(records, split))
+        self.notes = (layout.note, *_split_notes(records, split), *_broken_notes(broken))
         if split is not None:
-            records = _of_split(records, split, layout.where)
+            records, broken = _of_split(records, broken, split, layout.where)
         self.name = layout.where + (f" ({split})" if split else "")
-        self.size = len(records)
+        self.size = len(records) + len(broken)
         contents = [(r["image"], r["captions"], r["label"]) for r in records]
+        contents += [("broken", row.path.rpartition("/")[2], row.number) for row in broken]
         self.fingerprint = fingerprint_of("folder", map(repr, contents))
         self._paths = [r["image"] if "://" in r["image"] or r["image"][0] == "/" else join(layout.root, r["image"])
                        for r in records]  # fmt: skip
-        self._images = tf.constant([_encoded(path) for path in self._paths])
+        self._broken = broken
+        # No file has an empty name, so that reading a broken row fails.
+        records += [{"image": "", "captions": [], "label": None} for _ in broken]
+        self._images = tf.constant([_encoded(path) for path in (*self._paths, *("" for _ in broken))])
         self._ids = tf.constant([_encoded(record["image"]) for record in records])
         self._labels = tf.constant([-1 if r["label"] is None else r["label"] for r in records], tf.int32)
         counts = [len(record["captions"]) for record in records]
@@ -109,7 +120,11 @@ class FolderSource(Source):
         return example
 
     def fetch(self, index: int) -> dict[str, Any]:
-        """As `Source.fetch`; a file that is not there is an empty image."""
+        """As `Source.fetch`; a file that is not there is an empty image, and a broken row says what is wrong."""
+        if index >= len(self._paths):
+            row = self._broken[index - len(self._paths)]
+            found = {"cause": row.cause.value.encode(), "detail": _encoded(row.problem)}
+            return {"image": b"", "captions": np.zeros([0], object), "id": b"", **found}
         try:
             return super().fetch(index)
         except tf.errors.NotFoundError:
@@ -117,7 +132,10 @@ class FolderSource(Source):
             return {"image": b"", "captions": captions, "id": self._ids[index].numpy()}
 
     def locate(self, index: int) -> tuple[str, int]:
-        """The image file, and 0."""
+        """The image file, and 0; of a broken row the table, and the number of its line or entry."""
+        if index >= len(self._paths):
+            row = self._broken[index - len(self._paths)]
+            return row.path, row.number
         return self._paths[index], 0
 
 
@@ -130,25 +148,25 @@ def _encoded(text: str) -> bytes:
 
 
 def _grouped(
-    rows: Sequence[Mapping[str, Any]], image: str, caption: str | None, label: str, language: str, where: str
-) -> list[dict[str, Any]]:
-    """One record an image, in order of first appearance: "image", "captions" [(text, language)], "label", "split"."""
+    rows: Sequence[Row | BrokenRow], image: str, caption: str | None, label: str, language: str, where: str
+) -> tuple[list[dict[str, Any]], list[BrokenRow]]:
+    """Records and broken rows.
+
+    Returns:
+        One record an image, in order of first appearance: "image", "captions" [(text, language)], "label", "split";
+        and the rows that make none.
+
+    Raises:
+        ValueError: most rows are broken, or an image is in two splits.
+    """
     records: dict[str, dict[str, Any]] = {}
-    for number, row in enumerate(rows, 1):
-        name = row.get(image)
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"Row {number} names no image in column {image!r} of {where}: {shown(row)}")
-        if name.startswith(("http://", "https://")):
-            raise ValueError(
-                f"Row {number} of {where} names its image by an address ({shown(name)}): download the images first, "
-                "e.g. by img2dataset."
-            )
-        texts = row.get(caption) if caption else None
-        texts = texts if isinstance(texts, list) else [texts]
-        languages = row.get(language)
-        languages = languages if isinstance(languages, list) else [languages] * len(texts)
-        if len(languages) != len(texts):
-            raise ValueError(f"Row {number} has {len(texts)} captions and {len(languages)} languages: {shown(row)}")
+    checked = [row if isinstance(row, BrokenRow) else _wrong(row, image, caption, language) or row for row in rows]
+    refuse_hopeless(checked)
+    for row in checked:
+        if isinstance(row, BrokenRow):
+            continue
+        name = row[image]
+        texts, languages = _texts_and_languages(row, caption, language)
         fresh = {"image": name, "captions": [], "label": row.get(label), "split": row.get("split")}
         record = records.setdefault(name, fresh)
         if record["split"] and fresh["split"] and record["split"] != fresh["split"]:
@@ -158,7 +176,38 @@ def _grouped(
             for text, spoken_in in zip(texts, languages, strict=True)
             if isinstance(text, str)
         ]
-    return list(records.values())
+    return list(records.values()), [row for row in checked if isinstance(row, BrokenRow)]
+
+
+def _wrong(row: Row, image: str, caption: str | None, language: str) -> BrokenRow | None:
+    """What is wrong with a row, or None."""
+    name = row.get(image)
+    if not isinstance(name, str) or not name:
+        return row.broken(f"names no image in column {image!r}: {shown(row)}", Cause.MISSING_IMAGE)
+    if "\0" in name:
+        return row.broken(f"names an image with a NUL in it: {shown(name)}", Cause.MISSING_IMAGE)
+    if name.startswith(("http://", "https://")):
+        return row.broken(
+            f"names its image by an address ({shown(name)}): download the images first, e.g. by img2dataset.",
+            Cause.MISSING_IMAGE,
+        )
+    texts, languages = _texts_and_languages(row, caption, language)
+    if len(languages) != len(texts):
+        return row.broken(f"has {len(texts)} captions and {len(languages)} languages: {shown(row)}")
+    return None
+
+
+def _texts_and_languages(row: Row, caption: str | None, language: str) -> tuple[list[Any], list[Any]]:
+    texts = row.get(caption) if caption else None
+    texts = texts if isinstance(texts, list) else [texts]
+    languages = row.get(language)
+    return texts, languages if isinstance(languages, list) else [languages] * len(texts)
+
+
+def _broken_notes(broken: Sequence[BrokenRow]) -> list[str]:
+    if not broken:
+        return []
+    return [f"{len(broken)} rows cannot be used and count as broken records; the first: {broken[0]}"]
 
 
 def _named_splits(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -173,19 +222,27 @@ def _split_notes(records: Sequence[Mapping[str, Any]], split: str | None) -> lis
     return [f"all splits are read together ({', '.join(named)}): choose one by ?split={named[-1]}"]
 
 
-def _of_split(records: list[dict[str, Any]], split: str, where: str) -> list[dict[str, Any]]:
+def _of_split(
+    records: list[dict[str, Any]], broken: list[BrokenRow], split: str, where: str
+) -> tuple[list[dict[str, Any]], list[BrokenRow]]:
+    """The records of a split. A broken row whose split is not known belongs to each split that the data names."""
     if known := _named_splits(records):
-        chosen = [record for record in records if str(record["split"]) == split]
-        if split not in known and (part := SPLITS.get(split.lower())):
+
+        def is_in(value: str | None) -> bool:
             # "val" where the data says "validation": the same part by another of its usual names.
-            chosen = [record for record in records if SPLITS.get(str(record["split"]).lower()) == part]
+            part = None if split in known else SPLITS.get(split.lower())
+            return str(value) == split if part is None else SPLITS.get(str(value).lower()) == part
+
+        chosen = [record for record in records if is_in(record["split"])]
+        broken = [row for row in broken if row.split is None or is_in(row.split)]
     else:
         known = list(_SPLIT_PARTS)
         first, end = _SPLIT_PARTS.get(split, (0, 0))
         chosen = [record for record in records if first <= _percentile(record["image"]) < end]
+        broken = [row for row in broken if first <= _percentile(f"{row.path.rpartition('/')[2]}:{row.number}") < end]
     if not chosen:
         raise ValueError(f"split must be one of {known} with at least one image of {where}. Received: {split!r}")
-    return chosen
+    return chosen, broken
 
 
 def _percentile(name: str) -> int:
@@ -201,7 +258,8 @@ def _number_labels(records: list[dict[str, Any]], template: str, classes: bool) 
         classes: whether labels are names even if all are numbers.
     """
     given = {str(record["label"]) for record in records if record["label"] not in (None, "")}
-    numbers = all(label.removeprefix("-").isdecimal() for label in given)
+    # Numbers beyond int32 name things, such as articles.
+    numbers = all(label.removeprefix("-").isdecimal() and abs(int(label)) < 1 << 31 for label in given)
     # A folder "10" is class 10 if there are folders 0 to 9.
     names = sorted(given, key=lambda name: (int(name), name) if numbers else name) if classes or not numbers else None
     places = {name: place for place, name in enumerate(names or ())}
@@ -213,5 +271,5 @@ def _number_labels(records: list[dict[str, Any]], template: str, classes: bool) 
         else:
             name = str(record["label"])
             record["label"] = places[name]
-            record["captions"] = record["captions"] or [(template.format(spoken(name)), "")]
+            record["captions"] = record["captions"] or [(template.replace("{}", spoken(name)), "")]
     return names

@@ -24,7 +24,15 @@ from siglip_tf.data.sources.columns import CAPTIONS, IMAGES
 from siglip_tf.data.sources.listing import OTHER_IMAGE_SUFFIXES, is_picture, walk
 from siglip_tf.data.sources.parquet import holds_images
 from siglip_tf.data.sources.paths import archive_of, is_remote, join, shard_kind
-from siglip_tf.data.sources.tables import SUFFIXES, Row, read_table, read_text, shown, table_kind
+from siglip_tf.data.sources.rows import BrokenRow, Row, shown
+from siglip_tf.data.sources.tables import (
+    SUFFIXES,
+    read_table,
+    read_text,
+    refuse_hopeless,
+    refuse_other_encoding,
+    table_kind,
+)
 
 # Names that Hugging Face, torchvision and others give to the parts of a data set.
 _SPLIT_NAMES = {
@@ -59,14 +67,14 @@ class Layout:
     Attributes:
         where: the folder or table, for messages.
         root: the folder that the rows' images are relative to.
-        rows: a dictionary for each pair or image, by column.
+        rows: a dictionary for each pair or image, by column; what of a table cannot be understood stands among them.
         note: one line that says what was read.
         classes: whether the "label" of each row is the name of its folder.
     """
 
     where: str
     root: str
-    rows: list[Row]
+    rows: list[Row | BrokenRow]
     note: str
     classes: bool = False
 
@@ -217,7 +225,7 @@ def _is_text_table(path: str, beside: Sequence[str]) -> bool:
         return False
     if any(is_picture(other) and posixpath.splitext(other)[0] == stem for other in beside):
         return False
-    head = read_text(path).partition("\n")[0]
+    head = read_text(path, errors="surrogateescape").partition("\n")[0]
     return _has_header(head) or _token_row(head) is not None
 
 
@@ -226,7 +234,7 @@ def _has_header(line: str) -> bool:
     return bool(columns & {*IMAGES}) and bool(columns & {*CAPTIONS})
 
 
-def _token_row(line: str) -> Row | None:
+def _token_row(line: str) -> dict[str, str] | None:
     """A line of Flickr's `results.token`: an image's name, perhaps with `#0`, a tab, and its caption."""
     name, tab, caption = line.rstrip("\r\n").partition("\t")
     name, _, number = name.partition("#")
@@ -242,29 +250,36 @@ def _one_table(path: str, separator: str | None, images: Sequence[str]) -> Layou
     return Layout(path, _image_root(path, rows, images), rows, f"captions from {path}")
 
 
-def _table_rows(path: str, separator: str | None) -> list[Row]:
+def _table_rows(path: str, separator: str | None) -> list[Row | BrokenRow]:
     if table_kind(path) == "parquet" and tf.io.gfile.stat(path).length and holds_images(path):
         folder = path.rpartition("/")[0]
         raise ValueError(f"{path} holds images itself, or is torn: name the shards as {join(folder, '*.parquet')!r}.")
-    if not path.lower().endswith(_TEXT_TABLES):
-        return list(read_table(path, separator))
-    text = read_text(path)
-    if _has_header(text.partition("\n")[0]) or separator is not None:
-        return list(read_table(path, separator))
-    rows = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            if (row := _token_row(line)) is None:
-                raise ValueError(f"{path}, line {number}: expected IMAGE, a tab, CAPTION. Received: {line[:80]!r}")
-            rows.append(row)
+    rows = list(_rows_of(path, separator))
+    refuse_hopeless(rows)
+    refuse_other_encoding(rows)
     return rows
 
 
-def _image_root(table: str, rows: Sequence[Row], images: Sequence[str]) -> str:
+def _rows_of(path: str, separator: str | None) -> Iterable[Row | BrokenRow]:
+    if not path.lower().endswith(_TEXT_TABLES):
+        return read_table(path, separator)
+    text = read_text(path, errors="surrogateescape")
+    if _has_header(text.partition("\n")[0]) or separator is not None:
+        return read_table(path, separator)
+    rows: list[Row | BrokenRow] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            cells, said = _token_row(line), f"expected IMAGE, a tab, CAPTION. Received: {line[:80]!r}"
+            rows.append(BrokenRow(path, number, said) if cells is None else Row(cells, path, number))
+    return rows
+
+
+def _image_root(table: str, rows: Iterable[Row | BrokenRow], images: Sequence[str]) -> str:
     """The folder that a table's images are relative to: its own, unless the first image is elsewhere nearby."""
     folder, slash, name = table.rpartition("/")
     folder = folder or ("/" if slash else ".")
-    first = next((str(rows[0][key]) for key in images if isinstance(rows[0].get(key), str)), "")
+    named = (row.get(key) for row in rows if isinstance(row, Row) for key in images)
+    first = next((name for name in named if name and isinstance(name, str)), "")
     if not first or "://" in first or first.startswith("/"):
         return folder
     parent = posixpath.dirname(folder) or "."
@@ -276,19 +291,23 @@ def _image_root(table: str, rows: Sequence[Row], images: Sequence[str]) -> str:
 
 def _tables_of_folders(tree: _Tree, tables: Sequence[str], separator: str | None, images: Sequence[str]) -> Layout:
     """Rows of a table a subfolder, with the subfolder's name as their split where it is one."""
-    rows: list[Row] = []
+    rows: list[Row | BrokenRow] = []
     for table in tables:
         path = join(tree.root, table)
         found = _table_rows(path, separator)
-        if found and not {*images} & found[0].keys():
+        columns = next((row.keys() for row in found if isinstance(row, Row)), None)
+        if columns is not None and not {*images} & columns:
             raise ValueError(
                 f"{path} names no images: expected a column one of {', '.join(images)}. Its columns: "
-                f"{', '.join(map(str, found[0]))}. " + _AS_CLASSES.format(folder=tree.root)
+                f"{', '.join(map(str, columns))}. " + _AS_CLASSES.format(folder=tree.root)
             )
         folder = _image_root(path, found, images) if found else ""
         split = _split_of(table)
         for row in found:
-            own = dict(row)
+            if isinstance(row, BrokenRow):
+                rows.append(dataclasses.replace(row, split=split))
+                continue
+            own = row.with_cells(row)
             if split is not None and not own.get("split"):
                 own["split"] = split
             for key in images:
@@ -321,11 +340,15 @@ def _below(root: str, folder: str, image: Any) -> Any:
 def _texts(tree: _Tree, sidecars: dict[str, str]) -> Layout:
     """Each image's caption from the file of the same name beside it; an image without one has no caption."""
 
-    def row(picture: str) -> Row:
+    def row(picture: str) -> Row | BrokenRow:
         text = sidecars.get(picture)
-        captions = [] if text is None else _sidecar_captions(join(tree.root, text))
         split = SPLITS.get(picture.partition("/")[0].lower()) if "/" in picture else None
-        return {"image": picture, "captions": captions, "split": split}
+        path = join(tree.root, text or picture)
+        try:
+            captions = [] if text is None else _sidecar_captions(path)
+        except (ValueError, OSError, tf.errors.OpError) as error:
+            return BrokenRow(path, 0, shown(error), split=split)
+        return Row({"image": picture, "captions": captions, "split": split}, path, 0)
 
     pictures = [posixpath.join(where, name) for where, names in tree.pictures.items() for name in names]
     if is_remote(tree.root):
@@ -333,7 +356,8 @@ def _texts(tree: _Tree, sidecars: dict[str, str]) -> Layout:
             rows = list(pool.map(row, pictures))
     else:
         rows = list(map(row, pictures))
-    if not any(row["captions"] for row in rows):
+    refuse_hopeless(rows)
+    if not any(row["captions"] for row in rows if isinstance(row, Row)):
         raise ValueError(
             f"{tree.root}: the files beside the images ({next(iter(sidecars.values()))}, ...) hold no captions. "
             + _AS_CLASSES.format(folder=tree.root)
@@ -375,7 +399,12 @@ def _classes(tree: _Tree, chosen: bool) -> Layout:
             parts = where.split("/")
             label, split = (parts[1], SPLITS[top.lower()]) if as_splits else (top, None)
             rows += [
-                {"image": posixpath.join(where, name), "label": label, "split": split} for name in tree.pictures[where]
+                Row(
+                    {"image": posixpath.join(where, name), "label": label, "split": split},
+                    posixpath.join(tree.root, where, name),
+                    0,
+                )
+                for name in tree.pictures[where]
             ]
     names = {row["label"] for row in rows}
     inside = sorted({where for wheres in tops.values() for where in wheres})

@@ -10,12 +10,13 @@
 Source: https://cocodataset.org/#format-data; https://cs.stanford.edu/people/karpathy/deepimagesent/
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from siglip_tf.data.sources.columns import CAPTIONS, IMAGES
+from siglip_tf.data.sources.rows import BrokenRow, Row
 
-Row = dict[str, Any]
+Object = dict[str, Any]
 
 LAYOUTS = (
     'a list of objects, {"IMAGE": "CAPTION", ...}, {"COLUMN": [...], ...}, COCO\'s images and annotations, or '
@@ -23,8 +24,8 @@ LAYOUTS = (
 )
 
 
-def rows_of_json(content: Any, path: str) -> Iterator[Row]:
-    """The rows of a JSON document.
+def rows_of_json(content: Any, path: str) -> Iterator[Row | BrokenRow]:
+    """The rows of a JSON document; an entry that is no object is broken.
 
     Args:
         content: the document.
@@ -33,20 +34,22 @@ def rows_of_json(content: Any, path: str) -> Iterator[Row]:
     Raises:
         ValueError: a layout that is none of the above.
     """
-    if isinstance(content, dict):
-        yield from _rows_of_object(content, path)
-        return
-    if not isinstance(content, list):
+    if not isinstance(content, dict | list):
         raise _unknown(path)
-    yield from _objects(content, path)
+    rows = _rows_of_object(content, path) if isinstance(content, dict) else content
+    for number, row in enumerate(rows, 1):
+        if isinstance(row, dict):
+            yield Row(row, path, number, "entry")
+        else:
+            yield BrokenRow(path, number, f"expected an object. Received: {str(row)[:80]}", "entry")
 
 
-def _rows_of_object(content: Row, path: str) -> Iterator[Row]:
+def _rows_of_object(content: Object, path: str) -> Iterable[Any]:
     images, annotations = content.get("images"), content.get("annotations")
     if isinstance(images, list) and isinstance(annotations, list):
         yield from _coco(images, annotations, path)
     elif isinstance(images, list) and any(isinstance(image, dict) and "sentences" in image for image in images):
-        yield from map(_karpathy, _objects(images, path))
+        yield from (_karpathy(image) if isinstance(image, dict) else image for image in images)
     elif any(isinstance(content.get(name), str) for name in IMAGES) and {*CAPTIONS} & content.keys():
         yield content
     elif {*IMAGES} & content.keys() and all(isinstance(value, list | dict) for value in content.values()):
@@ -54,7 +57,7 @@ def _rows_of_object(content: Row, path: str) -> Iterator[Row]:
     else:
         lists = [value for value in content.values() if _is_table(value)]
         if len(lists) == 1:
-            yield from _objects(lists[0], path)
+            yield from lists[0]
         elif content and all(_is_caption(value) for value in content.values()):
             for image, value in content.items():
                 row = value if isinstance(value, dict) else {"caption": value}
@@ -64,21 +67,25 @@ def _rows_of_object(content: Row, path: str) -> Iterator[Row]:
             raise _unknown(path)
 
 
-def _coco(images: list[Any], annotations: list[Any], path: str) -> Iterator[Row]:
+def _coco(images: list[Any], annotations: list[Any], path: str) -> Iterator[Any]:
     captions: dict[str, list[str]] = {}
-    for annotation in _objects(annotations, path):
-        if "image_id" not in annotation or "caption" not in annotation:
-            raise ValueError(
-                f"{path} has the layout of COCO, but an annotation without image_id and caption: these are not "
-                "captions. Name COCO's captions file (captions_train2017.json and the like)."
-            )
-        captions.setdefault(str(annotation["image_id"]), []).append(annotation["caption"])
-    for image in _objects(images, path):
-        name = image.get("file_name")
-        yield {"image": name, "captions": captions.get(str(image.get("id")), [])}
+    for annotation in annotations:
+        # A broken annotation leaves its image without that caption, which is counted if it was the only one.
+        if isinstance(annotation, dict) and {"image_id", "caption"} <= annotation.keys():
+            captions.setdefault(str(annotation["image_id"]), []).append(annotation["caption"])
+    if annotations and not captions:
+        raise ValueError(
+            f"{path} has the layout of COCO, but its annotations have no image_id and caption: these are not "
+            "captions. Name COCO's captions file (captions_train2017.json and the like)."
+        )
+    for image in images:
+        if isinstance(image, dict):
+            yield {"image": image.get("file_name"), "captions": captions.get(str(image.get("id")), [])}
+        else:
+            yield image
 
 
-def _karpathy(image: Row) -> Row:
+def _karpathy(image: Object) -> Object:
     folder = f"{image['filepath']}/" if image.get("filepath") else ""
     sentences = image["sentences"] if isinstance(image.get("sentences"), list) else []
     captions = [sentence.get("raw") for sentence in sentences if isinstance(sentence, dict)]
@@ -86,7 +93,7 @@ def _karpathy(image: Row) -> Row:
     return {"image": name and f"{folder}{name}", "captions": captions, "split": image.get("split")}
 
 
-def _columns(content: Row, path: str) -> Iterator[Row]:
+def _columns(content: Object, path: str) -> Iterator[Object]:
     """Columns as lists, or as pandas writes them: objects by the rows' names."""
     columns = {key: list(value.values() if isinstance(value, dict) else value) for key, value in content.items()}
     if len({len(column) for column in columns.values()}) != 1:
@@ -95,15 +102,8 @@ def _columns(content: Row, path: str) -> Iterator[Row]:
         yield dict(zip(columns, values, strict=True))
 
 
-def _objects(values: list[Any], path: str) -> Iterator[Row]:
-    for number, value in enumerate(values):
-        if not isinstance(value, dict):
-            raise ValueError(f"{path}, entry {number}: expected an object. Received: {str(value)[:80]}")
-        yield value
-
-
 def _is_table(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+    return isinstance(value, list) and sum(isinstance(row, dict) for row in value) * 2 > len(value)
 
 
 def _is_caption(value: Any) -> bool:

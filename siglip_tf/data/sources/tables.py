@@ -1,19 +1,23 @@
-"""Tables of captions as rows: JSON Lines, JSON, CSV, TSV, Parquet, each of the text forms also as .gz."""
+"""Tables of captions as rows: JSON Lines, JSON, CSV, TSV, Parquet, each of the text forms also as .gz.
 
+A line that cannot be understood is a `BrokenRow`, which its reader counts. A table is refused as a whole where it
+cannot be opened, names no columns, or where more than half of its rows are broken.
+"""
+
+import collections
 import csv
 import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Any, TextIO
 
 from siglip_tf.data.sources.json_tables import rows_of_json
 from siglip_tf.data.sources.listing import is_picture
 from siglip_tf.data.sources.paths import open_binary
-
-Row = dict[str, Any]
+from siglip_tf.data.sources.rows import SHOWN, BrokenRow, Row, shown
 
 _KINDS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
@@ -25,7 +29,6 @@ _SEPARATORS = {"csv": ",", "tsv": "\t"}
 _LINES_A_CELL = 1000
 # The csv module's own limit is 131,072 characters.
 _MAX_CELL = 1 << 30
-_SHOWN = 80
 
 
 def table_kind(name: str) -> str | None:
@@ -35,21 +38,23 @@ def table_kind(name: str) -> str | None:
     return None if kind == "parquet" and name.endswith(".gz") else kind
 
 
-def read_table(path: str, separator: str | None = None) -> Iterator[Row]:
-    """The rows of a table, each a dictionary by column.
+def read_table(path: str, separator: str | None = None) -> Iterator[Row | BrokenRow]:
+    """The rows of a table, each a dictionary by column, and what cannot be understood in their midst.
+
+    Text that is not UTF-8 stays in its row, as surrogate escapes, so that the row can be counted.
 
     Args:
         path: a file whose name says its kind; a `.txt` file is read as CSV or TSV, whichever its first line is.
         separator: what stands between the columns of a CSV or TSV file, if it is none of theirs.
 
     Raises:
-        ValueError: the file cannot be read as what its name says; the line at fault is named.
+        ValueError: the file as a whole cannot be read as what its name says.
     """
     kind = table_kind(path)
     if kind == "parquet":
         yield from _parquet_rows(path)
         return
-    text = read_text(path)
+    text = read_text(path, errors="surrogateescape")
     if kind == "json":
         try:
             content = json.loads(text)
@@ -68,8 +73,12 @@ def read_table(path: str, separator: str | None = None) -> Iterator[Row]:
     yield from csv_rows(lines, path, separator)
 
 
-def read_text(path: str) -> str:
+def read_text(path: str, errors: str = "strict") -> str:
     """The text of a UTF-8 file, without a byte order mark, uncompressed where it ends in `.gz`.
+
+    Args:
+        path: of the file.
+        errors: what becomes of bytes that are not UTF-8, as `bytes.decode` takes it.
 
     Raises:
         ValueError: it is not UTF-8, or not a whole gzip file.
@@ -83,7 +92,7 @@ def read_text(path: str) -> str:
             raise ValueError(f"{path} is not a whole gzip file: {shown(error)}") from error
     check_not_utf16(data[:1024], path)
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(
@@ -104,17 +113,42 @@ def check_not_utf16(head: bytes, path: str) -> None:
         raise ValueError(f"{path} is {wide} text. Convert it to UTF-8 first: `iconv -f {wide} -t UTF-8 {path}`.")
 
 
-def shown(value: Any) -> str:
-    """A value for an error message: short, and without the bytes of images."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {shown(item)}" for key, item in [*value.items()][:8]) + "}"
-    if isinstance(value, bytes):
-        return f"{len(value)} bytes"
-    text = repr(value) if not isinstance(value, Exception) else str(value)
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+def refuse_hopeless(rows: Sequence[Row | BrokenRow]) -> None:
+    """Refuses rows of which more than half cannot be understood.
+
+    Raises:
+        ValueError: with the first of them.
+    """
+    broken = [row for row in rows if isinstance(row, BrokenRow)]
+    if 2 * len(broken) > len(rows):
+        raise ValueError(f"{broken[0]}{_and_more(broken, rows)}")
 
 
-def _jsonl_rows(lines: Iterable[str], path: str) -> Iterator[Row]:
+def refuse_other_encoding(rows: Sequence[Row | BrokenRow]) -> None:
+    """Refuses a table more than half of whose rows hold what is not UTF-8.
+
+    Raises:
+        ValueError: with the command that converts the file.
+    """
+    strange = [row for row in rows if isinstance(row, Row) and any(map(_is_escaped, row.values()))]
+    if 2 * len(strange) > len(rows):
+        raise ValueError(
+            f"{strange[0].path} is not UTF-8: {strange[0].where} holds bytes that UTF-8 does not have."
+            f"{_and_more(strange, rows)} Convert the file first, e.g. by `iconv -f LATIN1 -t UTF-8`."
+        )
+
+
+def _and_more(found: Sequence[Any], rows: Sequence[Any]) -> str:
+    return f" {len(found)} of {len(rows)} rows are like this." if len(found) > 1 else ""
+
+
+def _is_escaped(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_is_escaped, value))
+    return isinstance(value, str) and not value.isascii() and any("\udc80" <= letter <= "\udcff" for letter in value)
+
+
+def _jsonl_rows(lines: Iterable[str], path: str) -> Iterator[Row | BrokenRow]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -122,10 +156,12 @@ def _jsonl_rows(lines: Iterable[str], path: str) -> Iterator[Row]:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             hint = " The file begins like one JSON document: name it .json." if number == 1 and line[0] == "[" else ""
-            raise ValueError(f"{path}, line {number}: {shown(error)}.{hint}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: expected an object. Received: {line.strip()[:_SHOWN]}")
-        yield row
+            yield BrokenRow(path, number, f"{shown(error)}.{hint}")
+            continue
+        if isinstance(row, dict):
+            yield Row(row, path, number)
+        else:
+            yield BrokenRow(path, number, f"expected an object. Received: {line.strip()[:SHOWN]}")
 
 
 def _parquet_rows(path: str) -> Iterator[Row]:
@@ -137,14 +173,15 @@ def _parquet_rows(path: str) -> Iterator[Row]:
             rows = pyarrow.parquet.read_table(file).to_pylist()
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as Parquet: {shown(error)}") from error
-    yield from rows
+    yield from (Row(row, path, number, "row") for number, row in enumerate(rows, 1))
 
 
-def csv_rows(lines: TextIO | Iterable[str], path: str, separator: str) -> Iterator[Row]:
+def csv_rows(lines: TextIO | Iterable[str], path: str, separator: str) -> Iterator[Row | BrokenRow]:
     """Rows of a CSV or TSV file with a header; a cell that is a JSON list comes as a list.
 
     Quotes are CSV's, and a cell may hold separators and line breaks inside them. Tab-separated files are often written
-    without quoting: a quote that does not close in its line is a character like any other there.
+    without quoting: a quote that does not close in its line is a character like any other there. A line that has more
+    cells than the header, or a quote that does not close, is broken; the lines after it are read by themselves.
 
     Args:
         lines: the file, line by line, with its line ends.
@@ -152,38 +189,42 @@ def csv_rows(lines: TextIO | Iterable[str], path: str, separator: str) -> Iterat
         separator: what stands between two cells.
 
     Raises:
-        ValueError: no header, a wrong separator, a column that comes twice, or a line that has another number of cells
-            than the header or quotes that do not close.
+        ValueError: no header, a wrong separator, or a column that comes twice.
     """
     if len(separator) != 1 or separator in '"\r\n':
         raise ValueError(f"A separator is one character, or tab. Received: {separator!r}")
     numbered = _Lines(lines)
     header = _header(numbered, path, separator)
-    for cells in _cells(numbered, path, separator, len(header)):
-        # A row that ends early lacks its last cells.
-        yield dict(zip_longest(header, map(_listed, cells)))
+    for number, cells in _cells(numbered, path, separator, len(header)):
+        if isinstance(cells, BrokenRow):
+            yield cells
+        else:  # a row that ends early lacks its last cells
+            yield Row(zip_longest(header, map(_listed, cells)), path, number)
 
 
 class _Lines:
-    """Lines with their numbers, and a way to look at the next one."""
+    """Lines with their numbers, and a way to look at the next ones."""
 
     def __init__(self, lines: Iterable[str]):
         self._lines = iter(lines)
-        self._next: str | None = None
+        self._ahead: collections.deque[str] = collections.deque()
         self.number = 0
 
-    def peek(self) -> str | None:
-        """The next line, or None at the end."""
-        if self._next is None:
-            self._next = next(self._lines, None)
-        return self._next
+    def peek(self, place: int = 0) -> str | None:
+        """The next line, or the one `place` lines after it; None behind the end."""
+        while len(self._ahead) <= place:
+            line = next(self._lines, None)
+            if line is None:
+                return None
+            self._ahead.append(line)
+        return self._ahead[place]
 
     def take(self) -> str | None:
-        """The next line, or None at the end, which is passed."""
-        line = self.peek()
-        self._next = None
-        self.number += line is not None
-        return line
+        """The next line, which is passed; None at the end."""
+        if self.peek() is None:
+            return None
+        self.number += 1
+        return self._ahead.popleft()
 
 
 def _header(lines: _Lines, path: str, separator: str) -> list[str]:
@@ -199,29 +240,40 @@ def _header(lines: _Lines, path: str, separator: str) -> list[str]:
             name = {"\t": "tab"}.get(other, other)
             raise ValueError(
                 f"{path}: expected columns separated by {separator!r}. Its first line holds {other!r} instead: "
-                f"write {path}?separator={name}, or convert the file. Received: {line.strip()[:_SHOWN]!r}"
+                f"write {path}?separator={name}, or convert the file. Received: {line.strip()[:SHOWN]!r}"
             )
     if twice := sorted({name for name in header if name and header.count(name) > 1}):
         raise ValueError(f"{path} names the column {twice[0]!r} twice in its first line.")
     return header
 
 
-def _cells(lines: _Lines, path: str, separator: str, width: int) -> Iterator[list[str]]:
+def _cells(
+    lines: _Lines, path: str, separator: str, width: int
+) -> Iterator[tuple[int, list[str]] | tuple[int, BrokenRow]]:
+    """The number of each row's first line, and its cells."""
     while (line := lines.take()) is not None:
         if not line.strip("\r\n"):
             continue
-        cells = _split(line, separator)
+        number, cells = lines.number, _split(line, separator)
         plain = line.rstrip("\r\n").split(separator)
         if cells is None and separator == "\t" and len(plain) == width and _stands_alone(plain, lines.peek()):
             cells = plain
         if cells is None:
-            cells = _joined(lines, line, path, separator, width)
-        if len(cells) > width:
-            raise ValueError(
-                f"{path}, line {lines.number}: {len(cells)} cells where the first line names {width} columns. A cell "
-                f"with {separator!r} or a quote in it must be quoted. Received: {line.strip()[:_SHOWN]!r}"
+            cells = _joined(lines, line, separator, width)
+        problem = ""
+        if cells is None:
+            problem = (
+                "a quoted cell does not end where its row does. Close the quote, double a quote inside a cell, or "
+                "write the table as .jsonl."
             )
-        yield cells
+        elif len(cells) > width:
+            problem = (
+                f"{len(cells)} cells where the first line names {width} columns. A cell with {separator!r} or a quote "
+                "in it must be quoted."
+            )
+        if problem:
+            cells = BrokenRow(path, number, f"{problem} Received: {line.strip()[:SHOWN]!r}")
+        yield number, cells
 
 
 def _stands_alone(cells: list[str], following: str | None) -> bool:
@@ -236,27 +288,24 @@ def _names_a_picture(cells: list[str]) -> bool:
     return any(is_picture(cell.strip('" ')) for cell in cells)
 
 
-def _joined(lines: _Lines, line: str, path: str, separator: str, width: int) -> list[str]:
-    """The cells of a row whose quoted cell goes on over the next lines."""
-    first = lines.number
-    for _ in range(_LINES_A_CELL):
-        more = lines.peek()
-        # A row that looks like one by itself is hardly the rest of a caption.
-        if more is None or (width > 1 and _like_row(more, separator, width)):
-            break
+def _joined(lines: _Lines, line: str, separator: str, width: int) -> list[str] | None:
+    """The cells of a row whose quoted cell goes on over the next lines, which are then passed; None if it does not."""
+    for place in range(_LINES_A_CELL):
+        more = lines.peek(place)
+        # A line that looks like a row by itself is hardly the rest of a caption.
+        if more is None or (width > 1 and _like_row(more, separator)):
+            return None
         line += more
-        lines.take()
-        if (cells := _split(line, separator)) is not None:
+        if '"' in more and (cells := _split(line, separator)) is not None:
+            for _ in range(place + 1):
+                lines.take()
             return cells
-    raise ValueError(
-        f"{path}, line {first}: a quoted cell does not end where its row does. Close the quote, double a quote inside "
-        f"a cell, or write the table as .jsonl. Received: {line.strip()[:_SHOWN]!r}"
-    )
+    return None
 
 
-def _like_row(line: str, separator: str, width: int) -> bool:
+def _like_row(line: str, separator: str) -> bool:
     cells = line.rstrip("\r\n").split(separator)
-    return len(cells) == width and _names_a_picture(cells)
+    return len(cells) > 1 and _names_a_picture(cells)
 
 
 def _split(line: str, separator: str) -> list[str] | None:

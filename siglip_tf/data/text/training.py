@@ -19,6 +19,7 @@ from typing import Any, Final, TextIO
 import tensorflow as tf
 
 from siglip_tf.data.sources.paths import open_binary
+from siglip_tf.data.sources.rows import BrokenRow
 from siglip_tf.data.sources.tables import check_not_utf16, csv_rows
 from siglip_tf.data.text.captions import is_blank
 
@@ -208,6 +209,9 @@ class TextFiles:
     def _csv(self, file: TextIO, path: str) -> Iterator[str]:
         checked = False
         for row in csv_rows(file, path, "\t" if _format_of(path) == "tsv" else ","):
+            if isinstance(row, BrokenRow):
+                self.skipped["broken row"] += 1
+                continue
             missing = [field for field in self.fields if field not in row]
             if missing and not checked:
                 raise ValueError(f"{path} has no column {missing[0]!r}. Its columns are {', '.join(row)}.")

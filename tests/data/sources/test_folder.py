@@ -9,6 +9,8 @@ import pyarrow.parquet
 import pytest
 import tensorflow as tf
 
+from siglip_tf.data import ImagePreprocessing
+from siglip_tf.data.order.bad_records import BadRecordReport, Explainer
 from siglip_tf.data.sources.folder import FolderSource
 from tests.data.memory_source import encode
 from tests.data.sources.reading import in_graph, same
@@ -123,13 +125,14 @@ def test_invalid_unicode_of_json_stays_invalid(tmp_path):
         ([{"picture": "a", "caption": "b"}], {}, "Expected a column one of image, file_name, .* Its columns: picture"),
         ([{"image": "a", "words": "b"}], {}, "Expected a column one of captions, caption"),
         ([{"image": "a", "caption": "b"}], {"caption_column": "c"}, "Expected a column 'c'"),
-        ([{"image": "", "caption": "b"}], {}, "Row 1 names no image"),
+        ([{"image": "", "caption": "b"}], {}, "line 1: names no image"),
+        ([{"image": "a", "label": "b"}], {"template": "a photo"}, "Expected a template with {} for the name"),
         (
             [{"image": "a", "caption": "b", "split": "x"}],
             {"split": "y"},
             r"must be one of \['x'\].*Received: 'y'",
         ),
-        ([{"image": "a", "captions": ["b", "c"], "language": ["en"]}], {}, "Row 1 has 2 captions and 1 languages"),
+        ([{"image": "a", "captions": ["b", "c"], "language": ["en"]}], {}, "line 1: has 2 captions and 1 languages"),
     ],
 )
 def test_wrong_tables(tmp_path, rows, options, message):
@@ -153,3 +156,38 @@ def test_wrong_folders(tmp_path):
         FolderSource(str(tmp_path))
     with pytest.raises(ValueError, match="is not UTF-8"):
         FolderSource(str(tmp_path / "b.csv"))
+
+
+def test_broken_rows_are_records_that_count(tmp_path):
+    """read = used + skipped, in training and in evaluation; every skipped row is named by its file and line."""
+    folder = tmp_path / "table"
+    _images(folder, *(f"{i}.png" for i in range(8)))
+    lines = ["image,caption,split", *(f"{i}.png,number {i},{'test' if i > 5 else 'train'}" for i in range(8))]
+    lines[2] += ",more"
+    lines[4] = ",no image,train"
+    lines[6] = "5.png,caf\xe9,train"
+    (folder / "t.csv").write_bytes("\n".join(lines).encode("latin-1"))
+    source = FolderSource(str(folder))
+    assert source.size == 8 and "2 rows cannot be used and count as broken records; the first: " in source.notes[-1]
+    assert source.notes[-1].count("t.csv, line 3: 4 cells") == 1
+    report = BadRecordReport(str(tmp_path / "bad.jsonl"))
+    explain = Explainer(report, ImagePreprocessing(16), certain=False)
+    causes = [explain(source, index) for index in range(source.size)]
+    assert [cause for cause in causes if cause] == ["not_utf8", "broken_row", "missing_image"]
+    entries = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
+    assert [(entry["shard"], entry["offset"]) for entry in entries[1:]] == [
+        (str(folder / "t.csv"), 3),
+        (str(folder / "t.csv"), 5),
+    ]
+    used = list(tf.data.Dataset.range(source.size).map(source.read).ignore_errors())
+    assert len(used) == 6  # the caption that is not UTF-8 is found later
+    parts = [FolderSource(str(folder), split=split).size for split in ("train", "test")]
+    assert parts == [6, 4]  # nobody knows the split of the two: each counts them
+    assert FolderSource(str(folder)).fingerprint == source.fingerprint
+    (tmp_path / "texts").mkdir()
+    _images(tmp_path / "texts", "x/0.png", "x/1.png", "x/2.png")
+    for name, text in (("0", '{"caption": "a"}'), ("1", '{"caption": '), ("2", "[]")):
+        (tmp_path / f"texts/x/{name}.json").write_text(text)
+    source = FolderSource(str(tmp_path / "texts"))
+    assert source.size == 3 and source.locate(2) == (str(tmp_path / "texts/x/1.json"), 0)
+    assert explain(source, 2) == "broken_row" and explain(source, 0) is None

@@ -161,7 +161,7 @@ def test_what_is_not_understood_is_refused_by_name(tmp_path):
         "odd json": ({**png, "captions.json": '{"a": 1}'}, "captions.json has no layout of captions"),
         "instances": (
             {**png, "x.json": '{"images": [], "annotations": [{"id": 1}]}'},
-            "an annotation without image_id and caption",
+            "its annotations have no image_id and caption",
         ),
         "some texts": ({f"x/{i}.png": None for i in range(9)} | {"x/1.txt": "a"}, "1 of 9 images have a text"),
         "box annotations": ({"x/a.png": None, "x/a.json": '{"shapes": []}'}, "hold no captions"),

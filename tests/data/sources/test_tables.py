@@ -8,7 +8,8 @@ import pyarrow
 import pyarrow.csv
 import pytest
 
-from siglip_tf.data.sources.tables import csv_rows, read_table
+from siglip_tf.data.sources.rows import BrokenRow
+from siglip_tf.data.sources.tables import csv_rows, read_table, refuse_hopeless, refuse_other_encoding
 
 ROWS = [
     {"image": "a.png", "caption": 'a "quoted", comma\u2028and line'},
@@ -51,12 +52,6 @@ def test_tables_without_quoting():
 
 def test_faults_name_their_line(tmp_path):
     cases = {
-        "a swallowing quote": (
-            'image,caption\na.png,"hello\nb.png,a dog"\nc.png,x\n',
-            "line 2: a quoted cell does not",
-        ),
-        "a quote to the end": ('image,caption\na.png,"hello\nmore text\n', "line 2: a quoted cell does not end"),
-        "an unquoted comma": ("image,caption\na.png,one, two\n", "line 2: 3 cells where the first line names 2"),
         "another separator": ("image;caption\na.png;x\n", "separated by ','. Its first line holds ';' instead"),
         "tabs": ("image\tcaption\na.png\tx\n", r"separator=tab"),
         "two columns of a name": ("image,caption,caption\na,b,c\n", "names the column 'caption' twice"),
@@ -72,7 +67,10 @@ def test_faults_name_their_line(tmp_path):
     files = {
         "utf16.csv": ("image,caption\na.png,x\n".encode("utf-16"), "utf16.csv is UTF-16 text. Convert it"),
         "le.csv": ("image,caption\na.png,x\n".encode("utf-16-le"), "is UTF-16 text"),
-        "latin.csv": (b"image,caption\na.png,ok\nb.png,caf\xe9\n", "is not UTF-8: line 3 holds the byte 0xE9"),
+        "latin.csv": (
+            b"image,caption\na.png,\xe0\nb.png,caf\xe9\n",
+            "is not UTF-8: line 2 holds .* 2 of 2 rows are like this",
+        ),
         "torn.csv.gz": (b"\x1f\x8b\x08", "is not a whole gzip file"),
         "torn.jsonl": (json.dumps(ROWS[0])[:-3].encode(), "torn.jsonl, line 1: Unterminated"),
         "torn.json": (b"[{", "is not JSON"),
@@ -81,7 +79,52 @@ def test_faults_name_their_line(tmp_path):
     }
     for name, (content, message) in files.items():
         with pytest.raises(ValueError, match=message):
-            list(read_table(_file(tmp_path, name, content)))
+            rows = list(read_table(_file(tmp_path, name, content)))
+            refuse_hopeless(rows)
+            refuse_other_encoding(rows)
+
+
+def test_a_broken_line_spoils_itself_alone(tmp_path):
+    """Each line is a row or a broken row, whatever stands before it: none is swallowed, and none is lost."""
+    cases = {
+        "a swallowing quote": (
+            'image,caption\na.png,"hello\nb.png,a dog"\nc.png,x\n',
+            {2: "a quoted cell does not"},
+            2,
+        ),
+        "swallowing a broken row": (
+            'image,caption\na.png,"hello\nb.png,a, dog\nc.png,x "y"\nd.png,z\n',
+            {2: "a quoted cell does not", 3: "3 cells where"},
+            2,
+        ),
+        "a quote to the end": (
+            'image,caption\nb.png,x\na.png,"hello\nmore text\n',
+            {3: "a quoted cell does not end"},
+            2,
+        ),
+        "an unquoted comma": (
+            "image,caption\na.png,one, two\nb.png,x\n",
+            {2: "3 cells where the first line names 2"},
+            1,
+        ),
+        "a quote within": ('image,caption\na.png,"x"y\nb.png,"a\nb"\nc.png,\n', {2: "a quoted cell does not"}, 2),
+    }
+    for name, (text, broken, sound) in cases.items():
+        rows = read(text, ",")
+        found = {row.number: row.problem for row in rows if isinstance(row, BrokenRow)}
+        assert found.keys() == broken.keys() and len(rows) - len(found) == sound, name
+        assert all(found[line].startswith(problem) for line, problem in broken.items()), name
+        refuse_hopeless(rows)
+    lines = [json.dumps({"image": f"{i}.png", "caption": "x"}) for i in range(6)]
+    lines[1], lines[3], lines[4] = lines[1][:-5], "[1]", "NaN,"
+    rows = list(read_table(_file(tmp_path, "t.jsonl", "\n".join(lines).encode())))
+    assert [isinstance(row, BrokenRow) for row in rows] == [False, True, False, True, True, False]
+    assert str(rows[1]).startswith(f"{tmp_path}/t.jsonl, line 2: Expecting")
+    rows = list(
+        read_table(_file(tmp_path, "t.json", b'[{"image": "a.png", "caption": "caf\xe9"}, 7, {"image": "b.png"}]'))
+    )
+    assert str(rows[1]).endswith("t.json, entry 2: expected an object. Received: 7") and rows[0].where == "entry 1"
+    assert rows[0]["caption"].encode(errors="surrogateescape") == b"caf\xe9"
 
 
 def _file(folder, name: str, content: bytes) -> str:

@@ -1,0 +1,71 @@
+"""Rows of a table: a dictionary each that knows where it stands, and what could not be understood."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from siglip_tf.data.order.bad_records import Cause
+
+SHOWN = 80
+
+
+class Row(dict[str, Any]):
+    """The cells of a row by column.
+
+    Args:
+        cells: a mapping or pairs.
+        path: of the table.
+        number: of its line or entry.
+        unit: what is counted: lines, entries of a JSON document, or rows.
+    """
+
+    def __init__(self, cells: Mapping[str, Any] | Iterable[Any], path: str, number: int, unit: str = "line"):
+        super().__init__(cells)
+        self.path, self.number, self._unit = path, number, unit
+
+    @property
+    def where(self) -> str:
+        """ "line 7", for messages."""
+        return f"{self._unit} {self.number}"
+
+    def with_cells(self, cells: Mapping[str, Any]) -> "Row":
+        """Other cells at the same place."""
+        return Row(cells, self.path, self.number, self._unit)
+
+    def broken(self, problem: str, cause: Cause = Cause.BROKEN_ROW) -> "BrokenRow":
+        """This row as one that cannot be used."""
+        return BrokenRow(self.path, self.number, problem, self._unit, cause)
+
+
+@dataclasses.dataclass(frozen=True)
+class BrokenRow:
+    """A row that cannot be used: a broken record.
+
+    Attributes:
+        path: of the table.
+        number: of its line or entry.
+        problem: what is wrong, for people.
+        unit: what is counted.
+        cause: as reports name it.
+        split: the part of the data that the row belongs to, where that is known.
+    """
+
+    path: str
+    number: int
+    problem: str
+    unit: str = "line"
+    cause: Cause = Cause.BROKEN_ROW
+    split: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}, {self.unit} {self.number}: {self.problem}"
+
+
+def shown(value: Any) -> str:
+    """A value for an error message: short, and without the bytes of images."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {shown(item)}" for key, item in [*value.items()][:8]) + "}"
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    text = repr(value) if not isinstance(value, Exception) else str(value)
+    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
