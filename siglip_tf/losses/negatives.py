@@ -89,7 +89,12 @@ def weigh(
     pairs = _Pairs(ring, scaled_images, texts, logits_of, labels, list(labels.keys), tile_size)
     if negatives is None or negatives.ratio >= n - 1:
         return pairs.extras, lambda logits, *where: pairs.zero_unless_negative(None, *where)
-    kept = tf.constant(round(negatives.ratio * n), tf.int64)
+    examples = labels.count(ring, b, tf.float64)
+    kept = (
+        tf.constant(round(negatives.ratio * examples), tf.int64)
+        if isinstance(examples, int)
+        else (tf.cast(tf.round(negatives.ratio * examples), tf.int64))
+    )
     if negatives.keep == "random":
         pairs.extras.append(ring.index() * b + tf.range(b))
         return pairs.extras, _random(pairs, kept, seed)

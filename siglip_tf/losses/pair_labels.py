@@ -11,9 +11,11 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from siglip_tf.distribution import Ring
 from siglip_tf.primitives.hashing import hash_bits
 
 CHOICES = ("negative", "positive", "ignore")
+_PADDING = "padding"  # a choice of our own: every pair with a row that only fills the batch
 # What is known of pairs that are no negatives, beside an image and its own text.
 PAIR_SUMS = ("positive_pairs", "positive_pair_logits", "ignored_pairs", "ignored_pair_logits")
 
@@ -25,10 +27,13 @@ class PairLabels:
     Attributes:
         keys: tensors (b, 2) int32 of this replica's pairs, one for each rule; see `group_keys` and `caption_keys`.
         choices: "positive" or "ignore" for each of them. Where two rules disagree, the pair is a positive.
+        mask: bool (b,), which rows are examples; the others fill a last, smaller batch, and no pair of theirs counts.
+            None where all rows are. Only for a loss without gradients.
     """
 
     keys: tuple[tf.Tensor, ...] = ()
     choices: tuple[str, ...] = ()
+    mask: tf.Tensor | None = None
 
     def __bool__(self):
         return bool(self.keys)
@@ -47,14 +52,29 @@ class PairLabels:
         """
         found = {
             choice: tf.zeros((of_images[0].shape[0], of_texts[0].shape[0]), tf.bool)
-            for choice in ("positive", "ignore")
+            for choice in ("positive", "ignore", _PADDING)
         }
         for image_keys, text_keys, choice in zip(of_images, of_texts, self.choices, strict=False):
-            equal = tf.reduce_all(image_keys[:, None, :] == text_keys[None, :, :], -1)
+            if choice == _PADDING:
+                equal = (image_keys[:, None, 0] > 0) | (text_keys[None, :, 0] > 0)
+            else:
+                equal = tf.reduce_all(image_keys[:, None, :] == text_keys[None, :, :], -1)
             if diagonal:
                 equal = tf.linalg.set_diag(equal, tf.zeros(equal.shape[:1], tf.bool))
             found[choice] |= equal
-        return found["positive"], found["ignore"] & ~found["positive"]
+        positive = found["positive"] & ~found[_PADDING]
+        return positive, (found["ignore"] | found[_PADDING]) & ~positive
+
+    def of_examples(self, values: tf.Tensor) -> tf.Tensor:
+        """Values (b,) of this replica's rows, 0 where a row is no example."""
+        return values if self.mask is None else tf.where(self.mask, values, tf.zeros((), values.dtype))
+
+    def count(self, ring: Ring, examples: int, dtype: tf.DType) -> int | tf.Tensor:
+        """The examples of the global batch: an integer, or a scalar where some rows are none."""
+        if self.mask is None:
+            return examples * ring.size
+        (count,) = ring.sum([tf.reduce_sum(tf.cast(self.mask, dtype))])
+        return count
 
 
 def pair_sums(positive: tf.Tensor, ignored: tf.Tensor, logits: tf.Tensor) -> list[tf.Tensor]:
@@ -66,7 +86,9 @@ def pair_sums(positive: tf.Tensor, ignored: tf.Tensor, logits: tf.Tensor) -> lis
     return sums
 
 
-def pair_labels(group, same_group: str, token_ids, equal_captions: str, examples: int) -> PairLabels:
+def pair_labels(
+    group, same_group: str, token_ids, equal_captions: str, examples: int, mask: tf.Tensor | None = None
+) -> PairLabels:
     """The labels of a batch.
 
     Args:
@@ -75,6 +97,7 @@ def pair_labels(group, same_group: str, token_ids, equal_captions: str, examples
         token_ids: integers (b, length), or None.
         equal_captions: what pairs of equal token ids are, one of `CHOICES`.
         examples: b.
+        mask: as `PairLabels.mask`.
 
     Raises:
         ValueError: for another choice, shape or dtype, and for negative groups where their values can be seen.
@@ -85,7 +108,9 @@ def pair_labels(group, same_group: str, token_ids, equal_captions: str, examples
         rules.append((group_keys(group, examples), same_group))
     if token_ids is not None and equal_captions != "negative":
         rules.append((caption_keys(token_ids, examples), equal_captions))
-    return PairLabels(tuple(keys for keys, _ in rules), tuple(choice for _, choice in rules))
+    if mask is not None:
+        rules.append((tf.repeat(tf.cast(~mask, tf.int32)[:, None], 2, 1), _PADDING))
+    return PairLabels(tuple(keys for keys, _ in rules), tuple(choice for _, choice in rules), mask)
 
 
 def check_choices(**choices: str) -> None:

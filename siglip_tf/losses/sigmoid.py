@@ -115,9 +115,9 @@ def sigmoid_loss_and_gradients(
         This replica's part; see `LossResult`.
     """
     b, d = images.shape
-    n = b * ring.size
     tile_size = tile_size or automatic_tile_size(b)
     labels = labels or PairLabels()
+    n = labels.count(ring, b, images.dtype)
     temperature = tf.exp(log_temperature)
     scaled_images = temperature * images
 
@@ -172,7 +172,8 @@ def sigmoid_loss_and_gradients(
     negative_loss, negative_slope, *of_labels = row_sums
     positive_loss, positive_slope, *of_pairs = of_labels or (0.0, 0.0)
     own_logits = tf.reduce_sum(scaled_images * texts, 1) + bias
-    loss = (total(tf.nn.softplus(-own_logits)) + positive_loss + negative_loss) / n
+    own_losses = labels.of_examples(tf.nn.softplus(-own_logits))
+    loss = (total(own_losses) + positive_loss + negative_loss) / n
     pairs = dict(zip(PAIR_SUMS, of_pairs, strict=True)) if labels else None
     if not gradients:
         return LossResult(loss, own_logits, pair_sums=pairs)

@@ -80,9 +80,9 @@ def softmax_loss_and_gradients(
 ) -> LossResult:
     """Loss and gradients in two passes round the ring; arguments and result as `sigmoid_loss_and_gradients`."""
     b, d = images.shape
-    n = b * ring.size
     tile_size = tile_size or automatic_tile_size(b)
     labels = labels or PairLabels()
+    n = labels.count(ring, b, images.dtype)
     temperature = tf.exp(log_temperature)
     scaled_images = temperature * images
     normalizer = Total((), NOT_A_NEGATIVE, _log_add)
@@ -125,7 +125,7 @@ def softmax_loss_and_gradients(
         positives += of_images[0]
         losses += own_logits - (own_logits + 0.5 * (of_images[1] + of_texts[0])) / positives
         pairs = {name: total(values) for name, values in zip(PAIR_SUMS, of_images, strict=True)}
-    loss = total(losses) / n
+    loss = total(labels.of_examples(losses)) / n
     if not gradients:
         return LossResult(loss, own_logits, pair_sums=pairs)
 

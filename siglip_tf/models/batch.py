@@ -123,12 +123,13 @@ def inputs_of(batch: Any) -> Mapping[str, Any]:
     return batch
 
 
-def check_training_batch(batch: Any, examples: int | None = None) -> dict[str, tf.Tensor]:
+def check_training_batch(batch: Any, examples: int | None = None, masked: bool = False) -> dict[str, tf.Tensor]:
     """The parts of a batch: "text" with "image" or "image_embedding", and "group" if given, of one static batch size.
 
     Args:
         batch: what the data set yields.
         examples: the batch size of a replica where it is known and the tensors' shapes do not show it.
+        masked: whether the batch may hold a "mask", bool (batch,), that is False for rows that are no examples.
 
     Raises:
         ValueError: for something that is no dict, a missing part, or an unknown or unequal batch size.
@@ -141,6 +142,8 @@ def check_training_batch(batch: Any, examples: int | None = None) -> dict[str, t
     parts = {key: tf.convert_to_tensor(batch[key]) for key in (image_key, "text")}
     if "group" in batch:
         parts["group"] = as_group(batch["group"])
+    if "mask" in batch:
+        parts["mask"] = _as_mask(batch["mask"], masked)
     if examples is not None:
         parts = {
             key: tf.ensure_shape(part, (examples, *part.shape[1:])) if part.shape.rank and not part.shape[0] else part
@@ -158,6 +161,18 @@ def check_training_batch(batch: Any, examples: int | None = None) -> dict[str, t
             f"Expected as many images as texts, and groups where there are. Received: batch sizes {sizes}."
         )
     return parts
+
+
+def _as_mask(mask, masked: bool) -> tf.Tensor:
+    if not masked:
+        raise ValueError(
+            "Expected no 'mask' in training: every row is a pair of the loss. Leave the key out, and the rows that it "
+            "masks too."
+        )
+    mask = tf.convert_to_tensor(mask)
+    if mask.dtype != tf.bool or mask.shape.rank != 1:
+        raise ValueError(f"Expected 'mask' as bool (batch,). Received: {mask.dtype.name} {mask.shape}.")
+    return mask
 
 
 def one_caption(text: tf.Tensor, bits: tf.Tensor | None = None) -> tf.Tensor:

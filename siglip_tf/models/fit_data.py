@@ -33,7 +33,9 @@ def prepare(
         replicas: that share a global batch.
         vocab_size: number of token ids.
         shuffle: whether arrays are shuffled anew in every epoch.
-        training: whether a last, smaller batch of arrays is left out; elsewhere it is an error.
+        training: whether the data is trained on. Then all batches have one size; a last, smaller batch of arrays that
+            are shuffled is left out. Elsewhere a smaller batch is filled up, with a "mask" that says which rows are
+            examples.
 
     Raises:
         ValueError: for a batch that the replicas do not divide, batches of several sizes, values out of range.
@@ -47,11 +49,17 @@ def prepare(
         )
     if isinstance(x, tf.data.Dataset):
         size = _static_size(x)
+        if size is None and not training:
+            size = _size_of_first(x)
+            x = _filled(x, size)
         return _looked_at(x, vocab_size), _share(size, replicas)
     if isinstance(x, keras.utils.PyDataset):
         size = _check_first(x[0], vocab_size)
         last = x.num_batches or 0  # None for one that never ends
-        if last > 1 and (found := _size(batches.inputs_of(x[last - 1]))) != size:
+        found = _size(batches.inputs_of(x[last - 1])) if last > 1 else size
+        if found < size and not training:
+            x = _FilledBatches(x, size)
+        elif found != size:
             raise ValueError(
                 f"Expected batches of one size: the loss divides by the global batch. Received: a PyDataset whose "
                 f"first batch has {size} examples and whose last has {found}. Leave the last one out of its length."
@@ -63,7 +71,7 @@ def prepare(
         except StopIteration:
             raise ValueError("Expected a generator of batches. Received: one that yields nothing.") from None
         size = _check_first(first, vocab_size)
-        return _of_one_size(itertools.chain([first], x), size), _share(size, replicas)
+        return _of_one_size(itertools.chain([first], x), size, fill=not training), _share(size, replicas)
     return x, None
 
 
@@ -73,10 +81,12 @@ def values_named() -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        found = re.search(rf"{_MARK} (pixel|id|group) (\d+)\] \[(\S+?)\]", str(error))
+        found = re.search(rf"{_MARK} (pixel|id|group|size) (\d+)\] \[(\S+?)\]", str(error))
         if found is None:
             raise
         kind, vocab_size, value = found.groups()
+        if kind == "size":
+            raise _larger(int(value), int(vocab_size)) from error
         if kind == "group":
             as_group([int(value)])
         elif kind == "pixel":
@@ -112,12 +122,12 @@ def _of_arrays(arrays, batch_size, replicas, shuffle, training):
     size = min(n, _DEFAULT_BATCH if batch_size is None else batch_size)
     if size < 1:
         raise ValueError(f"Expected batch_size >= 1. Received: batch_size={batch_size}.")
-    if n % size and not (training and shuffle):
+    if training and n % size and not shuffle:
         divisors = [d for d in range(1, n + 1) if n % d == 0 and d % replicas == 0]
         fitting = max((d for d in divisors if d <= size), default=min(divisors, default=None))
         advice = f"batch_size={fitting} fits, or cut the arrays to {n - n % size}"
         advice = advice if fitting else f"Cut the arrays to {n - n % size}"
-        more = ", or shuffle: then another rest is left out in every epoch" if training else ""
+        more = ", or shuffle: then another rest is left out in every epoch"
         raise ValueError(
             f"Expected a batch_size that divides {n} examples: a smaller last batch is another loss. Received: "
             f"batch_size={size}, which leaves {n % size}. {advice}{more}."
@@ -127,8 +137,10 @@ def _of_arrays(arrays, batch_size, replicas, shuffle, training):
     numbers = tf.data.Dataset.range(n)
     if shuffle:
         numbers = numbers.shuffle(n)
-    data = numbers.batch(size, drop_remainder=True)
+    data = numbers.batch(size, drop_remainder=training or n % size == 0)
     data = data.map(lambda rows: {key: tf.gather(value, rows) for key, value in tensors.items()})
+    if not training and n % size:
+        data = _filled(data, size)
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return data.prefetch(2).with_options(options)
@@ -152,9 +164,76 @@ def _check_first(batch, vocab_size):
     return _size(batch)
 
 
-def _of_one_size(generator, size):
+def _size_of_first(dataset):
+    """Examples of the first batch of a data set whose shapes do not tell."""
+    for first in dataset.take(1):
+        return _size(batches.inputs_of(first))
+    raise ValueError("Expected a data set of batches. Received: one that is empty.")
+
+
+def _filled(dataset, size):
+    """Batches of `size` rows each with a "mask" of those that are examples; the first example fills the others."""
+
+    @tf.autograph.experimental.do_not_convert
+    def fill(*element):
+        batch = dict(batches.inputs_of(element if len(element) > 1 else element[0]))
+        found = tf.shape(batch["text"] if "text" in batch else next(iter(batch.values())))[0]
+        check = tf.debugging.Assert(found <= size, [tf.constant(f"{_MARK} size {size}"), found])
+        with tf.control_dependencies([check] if check is not None else []):
+            is_example = tf.range(size) < found
+        rows = tf.where(is_example, tf.range(size), 0)
+        filled = {
+            key: tf.ensure_shape(tf.gather(value, rows), (size, *value.shape[1:])) if value.shape.rank else value
+            for key, value in batch.items()
+        }
+        filled["mask"] = is_example & filled["mask"] if "mask" in filled else is_example
+        return filled
+
+    return dataset.map(fill, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def _filled_arrays(batch, size):
+    """As `_filled`, of one batch of arrays."""
+    batch = batches.inputs_of(batch)
+    found = _size(batch)
+    if found > size:
+        raise _larger(found, size)
+    is_example = np.arange(size) < found
+    rows = np.where(is_example, np.arange(size), 0)
+    filled = {key: np.asarray(value)[rows] if np.ndim(value) else value for key, value in batch.items()}
+    return filled | {"mask": is_example & filled["mask"] if "mask" in filled else is_example}
+
+
+def _larger(found, size):
+    return ValueError(
+        f"Expected no batch larger than the first. Received: {found} examples where the first batch had {size}."
+    )
+
+
+class _FilledBatches(keras.utils.PyDataset):
+    """A PyDataset whose smaller batches are filled up."""
+
+    def __init__(self, of, size):
+        super().__init__(workers=of.workers, use_multiprocessing=of.use_multiprocessing)
+        self._of, self._size = of, size
+
+    @property
+    def num_batches(self):
+        return self._of.num_batches
+
+    def __getitem__(self, number):
+        return _filled_arrays(self._of[number], self._size)
+
+    def on_epoch_end(self):
+        self._of.on_epoch_end()
+
+
+def _of_one_size(generator, size, fill):
     for batch in generator:
         found = _size(batches.inputs_of(batch))
+        if fill:
+            yield (_filled_arrays(batch, size),)
+            continue
         if found != size:
             raise ValueError(
                 f"Expected batches of one size: the loss divides by the global batch. Received: {found} examples where "

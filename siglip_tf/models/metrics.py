@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from siglip_tf.distribution import Ring
-from siglip_tf.losses import LossResult
+from siglip_tf.losses import LossResult, PairLabels
 
 _LARGEST_NUMBER_OF_METRICS = 32
 
@@ -48,6 +48,7 @@ def loss_metrics(
     texts: tf.Tensor,
     temperature: tf.Tensor,
     bias: tf.Tensor | None,
+    labels: PairLabels | None = None,
 ) -> dict[str, tf.Tensor]:
     """Loss, temperature, bias and mean logits of positive and negative pairs of the global batch.
 
@@ -59,18 +60,23 @@ def loss_metrics(
         images: (b, embed_dim) of this replica; likewise `texts`.
         temperature: t, scalar.
         bias: b, scalar, or None for a loss without bias.
+        labels: of the pairs, where rows that are no examples fill the batch.
 
     Returns:
         Scalars, equal on every replica. Where pairs have labels (groups, equal captions), also how many pairs of the
-        global batch, beside an image and its own text, are positives and how many are left out.
+        global batch, beside an image and its own text, are positives and how many are left out. Pairs with a row that
+        is no example are among the latter.
     """
     b = images.shape[0]
     n = b * ring.size
+    labels = labels or PairLabels()
+    examples = labels.count(ring, b, tf.float32)
     pairs = result.pair_sums or {}
-    loss, positives, image_sum, text_sum, *of_pairs = ring.sum(
+    loss, positives, own_positives, image_sum, text_sum, *of_pairs = ring.sum(
         [
             result.loss,
             tf.reduce_sum(result.positive_logits),
+            tf.reduce_sum(labels.of_examples(result.positive_logits)),
             tf.reduce_sum(images, 0),
             tf.reduce_sum(texts, 0),
             *pairs.values(),
@@ -89,8 +95,9 @@ def loss_metrics(
     pairs = dict(zip(pairs, of_pairs, strict=True))
     negatives = float(n * (n - 1)) - pairs["positive_pairs"] - pairs["ignored_pairs"]
     positives += pairs["positive_pair_logits"]
+    own_positives += pairs["positive_pair_logits"]
     return metrics | {
-        "positive_logit": positives / (n + pairs["positive_pairs"]),
+        "positive_logit": own_positives / (examples + pairs["positive_pairs"]),
         "negative_logit": (all_pairs - positives - pairs["ignored_pair_logits"]) / tf.maximum(negatives, 1.0),
         "positive_pairs": pairs["positive_pairs"],
         "ignored_pairs": pairs["ignored_pairs"],

@@ -402,7 +402,7 @@ class SigLIP(keras.Model):
             y, class_weight, sample_weight: None; the pairs are in `x`, and the loss has no weights.
             batch_size: examples of a global batch, for arrays.
             *args: as Keras takes them.
-            validation_data: as `x`, but for arrays batch_size must divide their number.
+            validation_data: as `x`; the last batch may be smaller, and then counts with the examples that it has.
             validation_split: last share of arrays that becomes validation data.
             validation_batch_size: for arrays; `batch_size` by default.
             shuffle: whether arrays are shuffled.
@@ -433,11 +433,15 @@ class SigLIP(keras.Model):
             return super().fit(x, None, None, *args, validation_data=validation_data, shuffle=shuffle, **kwargs)
 
     def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **kwargs):
-        """As `keras.Model.evaluate`, on data as `fit` takes it for validation; means over batches.
+        """As `keras.Model.evaluate`, on data as `fit` takes it for validation.
+
+        The figures are means over batches, each weighted by its examples. A last, smaller batch is filled up to the
+        size of the others, and the rows that fill it are masked: its loss is that of its own examples, under every
+        strategy. A batch may hold such a mask itself, "mask", bool (batch,), as `siglip_tf.data.EvaluationData` makes
+        with remainder="pad".
 
         Raises:
-            ValueError: as `fit`; also where `batch_size` does not divide the number of examples of arrays, since a
-                smaller last batch is another loss.
+            ValueError: as `fit`.
         """
         self._check_nothing_is_ignored(y=y, sample_weight=sample_weight)
         if not kwargs.get("_use_cached_eval_dataset"):
@@ -551,17 +555,20 @@ class SigLIP(keras.Model):
         return variables
 
     def test_step(self, data):
-        """The loss of one batch without an update; `evaluate` reports means over batches."""
+        """The loss of one batch without an update; rows that a "mask" marks as False are no examples."""
         ring = current_ring()
-        batch = batch_checks.check_training_batch(data, self._test_examples)
+        batch = batch_checks.check_training_batch(data, self._test_examples, masked=True)
         batch["text"] = batch_checks.one_caption(batch["text"])
-        sides = {key: value for key, value in batch.items() if key != "group"}
+        sides = {key: value for key, value in batch.items() if key not in ("group", "mask")}
         images, texts = (self._encode(key, value, training=False) for key, value in sides.items())
         seed = tf.bitcast(hash_bits(self.seed, 0), tf.int32)
-        result = self._loss(ring, images, texts, self._labels(batch), seed=seed, gradients=False)
-        found = self._loss_metrics(ring, result, images, texts)
+        labels = self._labels(batch)
+        result = self._loss(ring, images, texts, labels, seed=seed, gradients=False)
+        found = self._loss_metrics(ring, result, images, texts, labels)
+        # A mean over examples, as Keras has it; batches weigh alike unless the last one is smaller.
+        examples = tf.cast(labels.count(ring, images.shape[0], tf.float32), tf.float32)
         for tracker in self._test_trackers:
-            tracker.update_state(found[tracker.name])
+            tracker.update_state(found[tracker.name], sample_weight=examples)
         return self._results({tracker.name: tracker.result() for tracker in self._test_trackers})
 
     def predict_step(self, data):
@@ -583,7 +590,8 @@ class SigLIP(keras.Model):
     def _labels(self, batch):
         """Which pairs are no negatives, by their groups and their captions."""
         text = batch["text"]
-        return pair_labels(batch.get("group"), self.same_group, text, self.equal_captions, text.shape[0])
+        rules = (batch.get("group"), self.same_group, text, self.equal_captions)
+        return pair_labels(*rules, text.shape[0], batch.get("mask"))
 
     def _loss(self, ring: Ring, images, texts, labels, *, seed, frozen_images=False, gradients=True) -> LossResult:
         t = tf.convert_to_tensor(self.log_temperature.value)
@@ -595,10 +603,10 @@ class SigLIP(keras.Model):
         negatives = None if self.negatives is None else Negatives(**self.negatives)
         return sigmoid_loss_and_gradients(ring, images, texts, t, bias, negatives=negatives, seed=seed, **common)
 
-    def _loss_metrics(self, ring, result, images, texts):
+    def _loss_metrics(self, ring, result, images, texts, labels=None):
         bias = None if self.bias is None else tf.convert_to_tensor(self.bias.value)
         temperature = tf.exp(tf.convert_to_tensor(self.log_temperature.value))
-        return metrics.loss_metrics(ring, result, images, texts, temperature, bias)
+        return metrics.loss_metrics(ring, result, images, texts, temperature, bias, labels)
 
     def _results(self, scalars):
         """Keras takes a mean over axis 0 of step results across workers, which scalars do not have."""

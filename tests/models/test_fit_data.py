@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from siglip_tf.data import ImagePreprocessing
+from tests.losses import dense
 from tests.models import small
 from tests.replicas import mirrored
 
@@ -26,6 +27,13 @@ def compiled(eagerly=False, **options):
     model = small.model(**options)
     model.compile(keras.optimizers.SGD(0.1), run_eagerly=eagerly)
     return model
+
+
+def ragged(*sizes):
+    """A data set of batches of these sizes."""
+    batches = [small.batch(size, seed=i) for i, size in enumerate(sizes)]
+    spec = {key: tf.TensorSpec((None, *value.shape[1:]), value.dtype) for key, value in batches[0].items()}
+    return tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=spec)
 
 
 def weights(model):
@@ -71,8 +79,11 @@ def test_what_does_not_fit_is_said_before_the_first_update():
     nan = {**small.batch(8), "image": np.full((8, 16, 16, 3), np.nan, np.float32)}
     cases = [
         (lambda: model.fit(arrays, batch_size=8, shuffle=False), "leaves 6. batch_size=6 fits"),
-        (lambda: model.evaluate(arrays, batch_size=8), "leaves 6. batch_size=6 fits"),
-        (lambda: model.fit(arrays, validation_split=0.4, batch_size=8, validation_batch_size=5), "divides 12 examples"),
+        (lambda: model.fit(iter([small.batch(8) | {"mask": np.ones(8, bool)}])), "no 'mask' in training"),
+        (lambda: model.evaluate(iter([small.batch(8), small.batch(9)])), "9 examples where the first batch had 8"),
+        (lambda: model.evaluate(tf.data.Dataset.from_tensor_slices(arrays).batch(8).take(0)), "one that is empty"),
+        (lambda: model.evaluate(ragged(8, 9)), "9 examples where the first batch had 8"),
+        (lambda: model.evaluate(small.batch(8) | {"mask": np.ones(8)}), "'mask' as bool .batch,.. Received: float64"),
         (lambda: model.fit(Batches([8, 6])), "first batch has 8 examples and whose last has 6"),
         (lambda: model.fit(iter([])), "yields nothing"),
         (lambda: model.fit(arrays, np.zeros(30)), "Expected no targets and no weights.*'y'"),
@@ -113,6 +124,68 @@ def test_replicas_that_do_not_divide_a_batch_are_named():
         for call in (model.fit, model.evaluate):
             with pytest.raises(ValueError, match="that 3 replicas divide. Received: batches of 8. 6 or 9 would do"):
                 call(make(8))
+
+
+MASKED = [
+    {},
+    {"loss": "softmax"},
+    {"negatives": {"keep": "hardest", "ratio": 2.0}, "tile_size": 3},
+    {"same_group": "positive", "equal_captions": "ignore"},
+    {"loss": "softmax", "same_group": "ignore"},
+]
+
+
+def in_parts():
+    """19 examples in batches of 8, 8 and 3, some of one group and two of one caption."""
+    examples = small.batch(19)
+    examples["text"][17] = examples["text"][16]
+    examples["group"] = np.arange(19) // 2
+    return examples, [{key: value[i : i + 8] for key, value in examples.items()} for i in (0, 8, 16)]
+
+
+def mean_of(model, parts):
+    """The figures of batches, each evaluated alone, weighted by their examples."""
+    found = [model.evaluate(tf.data.Dataset.from_tensors(part), verbose=0, return_dict=True) for part in parts]
+    weights = [len(part["text"]) for part in parts]
+    return {key: np.average([figures[key] for figures in found], weights=weights) for key in found[0]}
+
+
+def test_a_smaller_last_batch_of_every_source_counts_with_its_examples():
+    examples, parts = in_parts()
+    filled = [{key: np.resize(value, (8, *value.shape[1:])) for key, value in part.items()} for part in parts]
+    filled = [part | {"mask": np.arange(8) < size} for part, size in zip(filled, (8, 8, 3), strict=True)]
+
+    class Parts(Batches):
+        def __getitem__(self, i):
+            return parts[i]
+
+    model = compiled(eagerly=True, same_group="negative")
+    expected = mean_of(model, parts)
+    embeddings = [(model.encode_image(part["image"]), model.encode_text(part["text"])) for part in parts]
+    losses = [dense.sigmoid(*pair, model.log_temperature.numpy(), model.bias.numpy())[0] for pair in embeddings]
+    np.testing.assert_allclose(expected["loss"], np.average(losses, weights=[8, 8, 3]), rtol=1e-5)
+    for data, options in (
+        (tf.data.Dataset.from_tensor_slices(examples).batch(8), {}),
+        (tf.data.Dataset.from_tensor_slices(examples).batch(8).map(lambda batch: (batch,)), {}),
+        (examples, {"batch_size": 8}),
+        (iter(parts), {"steps": 3}),
+        (iter(filled), {"steps": 3}),
+        (Parts([8, 8, 3]), {}),
+    ):
+        found = model.evaluate(data, verbose=0, return_dict=True, **options)
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("options", MASKED[:1] + [pytest.param(o, marks=pytest.mark.slow) for o in MASKED[1:]], ids=str)
+def test_a_smaller_last_batch_under_a_strategy(options):
+    """As on one device, which sees the last batch without any mask."""
+    examples, parts = in_parts()
+    alone = compiled(eagerly=True, **options)
+    with mirrored(2).scope():
+        model = compiled(**options)
+    model.set_weights(alone.get_weights())
+    found = model.evaluate(tf.data.Dataset.from_tensor_slices(examples).batch(8), verbose=0, return_dict=True)
+    assert found == pytest.approx(mean_of(alone, parts), rel=2e-5, abs=2e-6)
 
 
 def test_uint8_pixels_are_normalized_in_the_graph_to_the_same_bits():
