@@ -120,6 +120,11 @@ def _run(options: argparse.Namespace) -> None:
     replicas = strategy.num_replicas_in_sync
     with strategy.scope():
         model = _model(options)
+    if model.max_patches is not None:
+        raise ValueError(
+            f"Expected a checkpoint of a fixed resolution. Received: {options.checkpoint}, a NaFlex model. Its "
+            "embeddings of a folder are what python -m tools.search index stores."
+        )
     preprocessing = _preprocessing(model, options)
     tower = {name: weight for name, weight in model.named_weights().items() if name.startswith("image/")}
     writer = EmbeddingWriter(

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -71,10 +72,9 @@ class Towers:
         self._pixels = tf.function(
             lambda data: self.preprocess.pixels(data, fused=True), input_signature=[tf.TensorSpec([], tf.string)]
         )
-        size = self.preprocess.size
+        batch = tf.nest.map_structure(lambda one: tf.TensorSpec([None, *one.shape], one.dtype), self.preprocess.spec)
         self._images = tf.function(
-            lambda pixels: model.encode_image(self.preprocess.normalize(pixels)),
-            input_signature=[tf.TensorSpec([None, size, size, 3], tf.uint8)],
+            lambda pixels: model.encode_image(self.preprocess.normalize(pixels)), input_signature=[batch]
         )
         self._texts = tf.function(
             lambda texts: model.encode_text(model.preprocessing.text(texts)),
@@ -105,7 +105,7 @@ class Towers:
             ValueError: bytes that are no picture, or one that is too large.
         """
         try:
-            return self._images(self._pixels(tf.constant(data))[None]).numpy()[0]
+            return self._images(_stacked([self._pixels(tf.constant(data))])).numpy()[0]
         except tf.errors.InvalidArgumentError as error:
             raise ValueError(_why(error)) from error
 
@@ -131,8 +131,13 @@ class Towers:
             good = [i for i, value in enumerate(decoded) if not isinstance(value, str)]
             broken |= {start + i: value for i, value in enumerate(decoded) if isinstance(value, str)}
             if good:
-                result[[start + i for i in good]] = self._images(tf.stack([decoded[i] for i in good])).numpy()
+                result[[start + i for i in good]] = self._images(_stacked([decoded[i] for i in good])).numpy()
         return result, broken
+
+
+def _stacked(pixels: Sequence[Any]) -> Any:
+    """A batch of what the preprocessing makes: pixels, or patches and grids of a NaFlex model."""
+    return tf.nest.map_structure(lambda *values: tf.stack(values), *pixels)
 
 
 def _why(error: tf.errors.OpError) -> str:

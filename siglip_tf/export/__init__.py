@@ -1,4 +1,4 @@
-"""Models for TensorFlow Serving and anything else that loads a SavedModel."""
+"""Models for TensorFlow Serving, LiteRT, and ONNX: `saved_model`, `litert`, and `onnx`."""
 
 from siglip_tf.export.saved_model import Export, export_saved_model
 

@@ -2,11 +2,9 @@
 
 LiteRT has no kernels for JPEG decoding and SentencePiece. A client resizes images and tokenizes texts itself: the
 README beside the file says exactly how, and `tokenizer.model` is the checkpoint's own.
-
-The weights enter the converter as variables of a `tf.Module`. If the converter is given a Keras 3 model to track, it
-loses the model's variables without a word, and the interpreter answers with whatever lies in memory, often NaN.
 """
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -17,13 +15,13 @@ import numpy as np
 import tensorflow as tf
 
 from siglip_tf.data.preprocessing import Preprocessing
-from siglip_tf.export.litert_readme import litert_readme
-from siglip_tf.export.weights import StoredWeights
+from siglip_tf.export.client import SETTINGS_FILE, TOKENIZER_FILE, client_settings
+from siglip_tf.export.client_readme import litert_readme
+from siglip_tf.export.towers import checked_preprocessing, tower_functions
 from siglip_tf.storage import write_file
 
 PRECISIONS = ("float32", "float16", "int8_weights", "int8")
 FILE = "model.tflite"
-TOKENIZER_FILE = "tokenizer.model"
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def export_litert(
     calibration_images: np.ndarray | None = None,
     calibration_texts: Sequence[str] = (),
 ) -> LiteRTExport:
-    """Writes `directory/model.tflite`, `tokenizer.model`, and `README.md`.
+    """Writes `directory/model.tflite`, `tokenizer.model`, `preprocessing.json`, and `README.md`.
 
     Signatures: `encode_image`, `images` float32 (batch, height, width, 3) in [-1, 1] -> `embedding` (batch, dim), and
     `encode_text`, `token_ids` int32 (batch, length) -> `embedding` (batch, dim), both float32 and l2-normalized.
@@ -63,22 +61,22 @@ def export_litert(
         ValueError: no image tower or preprocessing, a NaFlex model, an unknown precision, or "int8" without calibration
             data.
     """
-    preprocessing = preprocessing or model.preprocessing
-    if model.image is None:
-        raise ValueError("Expected a model with an image tower. Received: image=None.")
+    preprocessing = checked_preprocessing(model, preprocessing)
     if model.max_patches is not None:
-        raise ValueError("Expected a model of a fixed resolution: LiteRT files hold no NaFlex preprocessing.")
-    if preprocessing is None or preprocessing.image is None or preprocessing.text is None:
-        raise ValueError("Expected a model with preprocessing for images and texts. Set model.preprocessing.")
+        raise ValueError(
+            "Expected a model of a fixed resolution for LiteRT. NaFlex models export to saved_model and onnx."
+        )
     if precision not in PRECISIONS:
         raise ValueError(f"Expected precision to be one of {', '.join(PRECISIONS)}. Received: {precision!r}.")
     if precision == "int8" and (calibration_images is None or not len(calibration_texts)):
         raise ValueError("Expected calibration images and texts with precision='int8'. Received: none.")
 
-    signatures = _signatures(model)
+    model = model.merge_lora()  # the file has no adapters
+    towers = tower_functions(model)
+    signatures = {name: function.get_concrete_function() for name, function in towers.functions.items()}
     with tempfile.TemporaryDirectory() as folder:
-        tf.saved_model.save(signatures.module, folder, signatures=signatures.functions)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(signatures.functions))
+        tf.saved_model.save(towers.module, folder, signatures=signatures)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(signatures))
         if precision != "float32":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if precision == "float16":
@@ -90,34 +88,10 @@ def export_litert(
 
     directory = os.fspath(directory).rstrip("/")
     write_file(f"{directory}/{TOKENIZER_FILE}", preprocessing.text.model_proto)
+    write_file(f"{directory}/{SETTINGS_FILE}", json.dumps(client_settings(model, preprocessing), indent=1))
     write_file(f"{directory}/README.md", litert_readme(model, preprocessing, precision, len(content)))
     write_file(f"{directory}/{FILE}", content)  # last: a folder with this file is complete
     return LiteRTExport(directory, precision, len(content))
-
-
-@dataclass(frozen=True)
-class _Signatures:
-    module: tf.Module
-    functions: dict[str, Callable]
-
-
-def _signatures(model: keras.Model) -> _Signatures:
-    """Both towers as functions of a module that holds the weights and knows nothing of Keras."""
-    module = tf.Module(name="siglip")
-    module.weights = weights = StoredWeights(model)
-
-    @tf.function(input_signature=[tf.TensorSpec([None, *model.image_size, 3], tf.float32, name="images")])
-    def encode_image(images):
-        with weights.scope(model, "image/"):
-            return {"embedding": model.encode_image(images)}
-
-    @tf.function(input_signature=[tf.TensorSpec([None, model.text_length], tf.int32, name="token_ids")])
-    def encode_text(token_ids):
-        with weights.scope(model, "text/"):
-            return {"embedding": model.encode_text(token_ids)}
-
-    functions = {"encode_image": encode_image, "encode_text": encode_text}
-    return _Signatures(module, {name: f.get_concrete_function() for name, f in functions.items()})
 
 
 def _calibration(images: np.ndarray, ids: np.ndarray) -> Callable:

@@ -9,7 +9,7 @@ import tensorflow as tf
 _TEXT = """\
 # {name}
 
-Version {version}, written by siglip_tf. Image-text model: images {image_size} pixels, texts {text_length} tokens,
+Version {version}, written by siglip_tf. Image-text model: {images}, texts {text_length} tokens,
 embeddings of {embed_dim} numbers, weights {precision} ({megabytes:.0f} MB). Preprocessing and tokenisation are in the
 graph: send the bytes of image files and plain strings.
 
@@ -107,6 +107,13 @@ _BANK_ROW = (
 )
 
 
+def _images(model: keras.Model) -> str:
+    if model.max_patches is not None:
+        side = model.image.patch_size
+        return f"images of any shape, resized to at most {model.max_patches} patches of {side} x {side} pixels"
+    return f"images {' x '.join(str(side) for side in model.image_size)} pixels"
+
+
 def readme(
     model: keras.Model, export, *, model_name: str, precision: str, labels: Sequence[str], templates: Sequence[str]
 ) -> str:
@@ -117,7 +124,7 @@ def readme(
         name=model_name,
         version=export.version,
         tensorflow=tf.__version__,
-        image_size=" x ".join(str(side) for side in model.image_size),
+        images=_images(model),
         text_length=model.text_length,
         embed_dim=model.embed_dim,
         precision=precision,

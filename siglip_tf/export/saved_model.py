@@ -11,6 +11,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from siglip_tf.data.preprocessing import Preprocessing
 from siglip_tf.export.readme import readme
 from siglip_tf.export.serving import ServingGraph
+from siglip_tf.export.towers import checked_preprocessing
 from siglip_tf.export.warmup import WARMUP_FILE, example_requests, write_warmup_requests
 from siglip_tf.export.weights import StoredWeights
 from siglip_tf.storage import new_folder, write_file
@@ -64,7 +65,7 @@ def export_saved_model(
         FileExistsError: the version is there already.
     """
     directory = os.fspath(directory).rstrip("/")
-    preprocessing = _checked_preprocessing(model, preprocessing, max_pixels)
+    preprocessing = _serving_preprocessing(model, preprocessing, max_pixels)
     labels, templates = _checked_labels(labels), _checked_templates(templates)
     version, target = _next_version(directory, version)
     model_name = model_name or os.path.basename(os.path.abspath(directory))
@@ -103,31 +104,14 @@ def _drop_custom_gradients(path: str) -> None:
         file.write(saved.SerializeToString(deterministic=True))
 
 
-def _checked_preprocessing(model: keras.Model, preprocessing: Preprocessing | None, max_pixels: int) -> Preprocessing:
-    preprocessing = preprocessing or model.preprocessing
-    if model.image is None:
-        raise ValueError("This model has no image tower (image=None): there is nothing to serve images with.")
-    if preprocessing is None or preprocessing.image is None or preprocessing.text is None:
-        raise ValueError(
-            "The model has no preprocessing for images and texts of its own. "
-            "Set `model.preprocessing` or give `preprocessing=siglip_tf.data.Preprocessing(image, text)`."
-        )
-    image, text = preprocessing.image, preprocessing.text
-    if model.max_patches is not None:
-        if getattr(image, "max_patches", None) != model.max_patches:
-            raise ValueError(f"The model takes {model.max_patches} patches; its preprocessing makes another number.")
-    elif tuple(model.image_size) != (image.size, image.size):
-        raise ValueError(f"The model takes images of {model.image_size}, its preprocessing makes {image.size} pixels.")
-    if text.length != model.text_length or text.vocab_size > model.vocab_size:
-        raise ValueError(
-            f"The model takes {model.text_length} tokens of {model.vocab_size} ids, "
-            f"its tokenizer makes {text.length} of {text.vocab_size}."
-        )
+def _serving_preprocessing(model: keras.Model, preprocessing: Preprocessing | None, max_pixels: int) -> Preprocessing:
+    preprocessing = checked_preprocessing(model, preprocessing)
+    image = preprocessing.image
     least = model.image_size[0] * model.image_size[1]
     if max_pixels < least:
         raise ValueError(f"Expected max_pixels of at least {least}. Received: {max_pixels}.")
     image = type(image).from_config(image.to_config() | {"max_pixels": max_pixels})
-    return Preprocessing(image, text)
+    return Preprocessing(image, preprocessing.text)
 
 
 def _checked_labels(labels: Sequence[str] | None) -> tuple[str, ...]:

@@ -1,7 +1,5 @@
 """A model's weights as a SavedModel stores them: float32, bfloat16, float16, or int8 with a scale for each channel."""
 
-from typing import Any
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -35,12 +33,12 @@ class StoredWeights(tf.Module):
         self._scales: dict[str, tf.Variable] = {}
         for name, variable in model.named_weights().items():
             value = np.asarray(variable)
-            narrow = value.ndim >= 2 and value.shape[0] > 1 and precision != "float32"
+            narrow = is_matrix(name, value) and precision != "float32"
             if narrow and precision == "int8":
-                value, scale = _quantize(value, _contracted_axes(name, value.ndim))
+                value, scale = quantize(value, contracted_axes(name, value.ndim))
                 self._scales[name] = tf.Variable(scale, trainable=False, name=f"{name}/scale")
             elif narrow:
-                value = _cast(value, precision, name)
+                value = cast_to_float16(value, name) if precision == "float16" else tf.cast(value, precision)
             self._stored[name] = tf.Variable(value, trainable=False, name=name)
 
     @property
@@ -80,7 +78,12 @@ def consecutive_ids(token_ids: tf.Tensor) -> tf.Tensor:
     return tf.reshape(tf.range(tf.size(token_ids)), tf.shape(token_ids))
 
 
-def _contracted_axes(name: str, rank: int) -> tuple[int, ...]:
+def is_matrix(name: str, value: np.ndarray) -> bool:
+    """Whether a weight is stored in fewer bits: no bias (of heads, those have two axes), position, or probe."""
+    return value.ndim >= 2 and value.shape[0] > 1 and not name.endswith("bias")
+
+
+def contracted_axes(name: str, rank: int) -> tuple[int, ...]:
     """Axes that the matrix product sums over; each position on the others is a channel with its own scale."""
     if name == _TOKEN_TABLE:
         return (1,)
@@ -89,14 +92,20 @@ def _contracted_axes(name: str, rank: int) -> tuple[int, ...]:
     return tuple(range(rank - 1))
 
 
-def _quantize(value: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def quantize(value: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """int8 values and the float32 scale, one over `axes`, whose product is nearly `value`."""
     scale = np.abs(value).max(axis=axes, keepdims=True) / 127
     scale = np.where(scale == 0, 1, scale).astype(np.float32)
     return np.round(value / scale).astype(np.int8), scale
 
 
-def _cast(value: np.ndarray, precision: str, name: str) -> Any:
+def cast_to_float16(value: np.ndarray, name: str) -> np.ndarray:
+    """`value` in half precision.
+
+    Raises:
+        ValueError: a number that float16 cannot hold.
+    """
     largest = np.abs(value).max(initial=0)
-    if precision == "float16" and largest > np.finfo(np.float16).max:
-        raise ValueError(f"{name} reaches {largest:.3g}, too large for float16: export it as bfloat16.")
-    return tf.cast(value, precision)
+    if largest > np.finfo(np.float16).max:
+        raise ValueError(f"{name} reaches {largest:.3g}, too large for float16. Export it in another precision.")
+    return value.astype(np.float16)

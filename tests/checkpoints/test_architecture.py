@@ -25,17 +25,33 @@ def dimensions(image, patch, image_size, text, vocab_size, text_length=64, **mor
     return {**sizes, **image_part, **text_part, "embed_dim": sizes["image_width"], "has_bias": True, **more}
 
 
+# The counts are those that KerasHub publishes of its presets, without the position ids that it counts.
 PUBLIC = [
     (dimensions("B", 16, 224, "B", 32_000), 203_155_970, "B/16", "B"),
+    (dimensions("B", 16, 256, "B", 32_000), 203_202_050, "B/16", "B"),
+    (dimensions("B", 16, 384, "B", 32_000), 203_447_810, "B/16", "B"),
+    (dimensions("B", 16, 512, "B", 32_000), 203_791_874, "B/16", "B"),
     (dimensions("L", 16, 256, "L", 32_000), 652_150_786, "L/16", "L"),
+    (dimensions("L", 16, 384, "L", 32_000), 652_478_466, "L/16", "L"),
     (dimensions("So400m", 14, 224, "So400m", 32_000, 16), 877_360_306, "So400m/14", "So400m"),
     (dimensions("So400m", 14, 384, "So400m", 32_000), 877_960_498, "So400m/14", "So400m"),
     (dimensions("B", 16, 256, "B", 250_000), 370_626_050, "B/16", "B"),
+    (dimensions("So400m", 16, 256, "So400m", 250_000), 1_128_758_962, "So400m/16", "So400m"),
+    (dimensions("B", 32, 256, "B", 256_000), 376_856_066, "B/32", "B"),
     (dimensions("B", 16, 224, "B", 256_000), 375_187_970, "B/16", "B"),
-    (dimensions("g-opt", 16, 256, "So400m", 256_000), 1_871_393_906, "g-opt/16", "So400m"),
+    (dimensions("B", 16, 256, "B", 256_000), 375_234_050, "B/16", "B"),
+    (dimensions("B", 16, 384, "B", 256_000), 375_479_810, "B/16", "B"),
+    (dimensions("B", 16, 512, "B", 256_000), 375_823_874, "B/16", "B"),
+    (dimensions("L", 16, 256, "L", 256_000), 881_526_786, "L/16", "L"),
+    (dimensions("L", 16, 384, "L", 256_000), 881_854_466, "L/16", "L"),
+    (dimensions("L", 16, 512, "L", 256_000), 882_313_218, "L/16", "L"),
+    (dimensions("So400m", 14, 224, "So400m", 256_000), 1_135_463_602, "So400m/14", "So400m"),
+    (dimensions("So400m", 14, 384, "So400m", 256_000), 1_136_008_498, "So400m/14", "So400m"),
     (dimensions("So400m", 16, 256, "So400m", 256_000), 1_135_670_962, "So400m/16", "So400m"),
     (dimensions("So400m", 16, 384, "So400m", 256_000), 1_136_039_602, "So400m/16", "So400m"),
     (dimensions("So400m", 16, 512, "So400m", 256_000), 1_136_555_698, "So400m/16", "So400m"),
+    (dimensions("g-opt", 16, 256, "So400m", 256_000), 1_871_393_906, "g-opt/16", "So400m"),
+    (dimensions("g-opt", 16, 384, "So400m", 256_000), 1_871_885_426, "g-opt/16", "So400m"),
     (dimensions("So400m", 14, 448, "So400m", 32_000), 878_300_338, "So400m/14", "So400m"),  # MedSigLIP
     (dimensions("B", 16, 256, "B", 256_000, max_patches=256), 375_234_050, "B/16", "B"),  # NaFlex
     (dimensions("So400m", 16, 256, "So400m", 256_000, max_patches=256), 1_135_670_962, "So400m/16", "So400m"),

@@ -95,11 +95,12 @@ class NaFlexPreprocessing:
         }
 
     @tf.autograph.experimental.do_not_convert
-    def pixels(self, image: Any) -> dict[str, tf.Tensor]:
+    def pixels(self, image: Any, *, fused: bool = False) -> dict[str, tf.Tensor]:
         """Patches of one picture as bytes.
 
         Args:
             image: scalar string (JPEG, PNG, GIF, BMP or WebP bytes) or uint8 (height, width, 3).
+            fused: changes nothing here, since the resize is exact everywhere; as in `ImagePreprocessing.pixels`.
 
         Returns:
             "patches": uint8 (max_patches, patch_size * patch_size * 3), row by row, zeros behind the picture's own;
