@@ -114,7 +114,8 @@ def _converted(model: keras.Model, name: str, precision: str) -> bytes:
     graph = proto.graph
     inputs = [value for value in graph.input if not value.name.startswith("weight_")]
     placed = {f"weight_{i}": key for i, key in enumerate(weights)}
-    used = {value.name: placed[value.name] for value in graph.input if value.name in placed}
+    read = _names_read(graph)  # a key's bias changes no softmax, for one
+    used = {place: key for place, key in placed.items() if place in read}
     del graph.input[:]
     graph.input.extend(inputs)
     widening = []
@@ -126,6 +127,13 @@ def _converted(model: keras.Model, name: str, precision: str) -> bytes:
     del graph.node[:]
     graph.node.extend(nodes)
     return proto.SerializeToString()
+
+
+def _names_read(graph: Any) -> set[str]:
+    """Names that nodes of a graph and of the graphs inside them read."""
+    names = {name for node in graph.node for name in node.input}
+    inner = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
+    return names.union(*map(_names_read, inner))
 
 
 def _stored(place: str, key: str, value: np.ndarray, precision: str) -> tuple[list[Any], list[Any]]:

@@ -124,24 +124,22 @@ def asynchronous(browser, body, *arguments):
 
 
 def picture(color, size=(90, 70)):
-    image = Image.new("RGB", size, (240, 240, 240))
-    image.paste(COLORS[color], (size[0] // 4, size[1] // 4, 3 * size[0] // 4, 3 * size[1] // 4))
     data = io.BytesIO()
-    image.save(data, "PNG")
+    Image.new("RGB", size, COLORS[color]).save(data, "PNG")
     return data.getvalue()
 
 
 def trained_model():
     """A tiny model that has learned three colors."""
     texts = [f"a {color} square" for color in COLORS]
-    tokenizer = Tokenizer(train_tokenizer(texts * 20, 60), 8)
-    model = siglip_tf.SigLIP("mu/16", "mu", 32, 8, tokenizer.vocab_size, init_bias=-3.0)
+    tokenizer = Tokenizer(train_tokenizer(texts * 20, 60, model_type="bpe"), 6)
+    model = siglip_tf.SigLIP("mu/16", "mu", 32, 6, tokenizer.vocab_size, init_bias=-3.0)
     model.preprocessing = Preprocessing(ImagePreprocessing(32), tokenizer)
     images = tf.stack([model.preprocessing.image(picture(color)) for color in COLORS])
     model.compile(optimizer="adamw")
-    model.optimizer.learning_rate = 3e-3
+    model.optimizer.learning_rate = 1e-3
     batch = {"image": images, "text": tokenizer(texts)}
-    model.fit(tf.data.Dataset.from_tensors(batch).repeat(60), epochs=1, verbose=0)
+    model.fit(tf.data.Dataset.from_tensors(batch).repeat(100), epochs=1, verbose=0)
     return model, texts
 
 
