@@ -7,6 +7,7 @@ README beside the file says exactly how, and `tokenizer.model` is the checkpoint
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -84,7 +85,9 @@ def export_litert(
         if precision == "int8":
             ids = preprocessing.text(list(calibration_texts)).numpy()
             converter.representative_dataset = _calibration(calibration_images, ids)
-        content = converter.convert()
+        with warnings.catch_warnings():  # of the interpreter with which the converter itself calibrates
+            warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated", category=UserWarning)
+            content = converter.convert()
 
     directory = os.fspath(directory).rstrip("/")
     write_file(f"{directory}/{TOKENIZER_FILE}", preprocessing.text.model_proto)
