@@ -30,7 +30,7 @@ RANKS = [
     {"siglip_tf.losses"},
     {"siglip_tf.models"},
     {"siglip_tf.training", "siglip_tf.evaluation", "siglip_tf.export", "siglip_tf.tpu"},
-    {"siglip_tf.public"},
+    {"siglip_tf.public", "siglip_tf.serve"},
     {"siglip_tf"},
     {"siglip_tf.experiments"},
     {"recipes"},

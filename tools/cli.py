@@ -13,6 +13,7 @@ VERBS = {
     "calibrate": "calibrate",
     "convert": "convert",
     "export": "export",
+    "serve": "serve",
     "search": "search",
     "inspect": "inspect_data",
     "precompute": "precompute_embeddings",

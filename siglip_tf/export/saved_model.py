@@ -12,6 +12,7 @@ from siglip_tf.data.preprocessing import Preprocessing
 from siglip_tf.export.readme import readme
 from siglip_tf.export.serving import ServingGraph
 from siglip_tf.export.towers import checked_preprocessing
+from siglip_tf.export.version_folder import write_file_list
 from siglip_tf.export.warmup import WARMUP_FILE, example_requests, write_warmup_requests
 from siglip_tf.export.weights import StoredWeights
 from siglip_tf.storage import new_folder, write_file
@@ -47,7 +48,8 @@ def export_saved_model(
     Signatures: `embed_image`, `embed_image_pixels`, `embed_text`, `score`, `classify`, `classify_with_templates`, with
     `labels` also `classify_bank`; see `ServingGraph`. The folder loads where TensorFlow and tensorflow-text are,
     without Keras and this package. A server never loads half a version: on a disk the
-    complete folder is renamed, and an object store gets `saved_model.pb` last.
+    complete folder is renamed, and an object store gets `saved_model.pb` last. A list of the files and their sizes lets
+    `siglip_tf.serve` see a copy of the folder that is not finished.
 
     Args:
         model: a `SigLIP` with an image tower.
@@ -86,6 +88,7 @@ def export_saved_model(
         write_warmup_requests(
             f"{aside}/assets.extra/{WARMUP_FILE}", model_name, example_requests(model.image_size[0], functions)
         )
+        write_file_list(aside)
     export = Export(target, version, tuple(functions), weights.bytes)
     text = readme(model, export, model_name=model_name, precision=precision, labels=labels, templates=templates)
     write_file(f"{directory}/README.md", text)
