@@ -151,12 +151,12 @@ def _check(models: Mapping[str, str]) -> None:
 
 async def _close(runner) -> None:
     """Ends all connections. A TLS connection waits for its client to say goodbye, and a client may never do so."""
-    connections = list(runner.server.connections)
+    transports = [connection.transport for connection in runner.server.connections]
     await runner.cleanup()
     await asyncio.sleep(0.1)
-    for connection in connections:
-        if connection.transport is not None:
-            connection.transport.abort()
+    for transport in transports:
+        if transport is not None:
+            transport.abort()
     await asyncio.sleep(0)
 
 
