@@ -109,13 +109,18 @@ def prepare(c: ConfigDict, folder: str, is_synthetic: bool) -> Any:
     """Stored embeddings, checked against tower and tokenizer where these are named.
 
     Raises:
-        ValueError: they are another tower's or tokenizer's.
+        ValueError: they are another tower's or tokenizer's, or groups are named, which they do not hold.
     """
     from siglip_tf.data import EmbeddingData, StoredEmbeddings
     from siglip_tf.experiments import inputs
     from siglip_tf.experiments.held_out import held_out_part
     from siglip_tf.experiments.inputs import Prepared
 
+    if c.group:
+        raise ValueError(
+            f"Expected no group with stored embeddings, which hold no groups. Received: group={c.group}. "
+            "--set model.equal_captions=ignore leaves out pairs of equal captions."
+        )
     if is_synthetic:
         _embed_scenes(c, folder)
     stored = StoredEmbeddings(c.data)

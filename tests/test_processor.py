@@ -42,3 +42,12 @@ def test_it_imports_nothing_heavy_and_knows_this_processor():
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert int(printed) > 0 or sys.platform != "linux"
+
+
+def test_memory_is_kept_unless_the_environment_says_how():
+    code = (
+        "import runpy; keep = runpy.run_path('siglip_tf/processor.py')['keep_memory']; print(keep()); "
+        "import os; os.environ['MALLOC_ARENA_MAX_'] = '2'; print(keep())"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert printed in (["True", "False"], ["False", "False"])  # False: another C library

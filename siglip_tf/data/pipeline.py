@@ -39,8 +39,8 @@ class TrainingData:
         bad_record_limit: part of the records (below 1) or how many (1 and more) may be skipped before it is an error.
         report: path of the JSONL report that names every skipped record, or None. `{worker}` in it becomes the
             worker's number.
-        extra_fields: names among "id", "label", "language" that batches carry as well. Accelerators do not accept
-            strings.
+        extra_fields: names among "id", "label", "language", "group" that batches carry as well; "group" always where a
+            source has groups. Accelerators do not accept strings.
         window_bytes: how much of a source with `runs` (remote shards) a stream keeps in memory and shuffles at a time.
         parallel_calls: threads for reading and for decoding each; tf.data.AUTOTUNE, or a number.
         prefetch: batches kept ready.
@@ -92,6 +92,8 @@ class TrainingData:
         self.bad_record_limit = bad_record_limit
         self._report_path = report
         self._extra_fields = tuple(extra_fields)
+        if any(source.has_groups for source in self.mixture.sources) and "group" not in self._extra_fields:
+            self._extra_fields += ("group",)
         self._window_bytes = window_bytes
         self._parallel_calls = parallel_calls
         self._prefetch = prefetch
@@ -124,7 +126,8 @@ class TrainingData:
 
         Returns:
             Dataset of `"image"`: uint8 (batch, height, width, 3), which the model normalizes; `"text"`: int32 (batch,
-            text_length); and the extra fields, (batch,) each. Shapes are static.
+            text_length); and the extra fields, (batch,) each: "group" as int64, from 0 on, where a record without
+            one is a group of its own. Shapes are static.
 
         Raises:
             ValueError: batch, streams, workers and replicas that do not divide each other.

@@ -14,6 +14,7 @@ from siglip_tf.data.order.mixture import BLOCK, Mixture
 from siglip_tf.data.order.permutation import mix
 from siglip_tf.data.order.record_order import RecordOrder, RunOrder
 from siglip_tf.data.sources.base import Source
+from siglip_tf.data.sources.groups import NO_GROUP
 from siglip_tf.data.text.captions import usable_indices
 
 # How many slots' records are computed at a time.
@@ -25,7 +26,9 @@ _PARALLEL_RUNS = 8
 _as_written = tf.autograph.experimental.do_not_convert
 
 # Fields that a training pair may carry besides its image and caption, with their types.
-EXTRA_FIELDS = {"id": tf.string, "label": tf.int32, "language": tf.string}
+EXTRA_FIELDS = {"id": tf.string, "label": tf.int32, "language": tf.string, "group": tf.int64}
+# A record without a group is a group of its own; its number is above those of hashed texts.
+_ALONE = 1 << 62
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +190,11 @@ class Reading:
             "seed": tf.stack([choice, record]),
         }
         for field in self.extra_fields:
+            if field == "group":
+                group = example.get("group", tf.constant(NO_GROUP, tf.int64))
+                alone = _ALONE + (self.mixture.sources.index(source) << 48) + record
+                pair["group"] = tf.where(group == NO_GROUP, alone, tf.ensure_shape(group, []))
+                continue
             if field not in example:
                 raise ValueError(f"{source.name} has no {field!r}. Its examples hold {sorted(example)}.")
             pair[field] = chosen(example[field]) if field == "language" else example[field]

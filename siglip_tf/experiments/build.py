@@ -14,6 +14,7 @@ from siglip_tf import optimizers, storage
 from siglip_tf.checkpoints import Checkpoint
 from siglip_tf.data import Augmentation, ImagePreprocessing, Preprocessing, Tokenizer
 from siglip_tf.data.sources.base import Source
+from siglip_tf.data.sources.options import joined_options, split_options
 from siglip_tf.experiments.schema import AUTO
 from siglip_tf.experiments.tuning import IMAGE_TOWER, SCALARS, add_adapters, parameter_groups
 from siglip_tf.models import VARIANTS
@@ -182,7 +183,21 @@ def open_data(c: ConfigDict) -> Source:
     """
     from siglip_tf.data.sources.opening import open_source
 
-    return open_source(c.data, split=c.split)
+    return open_source(named_data(c), split=c.split)
+
+
+def named_data(c: ConfigDict) -> str:
+    """`data` with the setting `group` as an option behind it.
+
+    Raises:
+        ValueError: the line names the groups too.
+    """
+    if not c.group:
+        return c.data
+    path, options = split_options(c.data)
+    if "group" in options:
+        raise ValueError(f"The groups are named twice: group={c.group} and, in {c.data!r}, {options['group']!r}.")
+    return joined_options(path, {**options, "group": c.group})
 
 
 def parameter_count(variables: Any) -> int:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
+from siglip_tf.data.reading import in_order
 from siglip_tf.data.sources.base import Source, fingerprint_of
+from siglip_tf.data.sources.groups import NO_GROUP
 from siglip_tf.data.sources.opening import open_source
-from siglip_tf.data.sources.options import split_options
+from siglip_tf.data.sources.options import joined_options, split_options
 from siglip_tf.evaluation.image_set import from_examples
 from siglip_tf.evaluation.tasks import RetrievalTask, Task, ZeroShotTask
 from siglip_tf.synthetic import COMPOSITIONS, HELD_OUT, SceneSource
@@ -37,6 +38,7 @@ _MAX_CAPTIONS_READ = 50_000
 # Of a source without splits, such as shards: the last records, this share of them and at most so many.
 _LAST_SHARE, _LAST_MOST = 0.05, 2_000
 _MAX_COMPARED = 200_000  # captions of training that held-out captions are compared with
+_MAX_GROUPS = 2_000_000  # records of training that held-out groups are compared with; `_MAX_COMPARED` of remote shards
 
 # Graph code here has no Python control flow to convert.
 _as_written = tf.autograph.experimental.do_not_convert
@@ -116,15 +118,18 @@ def held_out_part(c: ConfigDict, synthetic: bool, pictures: int) -> HeldOut | No
     """
     if synthetic:
         return scenes(c.seed, pictures, min(256, max(32, c.model.image_size)))
-    return own_data(c.data, c.split)
+    from siglip_tf.experiments.build import named_data
+
+    return own_data(named_data(c), c.split)
 
 
 def own_data(spec: str, split: str | None = None) -> HeldOut:
     """Somebody's own pictures.
 
     The held-out part is the split called test, validation, val or dev; of shards, which have no splits, the last
-    twentieth, at most 2,000 records. Records of it whose captions training shows as well are left out where there are
-    no labels: a picture's twin would make the task too easy. Zero-shot accuracy is measured where records have labels;
+    twentieth, at most 2,000 records, without those of a group that training shows as well. Where there are no labels,
+    records whose captions training shows are left out too: a picture's twin would make the task too easy. A split that
+    the data name is taken as it is where there are labels. Zero-shot accuracy is measured where records have labels;
     its prompts are the sentences in which the training captions most often name a label.
 
     Args:
@@ -132,10 +137,12 @@ def own_data(spec: str, split: str | None = None) -> HeldOut:
         split: the split to train on; "train" by default.
 
     Raises:
-        ValueError: nothing there to train on, or nothing held out.
+        ValueError: nothing there to train on, nothing held out, or nothing left of it.
     """
-    train, held_out = _parts(spec, split)
+    train, held_out, named = _parts(spec, split)
     labels = list(getattr(train, "class_names", None) or _numbered_labels(held_out))
+    if train.has_groups and not (named and labels):
+        held_out = _without_groups(held_out, train, named)
     if not labels:
         held_out = _without_twins(held_out, train)
     return HeldOut(
@@ -192,6 +199,7 @@ class PartOf(Source):
         self.name = source.name
         self.record_bytes = source.record_bytes
         self.class_names = getattr(source, "class_names", None)
+        self.has_groups = source.has_groups
         self.fingerprint = fingerprint_of(source.fingerprint, self._indices.tobytes())
         if source.runs is not None:
             if not self._in_a_row:
@@ -217,14 +225,12 @@ class PartOf(Source):
         return self._source.fetch(int(self._indices[index]))
 
 
-def _parts(spec: str, split: str | None) -> tuple[Source, Source]:
-    """What is trained on, and what is held out."""
+def _parts(spec: str, split: str | None) -> tuple[Source, Source, bool]:
+    """What is trained on, what is held out, and whether the data name these splits."""
     path, options = split_options(spec)
     split = split or options.pop("split", None)
     options.pop("split", None)
-    spec = path + (
-        "?" + "&".join(f"{key}={quote(value, safe='/:,{}')}" for key, value in options.items()) if options else ""
-    )
+    spec = joined_options(path, options)
     try:
         train = open_source(spec, split=split or "train")
     except ValueError as error:
@@ -235,38 +241,77 @@ def _parts(spec: str, split: str | None) -> tuple[Source, Source]:
         if held_out < 1:
             raise ValueError(f"{spec} has {whole.size} records: too few to hold some out of training.") from error
         records = np.arange(whole.size)
-        return PartOf(whole, records[:-held_out]), PartOf(whole, records[-held_out:])
+        return PartOf(whole, records[:-held_out]), PartOf(whole, records[-held_out:]), False
     problems = []
     for name in _HELD_OUT_SPLITS:
         try:
-            return train, open_source(spec, split=name)
+            return train, open_source(spec, split=name), True
         except ValueError as error:
             problems.append(str(error))
     raise ValueError(f"Nothing is held out of {spec}: call some rows of its split column 'test'. {problems[0]}")
 
 
+def _without_groups(held_out: Source, train: Source, named: bool) -> Source:
+    """The held-out part without records of a group that training shows.
+
+    If nothing else is left of a split that the data name, it is taken as it is.
+
+    Raises:
+        ValueError: nothing is left of a split that was made here.
+    """
+
+    def groups(example: dict[str, tf.Tensor]) -> tf.Tensor:
+        return example["group"]
+
+    most = _MAX_GROUPS if train.runs is None else _MAX_COMPARED
+    rows = _each(train, max(0, train.size - most), train.size, groups).ignore_errors()
+    known = {int(group) for group in rows.as_numpy_iterator()} - {NO_GROUP}
+    kept = [index for index, group in _numbered(held_out, groups) if group is None or int(group) not in known]
+    if not kept and not named:
+        raise ValueError(
+            f"Nothing is left to evaluate: each of the {held_out.size:,} records held out of {train.name} is of a "
+            "group that training shows as well. Expected records of other groups at the end of the last shard, or "
+            "tasks of their own by --evaluate."
+        )
+    return PartOf(held_out, np.array(kept)) if 0 < len(kept) < held_out.size else held_out
+
+
 def _without_twins(held_out: Source, train: Source) -> Source:
     """The held-out part without records whose captions all occur in training; the whole if nothing else is left."""
     known = set(captions_of(train, _MAX_COMPARED))
-    read = tf.data.Dataset.range(held_out.size).map(_as_written(lambda index: held_out.read(index)["captions"]))
-    kept, index = [], 0
-    iterator = read.as_numpy_iterator()
-    while index < held_out.size:
-        try:
-            captions = next(iterator)
-            if not all(text.decode(errors="replace") in known for text in captions):
-                kept.append(index)
-        except tf.errors.OpError:
-            kept.append(index)  # broken records are counted where they are read
-        index += 1
+    kept = [
+        index
+        for index, captions in _numbered(held_out, lambda example: example["captions"])
+        if captions is None or not all(text.decode(errors="replace") in known for text in captions)
+    ]
     return PartOf(held_out, np.array(kept)) if 0 < len(kept) < held_out.size else held_out
+
+
+def _each(
+    source: Source, start: int, stop: int, chosen: Callable[[dict[str, tf.Tensor]], tf.Tensor]
+) -> tf.data.Dataset:
+    """What `chosen` takes of each of some records, in order; remote shards are read once each."""
+    if source.runs is None:  # one function, in which TensorFlow finds that no picture is asked for
+        return tf.data.Dataset.range(start, stop).map(
+            _as_written(lambda index: chosen(source.read(index))), num_parallel_calls=tf.data.AUTOTUNE
+        )
+    return in_order(source, start, stop).map(_as_written(lambda _, example: chosen(example)))
+
+
+def _numbered(source: Source, chosen: Callable[[dict[str, tf.Tensor]], tf.Tensor]) -> Iterator[tuple[int, Any]]:
+    """Every record's number with what `chosen` takes of it; None of a broken one, which is counted where it is used."""
+    iterator = _each(source, 0, source.size, chosen).as_numpy_iterator()
+    for index in range(source.size):
+        try:
+            value = next(iterator)
+        except tf.errors.OpError:
+            value = None
+        yield index, value
 
 
 def captions_of(source: Source, limit: int = _MAX_CAPTIONS_READ) -> Iterator[str]:
     """The captions of a source's first records; records that cannot be read or hold no UTF-8 are passed over."""
-    read = tf.data.Dataset.range(min(source.size, limit)).map(
-        _as_written(lambda index: source.read(index)["captions"]), num_parallel_calls=tf.data.AUTOTUNE
-    )
+    read = _each(source, 0, min(source.size, limit), lambda example: example["captions"])
     for captions in read.ignore_errors().as_numpy_iterator():
         for caption in captions:
             text = caption.decode(errors="replace")

@@ -55,6 +55,7 @@ def run(
         InputProcessError: an input process is gone, stalled or taken over.
         SystemExit: after SIGTERM or Ctrl-C, once the state is saved.
     """
+    processor.keep_memory()
     strategy = find_strategy(steps_per_execution=c.steps_per_execution)
     keras.utils.set_random_seed(c.seed)
     if c.deterministic:

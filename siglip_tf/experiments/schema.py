@@ -228,6 +228,7 @@ DATA = {
     # Pictures and captions: see `siglip_tf.data.sources.opening`; SigLiT: a folder of stored embeddings.
     "data": _text(),
     "split": _text(),
+    "group": _text(),  # column, feature or JSON key of the pictures' groups, where it is not the source's "group"
     "tokenizer": _text(),  # a SentencePiece model file
     # None: as the checkpoint says that training starts from, else "unicode", and EOS (1) as in SigLIP.
     "lower_case": Setting(None, str, optional=True, choices=("unicode", "simple", "ascii", "none")),

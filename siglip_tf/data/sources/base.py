@@ -24,6 +24,7 @@ class Source(abc.ABC):
             from 0 to size: the borders of the runs of records that are read in one go (remote shards), whose order is
             then shuffled by runs, and by records within windows of several runs.
         record_bytes: mean size of a record, which decides how many runs make a window.
+        has_groups: whether examples say their group.
         notes: lines for people, about how the source is read: which files say the captions, what is left out.
     """
 
@@ -32,6 +33,7 @@ class Source(abc.ABC):
     fingerprint: str
     runs: np.ndarray | None = None
     record_bytes: float = 100_000.0
+    has_groups: bool = False
     notes: tuple[str, ...] = ()
 
     @abc.abstractmethod
@@ -43,9 +45,10 @@ class Source(abc.ABC):
 
         Returns:
             `"image"`: string scalar, encoded JPEG, PNG, GIF or BMP bytes. `"captions"`: string (k,), k >= 0 (none at
-            all is a bad record). `"id"`: string scalar. Optionally `"label"`: int32 scalar, `"language"`: string (k,),
-            and `"cause"`: string scalar, a value of `bad_records.Cause` where the source knows that the record is
-            broken, else `""`. An op that fails at run time makes the record a bad one; nothing else stops.
+            all is a bad record). `"id"`: string scalar. Optionally `"label"`: int32 scalar, `"group"`: int64 scalar
+            (see `groups`; where `has_groups`), `"language"`: string (k,), and `"cause"`: string scalar, a value of
+            `bad_records.Cause` where the source knows that the record is broken, else `""`. An op that fails at run
+            time makes the record a bad one; nothing else stops.
         """
 
     @abc.abstractmethod

@@ -12,6 +12,7 @@ from siglip_tf.data.sources.base import Source, fingerprint_of
 from siglip_tf.data.sources.class_names import spoken
 from siglip_tf.data.sources.columns import CAPTIONS, IMAGES, choose
 from siglip_tf.data.sources.folder_layout import SPLITS, read_layout
+from siglip_tf.data.sources.groups import NO_GROUP, group_numbers
 from siglip_tf.data.sources.paths import join
 from siglip_tf.data.sources.rows import BrokenRow, Row, shown
 from siglip_tf.data.sources.tables import refuse_hopeless
@@ -24,17 +25,18 @@ class FolderSource(Source):
 
     A table has a row for each pair or image: a column "image" (or "file_name", "filepath", "path"), relative to the
     table's folder; "caption" or "captions" (a list, in CSV as JSON), and perhaps "label" (an integer or a class name),
-    "language" and "split". Rows of the same image become one record with several captions. Where each subfolder is a
-    class, its name is the caption, with spaces for underscores.
+    "language", "group" (an integer or a text) and "split". Rows of the same image become one record with several
+    captions. Where each subfolder is a class, its name is the caption, with spaces for underscores.
 
     A row that cannot be understood is a record that counts as broken; it stands behind all others.
 
     Args:
         folder: the folder, or the table's path.
         split: "train", "validation", "test", or whatever the "split" column or the folders say. Without either the
-            split is made by a hash of the image's name: 90, 5 and 5 in a hundred. None takes all rows.
-        image_column, caption_column, label_column, language_column: names of the columns, where they differ from those
-            above.
+            split is made by a hash of the image's group, or of its name where it has none: 90, 5 and 5 in a hundred.
+            None takes all rows.
+        image_column, caption_column, label_column, language_column, group_column: names of the columns, where they
+            differ from those above.
         template: caption of an image that has a class name and no caption, with `{}` for the name.
         classes: read the subfolders as classes, whatever else lies in the folder.
         separator: what stands between the columns of a table, where it is none of its kind's; "tab" is a tab.
@@ -56,6 +58,7 @@ class FolderSource(Source):
         caption_column: str | None = None,
         label_column: str | None = None,
         language_column: str | None = None,
+        group_column: str | None = None,
         template: str = "{}",
         classes: bool = False,
         separator: str | None = None,
@@ -66,14 +69,15 @@ class FolderSource(Source):
         layout = read_layout(str(folder), classes=classes, separator=separator, image=image_column)
         columns = dict.fromkeys(key for row in layout.rows[:1000] if isinstance(row, Row) for key in row)
         image = choose(columns, image_column, IMAGES, layout.where)
-        for given in (caption_column, label_column, language_column):
+        for given in (caption_column, label_column, language_column, group_column):
             if given is not None:
                 choose(columns, given, (), layout.where)
         label, language = label_column or "label", language_column or "language"
+        group = group_column or "group"
         caption = caption_column or next((name for name in CAPTIONS if name in columns), None)
         if caption is None and label not in columns:
             choose(columns, None, CAPTIONS, layout.where)
-        records, broken = _grouped(layout.rows, image, caption, label, language, layout.where)
+        records, broken = _grouped(layout.rows, image, caption, label, language, group, layout.where)
         # Before the split, so that a label means the same in each.
         self.class_names = _number_labels(records, template, layout.classes)
         if caption is None and self.class_names is None:
@@ -88,7 +92,10 @@ class FolderSource(Source):
         self.size = len(records) + len(broken)
         contents = [(r["image"], r["captions"], r["label"]) for r in records]
         contents += [("broken", row.path.rpartition("/")[2], row.number) for row in broken]
-        self.fingerprint = fingerprint_of("folder", map(repr, contents))
+        groups = [*(record["group"] for record in records), *(NO_GROUP for _ in broken)]
+        self.has_groups = any(group != NO_GROUP for group in groups)
+        self.fingerprint = fingerprint_of("folder", map(repr, contents), *([groups] if self.has_groups else []))
+        self._groups = tf.constant(groups, tf.int64)
         self._paths = [r["image"] if "://" in r["image"] or r["image"][0] == "/" else join(layout.root, r["image"])
                        for r in records]  # fmt: skip
         self._broken = broken
@@ -115,6 +122,8 @@ class FolderSource(Source):
         }
         if self._has_labels:
             example["label"] = tf.gather(self._labels, index)
+        if self.has_groups:
+            example["group"] = tf.gather(self._groups, index)
         if self.languages:
             example["language"] = self._languages[begin:end]
         return example
@@ -148,29 +157,40 @@ def _encoded(text: str) -> bytes:
 
 
 def _grouped(
-    rows: Sequence[Row | BrokenRow], image: str, caption: str | None, label: str, language: str, where: str
+    rows: Sequence[Row | BrokenRow],
+    image: str,
+    caption: str | None,
+    label: str,
+    language: str,
+    group: str,
+    where: str,
 ) -> tuple[list[dict[str, Any]], list[BrokenRow]]:
     """Records and broken rows.
 
     Returns:
-        One record an image, in order of first appearance: "image", "captions" [(text, language)], "label", "split";
-        and the rows that make none.
+        One record an image, in order of first appearance: "image", "captions" [(text, language)], "label", "group" (a
+        number), "split"; and the rows that make none.
 
     Raises:
-        ValueError: most rows are broken, or an image is in two splits.
+        ValueError: most rows are broken, an image is in two splits or groups, or a group is no whole number or text.
     """
     records: dict[str, dict[str, Any]] = {}
     checked = [row if isinstance(row, BrokenRow) else _wrong(row, image, caption, language) or row for row in rows]
     refuse_hopeless(checked)
-    for row in checked:
-        if isinstance(row, BrokenRow):
-            continue
+    sound = [row for row in checked if isinstance(row, Row)]
+    groups = group_numbers((row.get(group) for row in sound), f"column {group!r} of {where}").tolist()
+    for row, number in zip(sound, groups, strict=True):
         name = row[image]
         texts, languages = _texts_and_languages(row, caption, language)
         fresh = {"image": name, "captions": [], "label": row.get(label), "split": row.get("split")}
+        fresh["group"] = number
         record = records.setdefault(name, fresh)
         if record["split"] and fresh["split"] and record["split"] != fresh["split"]:
             raise ValueError(f"{where}: {shown(name)} is in two splits, {record['split']!r} and {fresh['split']!r}.")
+        if NO_GROUP not in (record["group"], fresh["group"]) and record["group"] != fresh["group"]:
+            values = next(r.get(group) for r in sound if r.get(image) == name), row.get(group)
+            raise ValueError(f"{where}: {shown(name)} is in two groups, {values[0]!r} and {values[1]!r}.")
+        record["group"] = max(record["group"], fresh["group"])
         record["captions"] += [
             (text, str(spoken_in or ""))
             for text, spoken_in in zip(texts, languages, strict=True)
@@ -238,11 +258,16 @@ def _of_split(
     else:
         known = list(_SPLIT_PARTS)
         first, end = _SPLIT_PARTS.get(split, (0, 0))
-        chosen = [record for record in records if first <= _percentile(record["image"]) < end]
+        chosen = [record for record in records if first <= _percentile(_drawn_by(record)) < end]
         broken = [row for row in broken if first <= _percentile(f"{row.path.rpartition('/')[2]}:{row.number}") < end]
     if not chosen:
         raise ValueError(f"split must be one of {known} with at least one image of {where}. Received: {split!r}")
     return chosen, broken
+
+
+def _drawn_by(record: Mapping[str, Any]) -> str:
+    """What decides the split of a record: pictures of one group are not divided."""
+    return record["image"] if record["group"] == NO_GROUP else f"group {record['group']}"
 
 
 def _percentile(name: str) -> int:

@@ -34,23 +34,29 @@ _KINDS = ("folder", "classes", "tar", "tfrecord", "parquet")
 _ARGUMENTS: dict[str, dict[str, str]] = {
     "folder": {
         "image": "image_column", "caption": "caption_column", "label": "label_column", "language": "language_column",
+        "group": "group_column",
         "template": "template", "separator": "separator",
     },
     "tar": {
         "image": "image_members", "caption": "caption_keys", "label": "label_key", "language": "language_key",
-        "index_dir": "index_dir", "suffix": "suffix",
+        "group": "group_key", "index_dir": "index_dir", "suffix": "suffix",
     },
     "tfrecord": {
-        "image": "image", "caption": "caption", "label": "label", "language": "language", "id": "id",
+        "image": "image", "caption": "caption", "label": "label", "language": "language", "id": "id", "group": "group",
         "index_dir": "index_dir", "suffix": "suffix",
     },
     "parquet": {"suffix": "suffix"},
-    "tfds": {"caption": "captions", "template": "template", "data_dir": "data_dir", "index_dir": "index_dir"},
+    "tfds": {
+        "caption": "captions", "template": "template", "group": "group", "data_dir": "data_dir",
+        "index_dir": "index_dir",
+    },
     "registered": {
         "seed": "seed", "size": "size", "languages": "languages", "captions": "captions", "image_size": "image_size",
     },
 }  # fmt: skip
-_PARQUET_COLUMNS = {"image": "image", "caption": "captions", "label": "label", "language": "language", "id": "id"}
+_PARQUET_COLUMNS = {
+    "image": "image", "caption": "captions", "label": "label", "language": "language", "id": "id", "group": "group",
+}  # fmt: skip
 _LISTS = ("caption_keys", "image_members", "languages")
 _INTEGERS = ("seed", "size", "captions", "image_size")
 _HAVE_SPLITS = ("folder", "tfds", "registered")

@@ -6,7 +6,7 @@ part of it that `opening` lists.
 
 import re
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 # Every option of every kind, with what its value says.
 NAMES = {
@@ -17,6 +17,7 @@ NAMES = {
     "caption": "column, feature, JSON key or tar member of the captions",
     "label": "column, feature or JSON key of the label",
     "language": "column, feature or JSON key of the captions' language",
+    "group": "column, feature or JSON key of the group: pictures of one thing share it",
     "id": "column or feature of the record's name",
     "template": "caption of a class name, with {} for the name",
     "separator": "what stands between the columns of a table: a character, or tab",
@@ -55,6 +56,12 @@ def split_options(line: str) -> tuple[str, dict[str, str]]:
             raise ValueError(f"The option {key!r} comes twice in {line!r}.")
         options[key] = urllib.parse.unquote(value)
     return match["source"], options
+
+
+def joined_options(source: str, options: Mapping[str, str]) -> str:
+    """A source and its options as one line, which `split_options` takes apart."""
+    written = "&".join(f"{key}={urllib.parse.quote(value, safe='/:,{}')}" for key, value in options.items())
+    return f"{source}?{written}" if options else source
 
 
 def check_options(given: Iterable[str], known: Iterable[str], what: str) -> None:

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from siglip_tf.data.order.bad_records import Cause
 from siglip_tf.data.sources.base import Source, fingerprint_of
+from siglip_tf.data.sources.groups import NO_GROUP, group_number
 from siglip_tf.data.sources.paths import find_shards, is_remote, open_binary, shards_name
 from siglip_tf.data.sources.shard_counts import ProgressLine
 from siglip_tf.data.sources.tables import shown
@@ -27,6 +28,7 @@ _COLUMNS = {
     "id": ("key", "id", "__key__"),
     "label": ("label",),
     "language": ("language", "lang"),
+    "group": ("group",),
 }
 
 _REMOTE_THREADS = 64
@@ -40,8 +42,8 @@ class ParquetSource(Source):
 
     Args:
         shards: path, glob, brace range, folder, or a list of these.
-        columns: names of the columns by field ("image", "captions", "id", "label", "language"); looked for among
-            common names where a field is not given. Captions may be a string or a list of strings.
+        columns: names of the columns by field ("image", "captions", "id", "label", "language", "group"); looked
+            for among common names where a field is not given. Captions may be a string or a list of strings.
         suffix: what the files of a folder end in, where it is not ".parquet".
 
     Raises:
@@ -71,6 +73,7 @@ class ParquetSource(Source):
         if self.columns is None:
             raise ValueError(f"{self._paths[0]} is no Parquet file that can be read, nor is any other of the shards.")
         self._fields = {field for found in self._columns for field in found}
+        self.has_groups = "group" in self._fields
         counts = np.array([count for _, _, count in self._groups], np.int64)
         self.runs = np.concatenate([[0], np.cumsum(counts)])
         self.size = int(self.runs[-1])
@@ -83,6 +86,10 @@ class ParquetSource(Source):
         # The last row group that could not be read, so that its records are not tried one by one.
         self._failed: tuple[int, str] | None = None
         self._lock = threading.Lock()
+        for run, (file, group, _) in enumerate(self._groups):
+            if group >= 0 and "group" in self._columns[file]:
+                self._check_group(run, self._paths[file], group, self._columns[file]["group"])
+                break
 
     def locate(self, index: int) -> tuple[str, int]:
         """The file and the row's number in it."""
@@ -96,8 +103,8 @@ class ParquetSource(Source):
 
     def read_run(self, start: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
         """Rows of one row group."""
-        types = [tf.string, tf.string, tf.string, tf.int64, tf.string, tf.int32]
-        image, captions, languages, counts, ids, labels = tf.numpy_function(
+        types = [tf.string, tf.string, tf.string, tf.int64, tf.string, tf.int32, tf.int64]
+        image, captions, languages, counts, ids, labels, groups = tf.numpy_function(
             lambda first, rows: _flattened(self._rows(int(first), int(rows))), [start, count], types
         )
         counts = tf.ensure_shape(counts, [None])
@@ -110,6 +117,8 @@ class ParquetSource(Source):
             fields["language"] = tf.RaggedTensor.from_row_lengths(tf.ensure_shape(languages, [None]), counts)
         if "label" in self._fields:
             fields["label"] = tf.ensure_shape(labels, [None])
+        if self.has_groups:
+            fields["group"] = tf.ensure_shape(groups, [None])
         return tf.data.Dataset.from_tensor_slices(fields)
 
     def fetch(self, index: int) -> dict[str, Any]:
@@ -129,6 +138,7 @@ class ParquetSource(Source):
             "id": row["id"],
             "label": np.int32(row["label"]),
             "language": np.array(row["language"], object),
+            **({"group": np.int64(row["group"])} if self.has_groups else {}),
         }
 
     def _rows(self, first: int, count: int) -> list[dict[str, Any]]:
@@ -136,7 +146,7 @@ class ParquetSource(Source):
         file, group, rows = self._groups[run]
         inside = first - int(self.runs[run])
         if group < 0:
-            return [{"image": b"", "captions": [], "id": b"", "label": -1, "language": []}]
+            return [{"image": b"", "captions": [], "id": b"", "label": -1, "language": [], "group": NO_GROUP}]
         table = self._group(run, self._paths[file], group, [*self._columns[file].values()])
         if table.num_rows != rows:
             raise tf.errors.DataLossError(
@@ -144,6 +154,14 @@ class ParquetSource(Source):
             )
         values = table.slice(inside, count).to_pylist()
         return [self._row(row, self._columns[file], self.locate(first + number)) for number, row in enumerate(values)]
+
+    def _check_group(self, run: int, path: str, group: int, column: str) -> None:
+        """Refuses a column of groups by its first value; a row group that cannot be read is found out later."""
+        try:
+            values = self._group(run, path, group, [column]).column(0).slice(0, 1).to_pylist()
+        except tf.errors.DataLossError:
+            return
+        group_number(values[0] if values else None, f"column {column!r} of {path}")
 
     def _group(self, run: int, path: str, group: int, columns: list[str]) -> Any:
         """A row group's columns, texts as bytes; a group that failed fails again without being read."""
@@ -180,11 +198,12 @@ class ParquetSource(Source):
             "language": [language if isinstance(language, bytes) else b"" for language in languages],
             "id": name if isinstance(name, bytes) else str(name).encode(),
             "label": label if isinstance(label, int) and abs(label) < 1 << 31 else -1,
+            "group": group_number(values.get("group"), f"column {columns.get('group')!r} of {place[0]}"),
         }
 
 
 def _flattened(rows: list[dict[str, Any]]) -> list[np.ndarray]:
-    """Images, captions and languages of all rows, captions a row, ids and labels."""
+    """Images, captions and languages of all rows, captions a row, ids, labels and groups."""
     captions = [caption for row in rows for caption in row["captions"]]
     languages = [language for row in rows for language in row["language"]]
     return [
@@ -194,6 +213,7 @@ def _flattened(rows: list[dict[str, Any]]) -> list[np.ndarray]:
         np.array([len(row["captions"]) for row in rows], np.int64),
         np.array([row["id"] for row in rows], object),
         np.array([row["label"] for row in rows], np.int32),
+        np.array([row["group"] for row in rows], np.int64),
     ]
 
 

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from siglip_tf.data.order.bad_records import Cause
 from siglip_tf.data.sources.base import Source, fingerprint_of
+from siglip_tf.data.sources.groups import NO_GROUP, group_number
 from siglip_tf.data.sources.mapped_files import MappedFiles, bytes_at, int64s_at
 from siglip_tf.data.sources.paths import find_shards, shards_name
 from siglip_tf.data.sources.shard_index import HEADER_BYTES, Scan, index_shards
@@ -23,7 +24,7 @@ from siglip_tf.data.sources.tar_members import IMAGES, Record, grouped, read_mem
 
 _CAUSES = (None, *Cause)
 # A row: offset and length of image and text in the shard, of id, captions and problem in the index's blob; label;
-# cause.
+# cause; and the group, where there is a key of groups.
 _COLUMNS = 12
 _NO_LABEL = -1
 
@@ -42,6 +43,7 @@ class TarSource(Source):
             names that end in "txt", members. They are taken even if there is a `txt`.
         language_key: field of the `json` with the captions' language, or a list beside a list of captions.
         label_key: field of the `json` that holds an integer label; `cls` members are labels without it.
+        group_key: field of the `json` that holds the group, a whole number or a text.
         index_dir: where the index of the shards is kept; a folder `.index` beside them by default.
         random_access: None reads local shards at any sample, remote ones whole; True or False insists.
         suffix: what the shards of a folder end in, where it is not ".tar".
@@ -58,6 +60,7 @@ class TarSource(Source):
         caption_keys: Sequence[str] = (),
         language_key: str | None = None,
         label_key: str | None = None,
+        group_key: str | None = None,
         index_dir: str | None = None,
         random_access: bool | None = None,
         suffix: str | None = None,
@@ -70,11 +73,16 @@ class TarSource(Source):
         self._caption_keys = tuple(key for key in caption_keys if key not in members)
         self._language_key = language_key
         self._label_key = label_key
+        self._group_key = group_key
+        self.has_groups = group_key is not None
+        self._columns = _COLUMNS + self.has_groups
         signature = repr(("tar", 1, self._caption_keys, language_key, label_key))
         if image_members or members:
             signature += repr((self._images, self._texts))
+        if group_key is not None:
+            signature += repr(("group", group_key))
         self._index = index_shards(
-            paths, self._scan, _COLUMNS, "2" + signature, index_dir, verbose, random_access=random_access
+            paths, self._scan, self._columns, "2" + signature, index_dir, verbose, random_access=random_access
         )
         self._borders = self._index.borders
         self.size = int(self._borders[-1])
@@ -145,13 +153,14 @@ class TarSource(Source):
             "label": np.int32(row[10]),
             "cause": b"" if cause is None else cause.value.encode(),
             "detail": blob[row[8] : row[8] + row[9]] or problem.encode(),
+            **({"group": np.int64(row[12])} if self.has_groups else {}),
         }
 
     def _example(
         self, content: tf.Tensor, index: tf.Tensor, number: tf.Tensor, records: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        row = int64s_at(index, HEADER_BYTES + number * 8 * _COLUMNS, _COLUMNS)
-        blob = HEADER_BYTES + records * 8 * _COLUMNS
+        row = int64s_at(index, HEADER_BYTES + number * 8 * self._columns, self._columns)
+        blob = HEADER_BYTES + records * 8 * self._columns
         values = tf.cond(
             row[7] > 0,
             lambda: tf.io.parse_tensor(bytes_at(index, blob + row[6], row[7]), tf.string),
@@ -165,6 +174,7 @@ class TarSource(Source):
             "id": bytes_at(index, blob + row[4], row[5]),
             "label": tf.cast(row[10], tf.int32),
             "cause": tf.gather(["", *Cause], row[11]),
+            **({"group": row[12]} if self.has_groups else {}),
         }
 
     def _scan(self, file: BinaryIO) -> Scan:
@@ -179,8 +189,8 @@ class TarSource(Source):
             rows += [self._row(record, file, blob) for record in records_of(key, sample, self._images)]
         if torn or not rows:
             cause = Cause.TORN_SHARD if torn else Cause.EMPTY_SHARD
-            rows.append([0] * 10 + [_NO_LABEL, _CAUSES.index(cause)])
-        return Scan(np.array(rows, np.int64).reshape(-1, _COLUMNS), blob.getvalue())
+            rows.append([0] * 10 + [_NO_LABEL, _CAUSES.index(cause)] + [NO_GROUP] * self.has_groups)
+        return Scan(np.array(rows, np.int64).reshape(-1, self._columns), blob.getvalue())
 
     def _is_whole(self, sample: dict[str, tuple[int, int]], size: int) -> bool:
         """Whether the sample under way at a tear has its picture, its text, and all of their bytes."""
@@ -199,20 +209,24 @@ class TarSource(Source):
 
         members = record.members
         text = next((members[name] for name in self._texts if name in members), None)
-        label, captions = _NO_LABEL, (0, 0)
-        if "json" in members and (self._caption_keys or self._label_key or text is None):
+        label, captions, group = _NO_LABEL, (0, 0), None
+        if "json" in members and (self._caption_keys or self._label_key or self._group_key or text is None):
             fields = _json(content("json"))
             keys = self._caption_keys or (() if text is not None else ("captions", "caption"))
             pairs = _captions(fields, keys, self._language_key)
             if pairs:
                 captions = add(tf.io.serialize_tensor(tf.constant(pairs)).numpy())
             label = _integer(fields.get(self._label_key))
+            group = fields.get(self._group_key)
         if "cls" in members and self._label_key is None:
             label = _integer(content("cls"))
         key = add(record.key.encode(errors="surrogateescape"))
         cause = _CAUSES.index(Cause.MISSING_IMAGE if record.problem else None)
         problem = add(record.problem.encode(errors="replace")) if record.problem else (0, 0)
-        return [*record.image, *(text or (0, 0)), *key, *captions, *problem, label, cause]
+        row = [*record.image, *(text or (0, 0)), *key, *captions, *problem, label, cause]
+        if self.has_groups:
+            row.append(group_number(group, f"{self._group_key!r} of the json of sample {record.key!r}"))
+        return row
 
 
 def _json(data: bytes) -> dict[str, Any]:

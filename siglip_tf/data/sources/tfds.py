@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from siglip_tf.data.sources.base import Source, fingerprint_of
 from siglip_tf.data.sources.class_names import spoken
+from siglip_tf.data.sources.groups import groups_in_graph
 from siglip_tf.data.sources.record_file import Parse, RecordFileSource
 
 _CAPTION_FEATURES = ("captions/text", "captions", "caption", "text", "sentences/raw", "description")
@@ -45,6 +46,7 @@ def open_tfds(
     data_dir: str | None = None,
     captions: str | None = None,
     template: str = "{}",
+    group: str | None = None,
     index_dir: str | None = None,
     verbose: bool = True,
 ) -> Source:
@@ -57,6 +59,7 @@ def open_tfds(
         captions: the feature with the captions, e.g. "captions/text"; looked for where None. Without any, the class
             name of the label is the caption.
         template: caption of a class name, with `{}` for it.
+        group: the feature with each record's group, a whole number or a text; none where None.
         index_dir: where the index of TFRecord files is kept; a folder `.index` beside them by default.
         verbose: shows the indexing's progress.
 
@@ -71,10 +74,11 @@ def open_tfds(
     splits = builder.info.splits
     if splits and split not in splits:
         raise ValueError(f"{name} has the splits {sorted(splits)}. Received: {split!r}")
-    reader = TfdsReader(builder, captions, template)
+    reader = TfdsReader(builder, captions, template, group=group)
     if reader.captions is None and reader.class_names is None:
         raise ValueError(f"{name} has neither captions nor class names: name the captions. {reader.known}")
-    options = {"name": f"tfds:{builder.info.full_name} ({split})", "signature": repr((split, captions, template))}
+    signature = (split, captions, template, *([group] if group else []))
+    options = {"name": f"tfds:{builder.info.full_name} ({split})", "signature": repr(signature)}
     if splits and builder.info.file_format.value == "tfrecord":
         paths = [str(path) for path in splits[split].filepaths]
         # The data set's metadata say how many records each file holds.
@@ -89,7 +93,7 @@ def open_tfds(
         # Its own deserialisation is Python's, and decodes the images.
         data = builder.as_data_source(split=split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
         source = _DataSource(data, reader.parser(), **options)
-    source.class_names = reader.class_names
+    source.class_names, source.has_groups = reader.class_names, group is not None
     source.notes = (f"captions from {reader.captions or f'the names of {reader.label!r}'}",)
     return source
 
@@ -102,6 +106,7 @@ class TfdsReader:
         captions: the feature with the captions; looked for where None.
         template: caption of a class name, with `{}` for it.
         labels: features that may be the label, best first; a feature of class names by default.
+        group: the feature of the group, if any.
 
     Attributes:
         image, label, captions, id: names of the features, the last three None where there is none.
@@ -110,11 +115,16 @@ class TfdsReader:
         decoding: what makes TFDS read these features alone, and leave the image encoded.
 
     Raises:
-        ValueError: no image, or an unknown feature of captions.
+        ValueError: no image, an unknown feature of captions, or a group that is no whole number and no text.
     """
 
     def __init__(
-        self, builder: Any, captions: str | None = None, template: str = "{}", labels: Sequence[str] | None = None
+        self,
+        builder: Any,
+        captions: str | None = None,
+        template: str = "{}",
+        labels: Sequence[str] | None = None,
+        group: str | None = None,
     ):
         import tensorflow_datasets as tfds
 
@@ -126,6 +136,15 @@ class TfdsReader:
             raise ValueError(f"{builder.name} has no feature `image`. {self.known}")
         if captions is not None and captions not in features:
             raise ValueError(f"{builder.name} has no feature {captions!r}. {self.known}")
+        self.group = group
+        if group is not None:
+            kind = tf.as_dtype(features[group].tf_dtype) if group in features else None
+            if kind is None or features[group].shape or not (kind.is_integer or kind == tf.string):
+                received = "no such feature" if kind is None else f"{kind.name} {features[group].shape}"
+                raise ValueError(
+                    f"Expected the group feature {group!r} of {builder.name} as one whole number or text. Received: "
+                    f"{received}. {self.known}"
+                )
         self.image = "image" if "image" in images else images[0]
         self.label = _label(self._all, features, labels)
         self.captions = captions or next((key for key in _CAPTION_FEATURES if _is_text(features.get(key))), None)
@@ -135,7 +154,7 @@ class TfdsReader:
         self.class_names = getattr(named, "names", None)
         self._names_as_captions = [template.format(spoken(name)) for name in self.class_names or ()]
         wanted: dict[str, Any] = {}
-        for key in filter(None, (self.image, self.label, self.captions, self.id)):
+        for key in filter(None, (self.image, self.label, self.captions, self.id, self.group)):
             folder, _, leaf = key.partition("/") if key not in self._all else (key, "", "")
             wanted[folder] = {**wanted.get(folder, {}), leaf: True} if leaf else True
         self.decoding = tfds.decode.PartialDecoding(wanted, decoders={self.image: tfds.decode.SkipDecoding()})
@@ -153,6 +172,8 @@ class TfdsReader:
             example["captions"] = tf.gather(self._names_as_captions, tf.boolean_mask(labels, labels >= 0))
         if label is not None:
             example["label"] = label
+        if self.group:
+            example["group"] = groups_in_graph(flat[self.group])
         if self.id:
             name = flat[self.id]
             example["id"] = name if name.dtype == tf.string else tf.strings.as_string(name)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
+from siglip_tf.data.sources.groups import NO_GROUP, group_number, groups_in_graph
 from siglip_tf.data.sources.paths import find_shards, shards_name
 from siglip_tf.data.sources.record_file import Parse, RecordFileSource
 
@@ -19,6 +20,7 @@ _FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "id": (("key", "id", "image/id", "image/key", "__key__"), ("bytes_list", "int64_list")),
     "label": (("label",), ("bytes_list", "int64_list")),
     "language": ((), ("bytes_list",)),
+    "group": (("group",), ("bytes_list", "int64_list")),
 }
 _REQUIRED = ("image", "caption")
 _INTEGER = r"\s*-?\d{1,9}\s*"
@@ -29,9 +31,9 @@ class TFRecordSource(RecordFileSource):
 
     Args:
         shards: path, glob, brace range, folder, or a list of these.
-        image, caption, id, label, language: names of the features; looked for among img2dataset's and other common
-            names where None. A caption feature may hold several; `language` then holds as many. A label that is text
-            and no number is none.
+        image, caption, id, label, language, group: names of the features; looked for among img2dataset's and other
+            common names where None. A caption feature may hold several; `language` then holds as many. A label that is
+            text and no number is none.
         suffix: what the shards of a folder end in, where it is not ".tfrecord" or the like.
         index_dir, random_access, verbose: as `RecordFileSource`'s.
 
@@ -48,6 +50,7 @@ class TFRecordSource(RecordFileSource):
         id: str | None = None,
         label: str | None = None,
         language: str | None = None,
+        group: str | None = None,
         suffix: str | None = None,
         index_dir: str | None = None,
         random_access: bool | None = None,
@@ -55,11 +58,12 @@ class TFRecordSource(RecordFileSource):
     ):
         paths = find_shards(shards, suffix or ".tfrecord")
         first = _first_record(paths)
-        given = {"image": image, "caption": caption, "id": id, "label": label, "language": language}
+        given = {"image": image, "caption": caption, "id": id, "label": label, "language": language, "group": group}
         names = {field: _choose(field, given[field], first) for field in _FIELDS}
         self.features = {
             "captions" if field == "caption" else field: name for field, name in names.items() if name is not None
         }
+        self.has_groups = "group" in self.features
         kinds = {field: _kind(first[name]) for field, name in self.features.items()}
         self.notes = (f"features: {', '.join(f'{field} from {name!r}' for field, name in self.features.items())}",)
         super().__init__(
@@ -90,6 +94,8 @@ def _parser(names: dict[str, str], kinds: dict[str, str]) -> Parse:
             example["label"] = tf.concat([_integers(values["label"]), [-1]], 0)[0]
         if "language" in values:
             example["language"] = values["language"]
+        if "group" in values:
+            example["group"] = tf.concat([groups_in_graph(values["group"]), [NO_GROUP]], 0)[0]
         return example
 
     return parse
@@ -122,15 +128,21 @@ def _kind(feature: tf.train.Feature) -> str:
 def _choose(field: str, given: str | None, first: dict[str, tf.train.Feature]) -> str | None:
     """The feature of a field: the given one, or the first of the known names that holds what can be read."""
     known, kinds = _FIELDS[field]
+    if field == "group" and given is None and "group" in first:
+        given = "group"  # one that cannot be read is refused, not passed over
     if given is not None:
         if given not in first:
             raise ValueError(f"Expected {given!r} as the {field} feature. The first record holds {sorted(first)}.")
         if _kind(first[given]) not in kinds:
+            floats = [round(value, 6) for value in first[given].float_list.value[:3]]
             raise ValueError(
                 f"Expected the {field} feature {given!r} as {' or '.join(kinds)}. The first record holds it as "
-                f"{_kind(first[given])}."
+                f"{_kind(first[given])}{f': {floats}' if floats else ''}."
             )
         values = first[given].bytes_list.value
+        if field == "group":
+            for value in [*values[:1], *first[given].int64_list.value[:1]]:
+                group_number(value, f"the feature {given!r}")
         if field == "label" and values and not values[0].strip().removeprefix(b"-").isdigit():
             raise ValueError(
                 f"Expected integers as the label feature {given!r}. The first record holds the text "
