@@ -66,7 +66,8 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    return all([mallopt(option, value) for option, value in _KEEP])
+    taken = [mallopt(option, value) for option, value in _KEEP]
+    return all(taken)
 
 
 def _gains(flags: set[str]) -> bool:
