@@ -184,6 +184,11 @@ class TrainingData:
             raise ValueError("There is progress once `dataset` was called.")
         return self._tracker.progress()
 
+    @property
+    def resize_kernel(self) -> str:
+        """What resizes the pictures, of a restored run what it began with; see `ImagePreprocessing.resize_kernel`."""
+        return self._kernel
+
     def batch_settings(self) -> dict[str, Any]:
         """What decides the batches beside the data, the seed and the preprocessing, JSON-able."""
         return {

@@ -1,18 +1,21 @@
 """A whole run in one call: restore, fit for the steps that are left, evaluate, save, watch, report."""
 
+import socket
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from siglip_tf.data.order.bad_records import TooManyBadRecordsError
+from siglip_tf.data.service.identity import check_workers, identity
 from siglip_tf.training.diagnostics import Diagnostics
 from siglip_tf.training.evaluation import PeriodicEvaluation
 from siglip_tf.training.progress import ProgressLine, Speed
 from siglip_tf.training.resume import Resume
 from siglip_tf.training.stateful import PositionedData
 from siglip_tf.training.watch import UnstableTrainingError, Watch
-from siglip_tf.training.workers import this_worker
+from siglip_tf.training.workers import share, this_worker
 
 
 class _Ticker(keras.callbacks.Callback):
@@ -85,6 +88,7 @@ def train(
     skips = 0
     try:
         start = resume.restore(model)
+        _check_workers(strategy, data)
         for each in evaluations:
             each.finish(model, start)
         while start < steps and not any(each.stopped for each in evaluations):
@@ -131,6 +135,16 @@ def train(
     finally:
         resume.close()
     return resume.step
+
+
+def _check_workers(strategy: tf.distribute.Strategy, data: Any) -> None:
+    """Refuses workers whose batches belong to different runs, before the first of them is made."""
+    known = hasattr(data, "mixture") or hasattr(data, "stored")  # others say nothing of their batches
+    if not known or this_worker(strategy).count == 1:
+        return
+    resize = getattr(data, "resize_kernel", None)
+    mine = {"host": socket.gethostname(), "identity": identity(data), "resize": resize}
+    check_workers(share(strategy, mine))
 
 
 def _check_numbers(least: int = 1, /, **numbers: int) -> None:

@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from siglip_tf.data.order.bad_records import Cause, TooManyBadRecordsError
@@ -314,6 +314,25 @@ def kernel_to_resume(state: dict[str, Any], here: str) -> str:
             f"same pictures would differ in bits. {_ONE_KERNEL}"
         )
     return began
+
+
+def check_one_kernel(kernels: Mapping[str, str | None]) -> None:
+    """Refuses processes that resize the pictures of one run by different kernels.
+
+    Args:
+        kernels: `TrainingData.resize_kernel` by the process' name; None for one that resizes nothing.
+
+    Raises:
+        ValueError: names two of them.
+    """
+    known = {name: kernel for name, kernel in kernels.items() if kernel is not None}
+    (first, kernel), *others = known.items() or [("", None)]
+    for name, other in others:
+        if other != kernel:
+            raise ValueError(
+                f"Expected one kernel to resize the pictures of a run: the same pictures would differ in bits. "
+                f"Received: {kernel} on {first}, {other} on {name}. {_ONE_KERNEL}"
+            )
 
 
 def merge_states(states: Iterable[dict[str, Any]]) -> dict[str, Any]:

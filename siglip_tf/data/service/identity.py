@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from siglip_tf.data.order.position import check_one_kernel
 from siglip_tf.version import __version__
 
 # What an error calls the parts of an identity.
@@ -54,6 +55,27 @@ def check_same(address: str, theirs: Mapping[str, Any], own: Mapping[str, Any]) 
                 f"The input process at {address} makes other batches: its {name} is {theirs.get(key)!r}, the "
                 f"coordinator's {own[key]!r}. Start both with the same recipe, settings and data."
             )
+
+
+def check_workers(described: Sequence[Mapping[str, Any]]) -> None:
+    """Refuses workers of one run that would make batches of different runs.
+
+    Args:
+        described: of each worker its "host", its `identity`, and "resize", the kernel that resizes its pictures.
+
+    Raises:
+        ValueError: names the first difference, with the workers and both values.
+    """
+    names = [f"worker {number} ({each['host']})" for number, each in enumerate(described)]
+    for key, name in _NAMES.items():
+        values = [each["identity"][key] for each in described]
+        other = next((number for number, value in enumerate(values) if value != values[0]), None)
+        if other is not None:
+            raise ValueError(
+                f"Expected all workers to have the same {name}. Received: {values[0]!r} on {names[0]}, "
+                f"{values[other]!r} on {names[other]}. Start all of them with the same recipe, settings and data."
+            )
+    check_one_kernel(dict(zip(names, (each["resize"] for each in described), strict=True)))
 
 
 def check_complete(described: Mapping[str, Mapping[str, Any]]) -> list[str]:

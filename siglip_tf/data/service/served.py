@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.data.experimental import service
 
-from siglip_tf.data.order.position import check_state, merge_states
+from siglip_tf.data.order.position import check_one_kernel, check_state, merge_states
 from siglip_tf.data.order.shares import own_batches
 from siglip_tf.data.service import watch as watch_module
 from siglip_tf.data.service.client import InputClient, InputProcessError
@@ -67,6 +67,7 @@ class ServedData:
         self._clients = [clients[address] for address in check_complete(described)]
         for address, theirs in described.items():
             check_same(address, theirs["identity"], own)
+        self._kernels = {address: theirs.get("resize") for address, theirs in described.items()}
         self._position: dict[str, Any] | None = None
         # Here, as `dataset` is called on the devices of hosts that know no op of this project.
         self._spec = copy.copy(data).dataset().element_spec
@@ -82,6 +83,10 @@ class ServedData:
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._data, name)
+
+    @property
+    def resize_kernel(self) -> None:
+        """None: the input processes resize the pictures, and they are compared with each other."""
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on at a saved position: the next `dataset` begins there; see `TrainingData.restore`."""
@@ -118,6 +123,8 @@ class ServedData:
         wanted = cut(self._data.global_batch, pair_bytes, len(self._clients), hosts, replicas)
         chunk = self._data.global_batch // wanted.chunks
         spec = tf.nest.map_structure(lambda part: tf.TensorSpec((chunk, *part.shape[1:]), part.dtype), spec)
+        if not (self._position or {}).get("resize"):  # a position says which kernel all of them use
+            check_one_kernel(self._kernels)
         if not self._served or wanted != self._cut:
             self._stop_watch()
             self._cut = wanted

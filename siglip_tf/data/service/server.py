@@ -81,7 +81,8 @@ class InputServer:
 
     def describe(self) -> dict[str, Any]:
         """Which share of which batches this process makes."""
-        return {"identity": self._identity, "index": self.index, "count": self.count}
+        resize = getattr(self._data, "resize_kernel", None)
+        return {"identity": self._identity, "index": self.index, "count": self.count, "resize": resize}
 
     def start(self, host: str, position: dict[str, Any] | None, chunks: int, spec: str) -> dict[str, Any]:
         """Starts a session: what was served before ends, and a new data set begins at a position.

@@ -22,6 +22,7 @@ _PUNCTUATION = r"[!-/:-@\[-`{-~]"
 _WHITE_SPACE = r"[\s\p{Z}\x0b\x1c-\x1f\x{85}]+"
 # Hugging Face's `SiglipTokenizer` encodes a segment behind this and drops its pieces.
 _PREFIX = "<unk>"
+_SPACE = "\u2581"  # as SentencePiece writes it
 
 
 def canonicalize(text: str, keep: str = "") -> str:
@@ -124,6 +125,10 @@ class Tokenizer(tf.Module):
         self.punctuation = punctuation
         self.special_tokens = tuple(special_tokens)
         self._special_ids = [int(self._pieces.string_to_id(token)) for token in self.special_tokens]
+        # Whether SentencePiece itself puts a space before a text.
+        self._begins_words = (
+            self._pieces.id_to_string(self._pieces.tokenize("a")[0]).numpy().decode().startswith(_SPACE)
+        )
         for token, number in zip(self.special_tokens, self._special_ids, strict=True):
             if self._pieces.id_to_string(number).numpy().decode() != token:
                 raise ValueError(f"special_tokens must be pieces of the vocabulary. Received: {token!r}")
@@ -155,6 +160,10 @@ class Tokenizer(tf.Module):
         counts = tf.minimum(tf.cast(ids.row_lengths(), tf.int32), kept)[:, None]
         ids = ids.to_tensor(self.pad_id, shape=(None, self.length))  # cuts what is longer
         position = tf.range(self.length)[None, :]
+        if self.special_tokens and self.punctuation == "strip":
+            # `SiglipTokenizer` adds no EOS to a text that ends with one.
+            last = tf.reduce_sum(tf.where(position == counts - 1, ids, 0), 1, keepdims=True)
+            counts -= tf.cast((counts > 0) & (last == self.eos_id), tf.int32)
         ids = tf.where(position < counts, ids, tf.where(position == counts, self.eos_id, self.pad_id))
         ids = tf.reshape(ids, tf.concat([tf.shape(texts), [self.length]], 0))
         return tf.ensure_shape(ids, texts.shape.concatenate([self.length]))
@@ -177,6 +186,8 @@ class Tokenizer(tf.Module):
         if not self.special_tokens:
             return self._pieces.tokenize(self.normalize(texts))
         strips = self.punctuation == "strip"
+        if strips:  # so does `SiglipTokenizer`
+            texts = tf.strings.regex_replace(texts, _SPACE, " ")
         around = r"[\s\p{Z}\x0b\x1c-\x1f\x{85}]*" if strips else ""
         either = "|".join(re.escape(token) for token in sorted(self.special_tokens, key=len, reverse=True))
         # A byte that UTF-8 never has separates special tokens from the text around them.
@@ -189,9 +200,13 @@ class Tokenizer(tf.Module):
         return segments.with_flat_values(tf.concat([ids, named], 1)).merge_dims(1, 2)
 
     def _segment_ids(self, plain: tf.Tensor, segments: tf.RaggedTensor) -> tf.RaggedTensor:
-        """As `SiglipTokenizer` has it: what follows a special token does not begin a word."""
+        """As `SiglipTokenizer` has it: a text begins with a word, and what follows a special token does not."""
         first = tf.ragged.range(segments.row_lengths()).flat_values == 0
-        inside = self._pieces.tokenize(tf.where(first | (plain == ""), plain, tf.strings.join([_PREFIX, plain])))
+        begun = plain
+        if not self._begins_words:
+            alone = tf.repeat(segments.row_lengths() == 1, segments.row_lengths())
+            begun = tf.where(first & (alone | (plain != "")), tf.strings.join([_SPACE, plain]), plain)
+        inside = self._pieces.tokenize(tf.where(first | (plain == ""), begun, tf.strings.join([_PREFIX, plain])))
         lengths = tf.where(first | (plain == ""), 0, tf.size(self._pieces.tokenize(_PREFIX)))
         position = tf.ragged.range(inside.row_lengths())
         return tf.ragged.boolean_mask(inside, tf.cast(position, tf.int32) >= tf.cast(lengths, tf.int32)[:, None])
