@@ -5,6 +5,7 @@ Source: transformers `models/{siglip,siglip2,gemma}/tokenization_*.py`, `models/
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from siglip_tf.checkpoints.tokenizer_json import (
     from_json,
     is_gemma_like,
     sentence_pieces,
+    special_tokens,
     to_json,
 )
 
@@ -24,6 +26,10 @@ CONFIG, SPECIAL, FAST = "tokenizer_config.json", "special_tokens_map.json", "tok
 FILES = (*_MODELS[:2], CONFIG, SPECIAL, FAST)
 
 _GEMMA = ("GemmaTokenizer", "Siglip2Tokenizer")
+# Tokens that transformers finds in a text whether or not the folder names them.
+_SIGLIP_TOKENS = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
+_GEMMA_TOKENS = {f"{name}_token": f"<{name}>" for name in ("bos", "eos", "pad", "unk", "mask")}
+_NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token", "mask_token", "sep_token", "cls_token")
 
 
 def read_tokenizer(
@@ -49,12 +55,14 @@ def read_tokenizer(
     if config is not None and not isinstance(config, Mapping):
         raise CheckpointError(f"{folder / CONFIG} is not a JSON object. Received: {type(config).__name__}.")
     file = next((folder / name for name in _MODELS if (folder / name).is_file()), None)
-    model, lower_case, notes = None, None, ()
+    model, lower_case, notes, content = None, None, (), None
+    if (folder / FAST).is_file():
+        content = read_json(folder / FAST)
     if file is not None:
         model = file.read_bytes()
-    elif (folder / FAST).is_file():
+    elif content is not None:
         try:
-            model, lower_case = from_json(read_json(folder / FAST))
+            model, lower_case = from_json(content)
             notes = (f"The SentencePiece model was made of {FAST}, and gives its ids.",)
         except UnlikeSentencePieceError as error:
             notes = (
@@ -63,11 +71,17 @@ def read_tokenizer(
             )
     if config is None and model is None:
         return None, dict(text), notes
+    if config is None and model_type == "siglip2":
+        config = {"pad_token": _GEMMA_TOKENS["pad_token"]}
     if config is None:
-        return model, dict(text), (*notes, f"No {CONFIG}: texts are prepared as big_vision did in training.")
-    if lower_case is None and _kind(config) not in ("SiglipTokenizer", *_GEMMA) and (folder / FAST).is_file():
-        lower_case = _lower_case_of(folder / FAST)
+        said = {"lower_case": lower_case} if lower_case is not None else {}
+        options = {**text, **said, **_special({}, content, model, "")}
+        rest = "else " if said else ""
+        return model, options, (*notes, f"No {CONFIG}: texts are {rest}prepared as big_vision did in training.")
+    if lower_case is None and _kind(config) not in ("SiglipTokenizer", *_GEMMA) and content is not None:
+        lower_case = _lower_case_of(content)
     options, more = _text_options(config, lower_case, model_type)
+    options |= _special(config, content, model, "Siglip2Tokenizer" if model_type == "siglip2" else _kind(config))
     if (pad_id := _piece_id(model, _content(config.get("pad_token")))) is not None:
         options["pad_id"] = pad_id
     return model, {**text, **options}, notes + more
@@ -115,15 +129,60 @@ def write_tokenizer(folder: Path, model: bytes, text: Mapping[str, Any], length:
         config |= {"clean_up_tokenization_spaces": True, "additional_special_tokens": [], "sp_model_kwargs": {}}
         if lower_case == "ascii":
             notes = ("Hugging Face's SiglipTokenizer lower-cases every script; this checkpoint's text A to Z only.",)
+        elif lower_case == "simple":
+            notes = ("Hugging Face's SiglipTokenizer knows the final sigma of Greek; this checkpoint's text does not.",)
     else:
         name = _MODELS[1]
-        kind = "Siglip2Tokenizer" if lower_case == "unicode" and is_gemma_like(model) else "PreTrainedTokenizerFast"
+        kind = "Siglip2Tokenizer" if lower_case == "simple" and is_gemma_like(model) else "PreTrainedTokenizerFast"
         config |= {"add_bos_token": False, "add_eos_token": True, "clean_up_tokenization_spaces": False}
         write_json(folder / FAST, to_json(model, lower_case, text.get("eos_id", 1)))
     (folder / name).write_bytes(model)
     write_json(folder / SPECIAL, special)
     write_json(folder / CONFIG, {"tokenizer_class": kind, **config})
-    return notes
+    fast = read_json(folder / FAST) if (folder / FAST).is_file() else None
+    theirs = set(_special(config, fast, model, kind).get("special_tokens", ()))
+    return notes + _notes_on_special(theirs, set(text.get("special_tokens", ())))
+
+
+def _notes_on_special(theirs: set[str], ours: set[str]) -> tuple[str, ...]:
+    notes = []
+    if more := sorted(theirs - ours):
+        notes.append(f"transformers reads {', '.join(more)} in a text as a special token; here that is only text.")
+    if fewer := sorted(ours - theirs):
+        notes.append(f"transformers reads {', '.join(fewer)} as text; here that is a special token.")
+    return tuple(notes)
+
+
+def _special(
+    config: Mapping[str, Any], content: Mapping[str, Any] | None, model: bytes | None, kind: str
+) -> dict[str, Any]:
+    """The option `special_tokens`: what transformers finds in a text of this kind; empty where there is none.
+
+    Args:
+        config: of `tokenizer_config.json`.
+        content: of `tokenizer.json`, or None.
+        model: SentencePiece model.
+        kind: class of the tokenizer.
+    """
+    pieces = sentence_pieces(model)
+    if pieces is None:
+        return {}
+    defaults = _SIGLIP_TOKENS if kind == "SiglipTokenizer" else _GEMMA_TOKENS if kind in _GEMMA else {}
+    named = [config.get(name, defaults.get(name)) for name in _NAMED_TOKENS]
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        more = config.get(key) or ()
+        named += more.values() if isinstance(more, Mapping) else more if isinstance(more, list | tuple) else ()
+    decoder = config.get("added_tokens_decoder")
+    if isinstance(decoder, Mapping):
+        named += [token for token in decoder.values() if isinstance(token, Mapping) and token.get("special")]
+    if content is not None and kind != "SiglipTokenizer":
+        with contextlib.suppress(KeyError, TypeError, AttributeError):  # a damaged file is named where it is read
+            named += special_tokens(content)
+    ids = {}
+    for token in map(_content, named):
+        if isinstance(token, str) and token and pieces.id_to_piece(number := pieces.piece_to_id(token)) == token:
+            ids[token] = number
+    return {"special_tokens": sorted(ids, key=ids.get)} if ids else {}
 
 
 def _text_options(
@@ -135,8 +194,8 @@ def _text_options(
         kind = "Siglip2Tokenizer"  # whatever the file says: transformers 5 knows that it is wrong
     if kind in _GEMMA:
         told = config.get("do_lower_case", True)
-        lower_case = "none" if told is False and kind != "Siglip2Tokenizer" else "unicode"
-        if kind == "GemmaTokenizer" and lower_case == "unicode":
+        lower_case = "none" if told is False and kind != "Siglip2Tokenizer" else "simple"
+        if kind == "GemmaTokenizer" and lower_case == "simple":
             notes.append(
                 "Texts are lower-cased, as in SigLIP 2's training; transformers' GemmaTokenizer, which its "
                 f"{CONFIG} names, does not do it."
@@ -159,10 +218,10 @@ def _kind(config: Mapping[str, Any]) -> str:
     return str(config.get("tokenizer_class") or "SiglipTokenizer").removesuffix("Fast")
 
 
-def _lower_case_of(path: Path) -> str | None:
+def _lower_case_of(content: Any) -> str | None:
     """What a `tokenizer.json` beside a SentencePiece model says of lower-casing."""
     try:
-        return from_json(read_json(path))[1]
+        return from_json(content)[1]
     except UnlikeSentencePieceError:
         return None
 

@@ -98,6 +98,8 @@ def to_keras_hub(
         notes.append("KerasHub lower-cases only where it drops punctuation: give its preprocessor texts in lower case.")
     if strip and lower_case != "ascii":
         notes.append(f"KerasHub lower-cases A to Z alone; this checkpoint's lower-casing is {lower_case!r}.")
+    if special := text.get("special_tokens"):
+        notes.append(f"KerasHub reads {', '.join(special[:8])} in a text as text; here each is a special token.")
     if text.get("pad_id", 1) != text.get("eos_id", 1):
         notes.append(f"KerasHub's SigLIPPreprocessor pads with EOS; this model's pad id is {text['pad_id']}.")
     return converter, {"sequence_length": text_length, "canonicalize_text": strip}, tuple(notes)

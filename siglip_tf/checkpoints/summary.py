@@ -81,7 +81,10 @@ def _preprocessing(checkpoint: Checkpoint) -> list[tuple[str, str]]:
         rows.append(("images", f"{image['method']}, {size}"))
     if text := config.get("text"):
         options = ("length", "lower_case", "eos_id", "pad_id", "punctuation")
-        rows.append(("texts", ", ".join(f"{key} {text[key]}" for key in options if key in text)))
+        said = [f"{key} {text[key]}" for key in options if key in text]
+        if special := text.get("special_tokens"):
+            said.append(f"special tokens in texts {' '.join(special[:8])}{' ...' * (len(special) > 8)}")
+        rows.append(("texts", ", ".join(said)))
     if checkpoint.tokenizer is not None:
         digest = hashlib.sha256(checkpoint.tokenizer).hexdigest()[:12]
         rows.append(("tokeniser", f"SentencePiece, {len(checkpoint.tokenizer):,} bytes, SHA-256 {digest}..."))

@@ -23,6 +23,18 @@ _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
 _ASCII_LOWER = [
     {"type": "Replace", "pattern": {"String": upper}, "content": upper.lower()} for upper in string.ascii_uppercase
 ]
+_LOWER = {"type": "Lowercase"}  # letter by letter, which knows no final sigma
+# Unicode's rule: a sigma behind a cased letter and before none is final; what Unicode calls case-ignorable is passed
+# over, two of them at most behind the letter, since this language's look-behind has a fixed length.
+_CASED, _IGNORABLE = r"[\p{Lu}\p{Ll}\p{Lt}]", "['.:\u00b7\u2019" + r"\p{Mn}\p{Me}\p{Cf}\p{Lm}\p{Sk}]"
+_FINAL_SIGMA = {
+    "type": "Replace",
+    "pattern": {
+        "Regex": f"(?<={_CASED}|{_CASED}{_IGNORABLE}|{_CASED}{_IGNORABLE}{_IGNORABLE})Σ(?!{_IGNORABLE}*{_CASED})"
+    },
+    "content": "ς",
+}
+_LOWER_CASE = {"unicode": [_FINAL_SIGMA, _LOWER], "simple": [_LOWER], "ascii": _ASCII_LOWER}
 # What SentencePiece calls extra white space: spaces alone, where the library's Strip takes line ends too.
 _STRIP = {"type": "Replace", "pattern": {"Regex": r"\A +| +\z"}, "content": ""}
 _ESCAPE = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
@@ -64,7 +76,7 @@ def from_json(content: Any) -> tuple[bytes, str]:
         content: of a tokenizer.json.
 
     Returns:
-        The serialized model and "unicode", "ascii" or "none".
+        The serialized model and "unicode", "simple", "ascii" or "none", as `siglip_tf.data.Tokenizer` takes it.
 
     Raises:
         UnlikeSentencePieceError: the tokenizer has a part that SentencePiece has not, or other ids on sample texts.
@@ -89,7 +101,7 @@ def to_json(model: bytes, lower_case: str, eos_id: int) -> dict[str, Any]:
 
     Args:
         model: a serialized SentencePiece model, unigram or BPE.
-        lower_case: "unicode", "ascii" or "none": what happens to a text first.
+        lower_case: "unicode", "simple", "ascii" or "none": what happens to a text first.
         eos_id: id of the end of sentence.
 
     Raises:
@@ -153,6 +165,11 @@ def to_json(model: bytes, lower_case: str, eos_id: int) -> dict[str, Any]:
     }
 
 
+def special_tokens(content: Mapping[str, Any]) -> list[str]:
+    """The tokens of a tokenizer.json that become one id wherever a text spells them out."""
+    return [token["content"] for token in content.get("added_tokens") or () if token.get("special")]
+
+
 def is_gemma_like(model: bytes) -> bool:
     """Whether transformers' `Siglip2Tokenizer`, which knows a vocabulary and merges alone, can be this model."""
     from sentencepiece import sentencepiece_model_pb2 as messages
@@ -164,10 +181,7 @@ def is_gemma_like(model: bytes) -> bool:
 
 
 def _normalizers(spec: Any, lower_case: str) -> Iterable[dict[str, Any]]:
-    if lower_case == "unicode":
-        yield {"type": "Lowercase"}
-    elif lower_case == "ascii":
-        yield from _ASCII_LOWER
+    yield from _LOWER_CASE.get(lower_case, ())
     if spec.precompiled_charsmap:
         charsmap = base64.b64encode(spec.precompiled_charsmap).decode("ascii")
         yield {"type": "Precompiled", "precompiled_charsmap": charsmap}
@@ -205,11 +219,8 @@ def _read_normalizer(content: Mapping[str, Any], proto: Any) -> str:
     spec.name, spec.add_dummy_prefix = "tokenizer.json", False
     spec.remove_extra_whitespaces, spec.escape_whitespaces = False, True
     steps = _flat(content["normalizer"], "normalizers")
-    lower_case = "none"
-    if steps[: len(_ASCII_LOWER)] == _ASCII_LOWER:
-        lower_case, steps = "ascii", steps[len(_ASCII_LOWER) :]
-    elif steps and steps[0]["type"] == "Lowercase":
-        lower_case, steps = "unicode", steps[1:]
+    lower_case = next((name for name, first in _LOWER_CASE.items() if steps[: len(first)] == first), "none")
+    steps = steps[len(_LOWER_CASE.get(lower_case, ())) :]
     before: list[Any] = []
     for step in steps:
         _read_step(step, before, spec)
@@ -361,8 +372,9 @@ def _compare_ids(content: Mapping[str, Any], model: bytes, lower_case: str) -> N
 
 
 def lowered(text: str, lower_case: str) -> str:
-    """The text as `lower_case` ("unicode", "ascii", "none") has it, by the rules of the tokenizers library."""
+    """The text as `lower_case` ("unicode", "simple", "ascii", "none") has it."""
     if lower_case == "ascii":
         return text.translate(str.maketrans(string.ascii_uppercase, string.ascii_lowercase))
-    # Letter by letter, as the library does it: Python's own `lower` knows the final sigma.
-    return "".join(letter.lower() for letter in text) if lower_case == "unicode" else text
+    if lower_case == "simple":
+        return "".join(letter.lower() for letter in text)
+    return text.lower() if lower_case == "unicode" else text
