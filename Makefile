@@ -2,7 +2,7 @@
 #   make quickstart [DATA=folder] [ARGS="--steps 500"]   train, evaluate, export and report a small SigLIP
 #   make test [TF=2.20]                                  the fast tests, with another TensorFlow if named
 #   make test-slow                                       what takes minutes or needs the interop extra
-#   make lint / make format                              ruff: style and layout
+#   make lint / make format                              ruff and mypy: style, layout, and types
 #   make docs                                            the pages, in build/site
 #   make package                                         the wheel, in dist/, and a check of what it holds
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -25,7 +25,7 @@ test-slow: $(VENV)/.installed-slow
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(VENV)/.installed-test
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

@@ -1,6 +1,7 @@
 """Eight logical CPU devices for the distribution tests, quiet logs, and seeds for every test."""
 
 import os
+import random
 import subprocess
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -16,9 +17,23 @@ tf.config.set_logical_device_configuration(
 )
 
 
+def pytest_configure(config):
+    # TensorFlow's graph optimizer takes half of the time of a function that runs once or twice, as most do here. The
+    # slow tests run with it.
+    if "not slow" in config.option.markexpr:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _seeded_tensorflow():
+    keras.utils.set_random_seed(0)
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
-    keras.utils.set_random_seed(0)
+    # Not TensorFlow's own seed: setting it drops every compiled function of the process, a second or two a test.
+    random.seed(0)
+    np.random.seed(0)
     yield
     keras.config.set_dtype_policy("float32")
 

@@ -17,6 +17,7 @@ from siglip_tf.checkpoints import preprocessing
 from siglip_tf.checkpoints.checkpoint import Checkpoint, CheckpointError
 from siglip_tf.checkpoints.files import ArrayDict, as_float32, read_npz, replace_file, write_npz
 from siglip_tf.checkpoints.translation import canonical_names, collect, depth, fold_bottleneck, rename_by
+from siglip_tf.storage import write_file
 
 FORMAT = "big_vision"
 
@@ -181,7 +182,7 @@ def write(path: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
         arrays[f"params/{foreign_name(name)}"] = array.reshape(1) if array.ndim == 0 else array
     if checkpoint.tokenizer is not None:
         beside = _tokenizer_path(path)
-        replace_file(beside, lambda aside: aside.write_bytes(checkpoint.tokenizer))
+        write_file(beside, checkpoint.tokenizer)
         notes += (f"The SentencePiece model lies beside it as {beside.name}.",)
     replace_file(path, lambda aside: write_npz(aside, arrays))
     return notes

@@ -55,7 +55,8 @@ def read_tokenizer(
     if config is not None and not isinstance(config, Mapping):
         raise CheckpointError(f"{folder / CONFIG} is not a JSON object. Received: {type(config).__name__}.")
     file = next((folder / name for name in _MODELS if (folder / name).is_file()), None)
-    model, lower_case, notes, content = None, None, (), None
+    model, lower_case, content = None, None, None
+    notes: tuple[str, ...] = ()
     if (folder / FAST).is_file():
         content = read_json(folder / FAST)
     if file is not None:

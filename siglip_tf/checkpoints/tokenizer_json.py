@@ -242,7 +242,7 @@ def _read_step(step: Mapping[str, Any], before: list[Any], spec: Any) -> None:
             pass
         case "Replace" if step in (_STRIP, _ESCAPE):
             pass
-        case "Replace" if stripped and step | {"content": ""} == _COLLAPSE | {"content": ""}:
+        case "Replace" if stripped and {**step, "content": ""} == _COLLAPSE | {"content": ""}:
             spec.remove_extra_whitespaces = True
         case "Prepend" if step["prepend"] == _SPACE:
             spec.add_dummy_prefix = True

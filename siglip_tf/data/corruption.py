@@ -68,7 +68,8 @@ class Corruption:
         batch, length = tf.shape(texts)[0], tf.shape(texts)[1]
         choice, content, ends = tf.unstack(tf.random.split(seed, 3))
         special = sorted({self.eos_id, self.pad_id})
-        tokens = tf.random.stateless_uniform([batch, length], content, 0, self.vocab_size - len(special), tf.int32)
+        words = (self.vocab_size or 0) - len(special)
+        tokens = tf.random.stateless_uniform([batch, length], content, 0, words, tf.int32)
         for token in special:
             tokens += tf.cast(tokens >= token, tf.int32)
         end = tf.random.stateless_uniform([batch, 1], ends, 1, tf.maximum(length, 2), tf.int32)

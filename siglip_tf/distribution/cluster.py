@@ -58,7 +58,7 @@ def read_tf_config(text: str | None) -> Cluster | None:
             unknown task, an index out of range, an address that is none or stands twice, and the roles "ps",
             "evaluator" and "master" of this process.
     """
-    if not (text or "").strip():
+    if text is None or not text.strip():
         return None
     try:
         config = json.loads(text)
@@ -90,7 +90,7 @@ def check_own_port(cluster: Cluster) -> None:
                 raise
             raise _wrong(
                 f"a free port of this machine for {cluster.role} {cluster.index}",
-                f"{address}, which another process uses: {error.strerror.lower()}. Two processes may not have one "
+                f"{address}, which another process uses: {str(error.strerror).lower()}. Two processes may not have one "
                 "index; end the other one or name another port",
             ) from error
 

@@ -205,9 +205,9 @@ class Embedder:
                 break
         if done == 0:
             raise ValueError("There is nothing to embed: no example, or none that can be decoded.")
-        positions = np.concatenate(positions)
-        order = np.argsort(positions, kind="stable")  # workers differ in how many of theirs are left out
-        return np.concatenate(found)[order], positions[order]
+        places = np.concatenate(positions)
+        order = np.argsort(places, kind="stable")  # workers differ in how many of theirs are left out
+        return np.concatenate(found)[order], places[order]
 
     def _padded_batches(self, dataset: tf.data.Dataset, pad: Any) -> Iterator[tuple[Any, tf.Tensor]]:
         """Batches of this worker's share with their positions, -1 for padding.

@@ -35,7 +35,10 @@ def labelled_folder(path: str, class_names: Sequence[str] | None = None) -> Imag
         ValueError: no folders with images, or another number of names.
     """
     folders = sorted(name for name in _listdir(path) if tf.io.gfile.isdir(posixpath.join(path, name)))
-    paths, labels, kept, notes = [], [], [], []
+    paths: list[str] = []
+    labels: list[int] = []
+    kept: list[str] = []
+    notes: list[str] = []
     for folder in folders:
         if is_hidden(folder):
             continue
@@ -64,11 +67,11 @@ def objectnet(path: str) -> ImageSet:
     images = posixpath.join(path, "images")
     data = labelled_folder(images if tf.io.gfile.isdir(images) else path)
     mapping = posixpath.join(path, "mappings", "folder_to_objectnet_label.json")
-    names = data.class_names
+    names = data.class_names or ()
     if tf.io.gfile.exists(mapping):
         table = parse_json(read_text(mapping), mapping)
         with expected_shape(mapping, "an object of folder -> class name"):
-            names = tuple(table.get(folder, folder) for folder in data.class_names)
+            names = tuple(table.get(folder, folder) for folder in names)
 
     def cut_border(example):
         image = tf.io.decode_image(example["image"], channels=3, expand_animations=False)
@@ -122,11 +125,14 @@ def flickr(path: str, split: str = "test") -> ImageSet:
     files = sorted(_listdir(path))
     tokens = next((name for name in files if name.endswith((".token", ".token.txt"))), None)
     table = next((name for name in ("captions.txt", "results.csv", "captions.csv") if name in files), None)
-    if tokens is None and table is None:
+    if tokens is not None:
+        name, read = tokens, captions_of_tokens
+    elif table is not None:
+        name, read = table, captions_of_table
+    else:
         raise ValueError(f"Expected dataset_flickr30k.json, results*.token, captions.txt or results.csv in {path}.")
-    read = captions_of_table if tokens is None else captions_of_tokens
-    captions, left_out = read(posixpath.join(path, tokens or table))
-    notes = (f"{left_out} lines of {tokens or table} without a caption are left out",) if left_out else ()
+    captions, left_out = read(posixpath.join(path, name))
+    notes = (f"{left_out} lines of {name} without a caption are left out",) if left_out else ()
     paths = [_find(file, folders) for file in captions]
     return _with_captions("flickr", paths, list(captions), list(captions.values()), notes)
 

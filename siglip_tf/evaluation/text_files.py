@@ -158,8 +158,11 @@ def _rows(text: str, separator: str, path: str) -> Iterator[tuple[int, list[str]
     """Rows with the number of the line on which each begins."""
     former = csv.field_size_limit(_MAX_FIELD)
     # A bar separates fields that are never quoted, so that a quotation mark in them is one.
-    quoting = csv.QUOTE_NONE if separator == "|" else csv.QUOTE_MINIMAL
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting)
+    lines = io.StringIO(text, newline="")
+    if separator == "|":
+        reader = csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(lines, delimiter=separator)
     try:
         line = 1
         for row in reader:

@@ -56,9 +56,9 @@ def line_chart(series: Sequence[Series], x_label: str, log_y: bool = False, refe
         )
     for tick in x_ticks:
         if x_low <= tick <= x_high:
-            y = _HEIGHT - _BOTTOM + 17
+            below = _HEIGHT - _BOTTOM + 17
             parts.append(
-                f'<text class="tick" x="{across(tick):.1f}" y="{y}" text-anchor="middle">{_number(tick)}</text>'
+                f'<text class="tick" x="{across(tick):.1f}" y="{below}" text-anchor="middle">{_number(tick)}</text>'
             )
     parts.append(
         f'<text class="tick" x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 1}" text-anchor="end">{html.escape(x_label)}</text>'

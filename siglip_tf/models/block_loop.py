@@ -30,8 +30,8 @@ def loop_over_blocks(blocks: Sequence[keras.layers.Layer], x: tf.Tensor) -> tf.T
         unrolled blocks, as the number of the block comes from the loop.
     """
     first = 0
-    for _, equal in itertools.groupby(blocks, _kind):
-        equal = list(equal)
+    for _, group in itertools.groupby(blocks, _kind):
+        equal = list(group)
         x = _loop(equal, x, first)
         first += len(equal)
     return x

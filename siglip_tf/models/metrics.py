@@ -113,7 +113,9 @@ def norms(
     """The global norm from each variable's sum of squares, and the norm of each of `towers` that has variables here."""
     found = {f"{what}_norm": tf.sqrt(tf.add_n(list(squares)))}
     for tower in towers:
-        ids = {id(v) for v in tower.weights} if tower is not None else set()
+        if tower is None:
+            continue
+        ids = {id(v) for v in tower.weights}
         own = [s for s, v in zip(squares, variables, strict=True) if id(v) in ids]
         if own:
             found[f"{tower.name}_{what}_norm"] = tf.sqrt(tf.add_n(own))

@@ -69,23 +69,21 @@ class Duration:
         Raises:
             ValueError: naming the argument that this unit needs and that is missing.
         """
-        needs = {
-            "steps": {},
-            "examples": {"global_batch_size": global_batch_size},
-            "epochs": {"global_batch_size": global_batch_size, "examples_per_epoch": examples_per_epoch},
-            "percent": {"total_steps": total_steps},
-        }[self.unit]
-        for name, value in needs.items():
+
+        def needed(name: str, value: int | None) -> int:
             if not value or value < 0:
                 raise ValueError(
                     f"A duration in {self.unit} needs {name} > 0 to become steps. Received: {name}={value}"
                 )
-        steps = {
-            "steps": lambda: self.amount,
-            "examples": lambda: self.amount / global_batch_size,
-            "epochs": lambda: self.amount * examples_per_epoch / global_batch_size,
-            "percent": lambda: self.amount / 100 * total_steps,
-        }[self.unit]()
+            return value
+
+        steps: float = self.amount
+        if self.unit == "percent":
+            steps = steps / 100 * needed("total_steps", total_steps)
+        if self.unit in ("examples", "epochs"):
+            batch = needed("global_batch_size", global_batch_size)
+            steps *= needed("examples_per_epoch", examples_per_epoch) if self.unit == "epochs" else 1
+            steps /= batch
         return max(1, round(steps)) if self.amount else 0
 
     def __str__(self) -> str:

@@ -41,7 +41,7 @@ class _Schedule(keras.optimizers.schedules.LearningRateSchedule, abc.ABC):
 
     def progress(self, step: tf.Tensor) -> tf.Tensor:
         """How much of the run after warm-up has passed, in 0..1."""
-        length = max(1, self.total_steps - self.warmup_steps)
+        length = max(1, (self.total_steps or 0) - self.warmup_steps)
         return tf.clip_by_value((step - self.warmup_steps) / length, 0.0, 1.0)
 
     def __call__(self, step) -> tf.Tensor:

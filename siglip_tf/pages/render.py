@@ -37,7 +37,7 @@ def _environment(package: str | None) -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"data_url": data_url, "share": share_text}
+    environment.filters |= {"data_url": data_url, "share": share_text, "sigmoid": sigmoid}
     return environment
 
 
@@ -45,6 +45,13 @@ def data_url(picture: bytes) -> str:
     """A `data:` URL of an encoded picture (PNG, GIF, BMP, WebP, or else JPEG), so that a page holds it."""
     kind = next((name for magic, name in _KINDS if picture.startswith(magic)), "jpeg")
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"
+
+
+def sigmoid(logit: float) -> float:
+    """1 / (1 + exp(-logit)), without overflow."""
+    if logit >= 0:
+        return 1 / (1 + math.exp(-logit))
+    return math.exp(logit) / (1 + math.exp(logit))
 
 
 def share_text(share: float) -> str:

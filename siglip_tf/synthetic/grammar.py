@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import random
+from collections.abc import Sequence
 from typing import ClassVar
 
 from siglip_tf.synthetic.composition import SceneObject
@@ -69,7 +70,7 @@ class Grammar(abc.ABC):
         return self.placed_pattern.format(phrase=self.noun_phrase(thing, wording, case), place=place)
 
 
-def pick(words: tuple[str, ...] | str, variant: int) -> str:
+def pick(words: Sequence[str] | str, variant: int) -> str:
     """The synonym that a variant asks for."""
     return words if isinstance(words, str) else words[variant % len(words)]
 

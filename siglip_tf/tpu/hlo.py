@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%([\w.\-]+) = (.*)$")
@@ -17,7 +18,7 @@ _SHAPE = re.compile(r"(pred|bf16|[sufc]\d+|f8\w+)\[([\d,]*)\]")
 _BITS = {"pred": 8, "bf16": 16}
 _MOST_TRIPS = 1 << 20
 _BOOLEANS = {"true": "1", "false": "0"}
-_FOLDS = {
+_FOLDS: dict[str, Callable[..., Any]] = {
     "add": operator.add,
     "subtract": operator.sub,
     "multiply": operator.mul,
@@ -129,13 +130,13 @@ class Module:
             return int(_BOOLEANS.get(found[1], found[1])) if found else None
         if opcode in {"get-tuple-element", "parameter"}:
             source = instructions.get(instruction.operands[0]) if opcode != "parameter" else instruction
-            index = int(re.search(r"(?:index=|parameter\()(\d+)", text)[1])
+            index = int(_first(r"(?:index=|parameter\()(\d+)", text))
             known = source is not None and source.opcode == "parameter" and index < len(arguments)
             return arguments[index] if known else None
         values = [self._value(instructions, operand, arguments) for operand in instruction.operands]
         if opcode == "fusion":
             return self._root(instruction.called["calls"][0], values)
-        fold = _FOLDS.get(re.search(r"direction=(\w+)", text)[1] if opcode == "compare" else opcode)
+        fold = _FOLDS.get(_first(r"direction=(\w+)", text) if opcode == "compare" else opcode)
         return None if fold is None or None in values else int(fold(*values))
 
     def executed(self, computation: str | None = None, times: int = 1) -> Iterator[tuple[Instruction, str, int]]:
@@ -190,7 +191,7 @@ def shapes(text: str) -> list[tuple[str, tuple[int, ...], int]]:
     found = []
     for dtype, dims in _SHAPE.findall(text):
         dimensions = tuple(int(d) for d in dims.split(",") if d)
-        bits = _BITS.get(dtype) or int(re.search(r"\d+", dtype)[0])
+        bits = _BITS.get(dtype) or int(_first(r"(\d+)", dtype))
         size = bits
         for d in dimensions:
             size *= d
@@ -202,12 +203,22 @@ def _instruction(root: bool, name: str, rest: str, line: str) -> Instruction:
     end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
     shape, tail = rest[:end], rest[end:]
     opcode = _OPCODE.search(tail)
+    if opcode is None:
+        raise ValueError(f"Expected an HLO instruction. Received: {line[:80]!r}")
     close = _closing(tail, opcode.end() - 1)
     operands = tuple(re.findall(r"%([\w.\-]+)", tail[opcode.end() : close]))
     called = {
         key: tuple(n.strip().lstrip("%") for n in names.split(",")) for key, names in _CALLED.findall(tail[close:])
     }
     return Instruction(name, opcode[1], shape, operands, called, line, root)
+
+
+def _first(pattern: str, text: str) -> str:
+    """The first group of a pattern that the format of HLO promises."""
+    found = re.search(pattern, text)
+    if found is None:
+        raise ValueError(f"Expected {pattern!r} in an HLO text. Received: {text[:80]!r}")
+    return found[1]
 
 
 def _closing(text: str, start: int) -> int:

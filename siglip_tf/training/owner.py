@@ -40,7 +40,7 @@ class Owner:
         self.directory = str(directory)
         self._say = say
         self._clock = clock
-        self._mark: dict[str, Any] | None = None
+        self._mark: dict[str, Any] = {}
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 

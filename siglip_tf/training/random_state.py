@@ -16,7 +16,8 @@ import numpy as np
 def process_random_state() -> dict[str, Any]:
     """The states of `random` and of NumPy's global functions."""
     version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    state: Any = np.random.get_state()
+    name, keys, position, has_gauss, cached = state
     return {
         "python": [version, list(words), gauss],
         "numpy": [name, keys.tolist(), int(position), int(has_gauss), float(cached)],
@@ -41,7 +42,8 @@ def random_state_of_new_worker(state: dict[str, Any], worker: int) -> dict[str, 
     digest = hashlib.sha256(json.dumps([state, worker]).encode()).digest()
     python = random.Random(digest)
     version, words, gauss = python.getstate()
-    name, keys, position, *_ = np.random.RandomState(np.frombuffer(digest, np.uint32)).get_state()
+    drawn: Any = np.random.RandomState(np.frombuffer(digest, np.uint32)).get_state()
+    name, keys, position, *_ = drawn
     return {
         "python": [version, list(words), gauss],
         "numpy": [name, keys.tolist(), int(position), 0, 0.0],

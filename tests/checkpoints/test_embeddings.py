@@ -82,7 +82,7 @@ def inputs(checkpoint, rng):
     return images, rng.integers(0, a["vocab_size"], (3, a["text_length"])).astype(np.int32)
 
 
-@pytest.mark.parametrize("changes", SIZES)
+@pytest.mark.parametrize("changes", [SIZES[2], *(pytest.param(size, marks=pytest.mark.slow) for size in SIZES[:2])])
 def test_keras_hub_runs_what_is_written_here(tmp_path, tiny, rng, changes):
     import keras_hub
 

@@ -91,7 +91,9 @@ def test_batches(preprocessing):
     np.testing.assert_array_equal(batch["text"], preprocessing.text([f"0 says memory {i}" for i in records]))
 
 
-@pytest.mark.parametrize(("kind", "workers"), [("plain", 2), ("runs", 1), ("runs", 2)])
+@pytest.mark.parametrize(
+    ("kind", "workers"), [("plain", 2), ("runs", 1), pytest.param("runs", 2, marks=pytest.mark.slow)]
+)
 def test_each_epoch_holds_each_record_once(preprocessing, kind, workers):
     steps, _ = _workers(lambda: _data(_source(kind), preprocessing), workers, 18)
     # In the order of slots: the workers' pairs alternate.
@@ -105,13 +107,13 @@ def test_each_epoch_holds_each_record_once(preprocessing, kind, workers):
 @pytest.mark.parametrize(
     ("kind", "workers", "steps"),
     [
-        ("plain", 1, (6,)),
         ("broken", 1, (13,)),
-        ("runs", 1, (5,)),
-        ("runs, broken", 1, (1, 14)),
         ("runs, broken", 2, (9,)),
         ("mixture", 1, (7,)),
-        ("mixture", 2, (14,)),
+        pytest.param("plain", 1, (6,), marks=pytest.mark.slow),
+        pytest.param("runs", 1, (5,), marks=pytest.mark.slow),
+        pytest.param("runs, broken", 1, (1, 14), marks=pytest.mark.slow),
+        pytest.param("mixture", 2, (14,), marks=pytest.mark.slow),
     ],
 )
 def test_a_resumed_run_continues_the_uninterrupted_sequence(preprocessing, kind, workers, steps):
@@ -124,9 +126,9 @@ def test_a_resumed_run_continues_the_uninterrupted_sequence(preprocessing, kind,
 
 
 def test_interrupted_again_and_again(preprocessing):
-    whole, _ = _workers(lambda: _data(_source("runs, broken"), preprocessing), 1, 30)
+    whole, _ = _workers(lambda: _data(_source("runs, broken"), preprocessing), 1, 12)
     state, steps = None, []
-    for pieces in (4, 1, 25):
+    for pieces in (4, 1, 7):
         data = _data(_source("runs, broken"), preprocessing)
         if state is not None:
             data.restore(state)
@@ -135,7 +137,7 @@ def test_interrupted_again_and_again(preprocessing):
     assert steps == whole
 
 
-@pytest.mark.parametrize("kind", ["runs, broken", "mixture"])
+@pytest.mark.parametrize("kind", ["runs, broken", pytest.param("mixture", marks=pytest.mark.slow)])
 def test_streams_make_batches_independent_of_the_workers(preprocessing, kind):
     def make():
         return _data(_source(kind), preprocessing, streams=2)

@@ -40,7 +40,7 @@ def expected(model):
     return np.concatenate(images), np.concatenate(texts)
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 64])
+@pytest.mark.parametrize("batch_size", [4, 64, pytest.param(1, marks=pytest.mark.slow)])
 def test_batches_change_nothing(model, examples, expected, batch_size):
     embedder = Embedder(model, batch_size)
     done = []
@@ -50,7 +50,7 @@ def test_batches_change_nothing(model, examples, expected, batch_size):
     assert done == [*range(batch_size, 11, batch_size), 11]
 
 
-@pytest.mark.parametrize(("replicas", "batch_size"), [(2, 4), (4, 5)])
+@pytest.mark.parametrize(("replicas", "batch_size"), [(2, 4), pytest.param(4, 5, marks=pytest.mark.slow)])
 def test_replicas_change_nothing(examples, expected, replicas, batch_size):
     strategy = mirrored(replicas)
     with strategy.scope():

@@ -13,7 +13,7 @@ from siglip_tf.data import canonicalize
 from siglip_tf.evaluation import few_shot, readers, retrieval
 from siglip_tf.evaluation.callback import EvaluationCallback
 from siglip_tf.evaluation.embed import Embedder
-from siglip_tf.evaluation.report import html_report, percent, thumbnail
+from siglip_tf.evaluation.report import html_report, thumbnail
 from siglip_tf.evaluation.results import table
 from siglip_tf.evaluation.task_names import parse_task
 from siglip_tf.evaluation.tasks import Evaluation, FewShotTask, RetrievalTask, ZeroShotTask
@@ -150,11 +150,6 @@ def test_report_shows_everything_and_escapes_it(evaluation, folder, tmp_path):
     assert page.count("data:image/jpeg;base64,") > 20
     json.dumps([result.to_dict() for result in results])
     assert "logit" not in html_report(results, "softmax", {}, sigmoid_scores=False)
-
-
-def test_percentages_keep_small_numbers():
-    shown = [percent(v) for v in (0, 1, 0.123, 0.0123, 0.000123, 1e-9)]
-    assert shown == ["0.0 %", "100.0 %", "12.3 %", "1.2 %", "0.012 %", "1e-07 %"]
 
 
 def test_thumbnails_keep_the_aspect():

@@ -1,5 +1,7 @@
 """Masked negatives are exactly those that a sort of the whole matrix would keep."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -25,9 +27,14 @@ def evaluate(x, y, negatives, tile_size=None, seed=0):
     return sigmoid_loss_and_gradients(current_ring(), *arguments, tile_size, negatives, seed)
 
 
-@pytest.mark.parametrize("keep", ["hardest", "easiest"])
-@pytest.mark.parametrize("ratio", [1.6, 30.2])
-@pytest.mark.parametrize("tile_size", [None, 9])
+@pytest.mark.parametrize(
+    ("keep", "ratio", "tile_size"),
+    [("hardest", 1.6, None), ("easiest", 30.2, 9)]
+    + [
+        pytest.param(keep, ratio, tile_size, marks=pytest.mark.slow)
+        for keep, ratio, tile_size in itertools.product(("hardest", "easiest"), (1.6, 30.2), (None, 9))
+    ],
+)
 def test_hardest_and_easiest_equal_a_sort(rng, keep, ratio, tile_size):
     x, y = dense.pairs(rng, 40)
     logits = np.asarray(tf.matmul(np.exp(T) * x, y, transpose_b=True) + B, np.float64)

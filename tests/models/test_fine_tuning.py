@@ -109,6 +109,7 @@ def test_saved_loaded_and_continued_equals_uninterrupted(tmp_path):
         np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=a.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

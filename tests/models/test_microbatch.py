@@ -26,10 +26,13 @@ def _trained(options, steps=2):
     return [w.numpy() for w in model.trainable_variables]
 
 
-@pytest.mark.parametrize("common", [{}, WITH_DROPOUT], ids=["plain", "dropout"])
+OPTIONS = [{"microbatch_size": 8, "remat": "block"}, {"microbatch_size": 4}, {"remat": "block"}]
+
+
 @pytest.mark.parametrize(
-    "options",
-    [{"microbatch_size": 4}, {"remat": "block"}, {"microbatch_size": 8, "remat": "block"}],
+    ("common", "options"),
+    [({}, OPTIONS[0])]
+    + [pytest.param(c, o, marks=pytest.mark.slow) for c in ({}, WITH_DROPOUT) for o in OPTIONS if c or o != OPTIONS[0]],
     ids=str,
 )
 def test_training_ends_in_the_same_weights(common, options):
@@ -37,6 +40,7 @@ def test_training_ends_in_the_same_weights(common, options):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_dropout_draws_anew_each_step_and_depends_on_the_seed():
     plain, dropped, other = trained(), trained(dropout=0.3), trained(dropout=0.3, seed=1)
     assert max(np.abs(a - b).max() for a, b in zip(plain, dropped, strict=True)) > 1e-5

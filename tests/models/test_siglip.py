@@ -55,7 +55,13 @@ def test_step_metrics_equal_what_they_are_named_for():
         assert abs(logs[name] / value - 1) < 1e-4, name
 
 
-@pytest.mark.parametrize("options", [{"init_bias": None, "token_bottleneck": 4}, {"loss": "softmax", "dropout": 0.1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"init_bias": None, "token_bottleneck": 4},
+        pytest.param({"loss": "softmax", "dropout": 0.1}, marks=pytest.mark.slow),
+    ],
+)
 def test_round_trip_through_a_keras_file(tmp_path, options):
     model = small.model(**options)
     model.compile(keras.optimizers.AdamW(1e-3))

@@ -45,7 +45,7 @@ def test_a_train_step_of_ones_own_sums_gradients_over_replicas(tmp_path):
             np.testing.assert_allclose(copy, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("make", [keras.optimizers.AdamW, AdamW])
+@pytest.mark.parametrize("make", [AdamW, pytest.param(keras.optimizers.AdamW, marks=pytest.mark.slow)])
 def test_frozen_weights_and_the_optimizer_survive_a_file(tmp_path, make):
     model = small.model(tower_norms=True)
     model.compile(make(1e-2), run_eagerly=True)

@@ -88,6 +88,7 @@ def test_without_jax_a_tpu_step_says_what_to_install(monkeypatch):
         attention_of_rows(rows, rows, rows, tokens=3, num_heads=2, fused=True)
 
 
+@pytest.mark.slow
 @programs.needs_compiler
 def test_in_a_tpu_program_it_is_one_call_each_way_and_compiles():
     make = functools.partial(keras.optimizers.SGD, 0.1)

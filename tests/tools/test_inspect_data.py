@@ -55,7 +55,7 @@ def test_figures_and_page(folder, tmp_path, capsys):
     assert f"{np.mean(tokens > 20):.2%} of the captions are cut to 20" in printed
     page = out.read_text()
     assert "&lt;html" not in page and "Not a JPEG, PNG, GIF, BMP or WebP image; it is an HTML page" in page
-    shown = [base64.b64decode(data) for data in re.findall(r"data:image/png;base64,([^']+)'", page)]
+    shown = [base64.b64decode(data) for data in re.findall(r'data:image/png;base64,([^"]+)"', page)]
     assert len(shown) == 7 and {Image.open(io.BytesIO(data)).size for data in shown} == {(32, 32)}
     assert "<del>" in page and "cat" in page
     assert Image.open(io.BytesIO(out.with_suffix(".png").read_bytes())).size == (6 * 99 + 3, 2 * 99 + 3)

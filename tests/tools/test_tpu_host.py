@@ -11,6 +11,7 @@ from tests.replicas import two_replicas
 from tools import tpu_check, tpu_host, tpu_measure
 
 
+@pytest.mark.slow
 def test_two_columns_side_by_side(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(tpu_system, "connect", lambda name: two_replicas())
     monkeypatch.setattr(tpu_measure, "peak_bytes", lambda strategy: 3 << 30)  # TensorFlow counts no CPU's memory

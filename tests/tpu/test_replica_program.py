@@ -67,6 +67,7 @@ def test_the_ring_is_a_loop_whose_graph_does_not_grow():
     assert eight.ops() == two.ops()
 
 
+@pytest.mark.slow
 def test_the_body_that_fit_traces_is_the_same(four):
     strategy = tpu.made_up_tpu_strategy(4)
     with tpu.weightless_scope(strategy):

@@ -191,7 +191,8 @@ def test_data_that_knows_its_position(tmp_path):
         Resume(str(tmp_path / "whole"), data=Positioned()).restore(make_model())
 
 
-@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", [1, 2])
 def test_training_data_goes_on_behind_its_broken_records(tmp_path, replicas):
     strategy = two_replicas() if replicas == 2 else tf.distribute.get_strategy()
 

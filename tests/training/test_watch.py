@@ -78,6 +78,7 @@ def test_a_fault_before_the_first_checkpoint_goes_back_to_the_start(tmp_path):
     assert (resume.step, resume.batches) == (STEPS, STEPS + 4)
 
 
+@pytest.mark.slow
 def test_training_data_stays_where_it_stands_when_batches_are_passed_over(tmp_path):
     class Spoil(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):

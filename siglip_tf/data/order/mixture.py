@@ -44,7 +44,7 @@ class Mixture:
     @classmethod
     def of(cls, source: "Source | Mixture") -> "Mixture":
         """The mixture itself, or a source as a mixture of one."""
-        return source if isinstance(source, cls) else cls([source], name=source.name)
+        return source if isinstance(source, Mixture) else cls([source], name=source.name)
 
     def components(self, seed: int, stream: int, block: int) -> np.ndarray:
         """int64 (BLOCK,): which source each slot of a block of a stream is drawn from."""

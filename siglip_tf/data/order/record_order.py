@@ -59,7 +59,8 @@ class RecordOrder:
         """A stream's share of an epoch: its first slot, its number of slots, its start in the epoch's sequence."""
         before = [self._first_slot(s, np.asarray(epoch) + 1) - self._first_slot(s, epoch) for s in range(stream)]
         first = self._first_slot(stream, epoch)
-        return first, self._first_slot(stream, np.asarray(epoch) + 1) - first, np.sum(before, axis=0, dtype=np.int64)
+        start = np.asarray(np.sum(before, axis=0, dtype=np.int64))
+        return first, self._first_slot(stream, np.asarray(epoch) + 1) - first, start
 
     def records(self, stream: int, slots: ArrayLike) -> np.ndarray:
         """The record in each slot.

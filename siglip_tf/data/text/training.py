@@ -243,7 +243,8 @@ def _format_of(path: str) -> str:
 def _open_text(path: str) -> Iterator[TextIO]:
     """Undecodable bytes become U+FFFD, which the readers count and leave out; a byte order mark is left out."""
     with open_binary(path) as binary:
-        file = gzip.GzipFile(fileobj=binary) if path.lower().endswith(".gz") else binary
+        zipped = path.lower().endswith(".gz")
+        file: Any = io.BufferedReader(gzip.GzipFile(fileobj=binary)) if zipped else binary
         try:
             check_not_utf16(file.peek(1024)[:1024], path)
             yield io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="")

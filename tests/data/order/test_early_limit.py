@@ -39,10 +39,7 @@ def _failure(data) -> str:
 
 def test_endless_data_without_one_usable_record(preprocessing):
     cases = [
-        *(
-            (_broken(90, fault), {}, f"64 of 64 records are broken (64 {fault}), more than 1.00% of")
-            for fault in FAULTS
-        ),
+        (_broken(90, "not_utf8"), {}, "64 of 64 records are broken (64 not_utf8), more than 1.00% of"),
         # Read by runs, in two streams; a few records.
         (_broken(90, "missing_image", runs=[0, 30, 90]), {"streams": 2}, "64 of 64"),
         (_broken(5, "missing_image"), {}, "5 of 5"),
