@@ -220,8 +220,8 @@ def _guess_tower_configs(arrays: ArrayDict, source: str) -> tuple[dict[str, Any]
     vision |= {"patch_size": patch[2], "image_size": arch.likely_image_size(positions[0], patch[2], source)}
     text["vocab_size"] = arrays["text_model.embeddings.token_embedding.weight"].shape[0]
     text["max_position_embeddings"] = arrays["text_model.embeddings.position_embedding.weight"].shape[0]
-    heads = f"{vision['num_attention_heads']} and {text['num_attention_heads']}"
-    return vision, text, (f"No {CONFIG}: {heads} attention heads, as the public towers of these sizes have.",)
+    both = f"{vision['num_attention_heads']} and {text['num_attention_heads']}"
+    return vision, text, (f"No {CONFIG}: {both} attention heads, as the public towers of these sizes have.",)
 
 
 def _read_arrays(path: Path) -> ArrayDict:
@@ -244,7 +244,7 @@ def _read_arrays(path: Path) -> ArrayDict:
 def _to_canonical(
     arrays: ArrayDict, vision: Mapping[str, Any], text: Mapping[str, Any] | None, source: str
 ) -> tuple[ArrayDict, tuple[str, ...]]:
-    names = canonical_names(vision["num_hidden_layers"], "map", text and text["num_hidden_layers"])
+    names = canonical_names(vision["num_hidden_layers"], "map", text["num_hidden_layers"] if text else None)
     table = {name: foreign_name(name) for name in names}
     if text is None and depth(arrays, r"encoder\.layers\.(\d+)\."):  # a tower saved alone has no prefix
         table = {name: foreign.removeprefix("vision_model.") for name, foreign in table.items()}

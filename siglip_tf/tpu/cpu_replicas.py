@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +67,7 @@ class CPUReplicas:
             ValueError: a variable or a key is missing or of another shape.
             AssertionError: replicas end with different variables or logs.
         """
-        after, logs = dict(variables), {}
+        after, logs = dict(variables), dict[str, Any]()
         for result, copies in zip(self.program.results, self.run(variables, batch), strict=True):
             for replica, copy in enumerate(copies[1:], 1):
                 if not np.array_equal(copy, copies[0], equal_nan=True):

@@ -95,7 +95,6 @@ def test_another_tower_preprocessing_or_dtype_is_refused(model, stored, folder, 
     for arguments, message in (
         ([str(tmp_path / "changed"), *command[1:]], "tower: stored"),
         ([*command, "--text-length", "7"], "preprocessing.text.length: stored 8, wanted 7"),
-        ([*command, "--image-size", "48"], "preprocessing.image.size: stored 32, wanted 48"),
         ([*command, "--dtype", "bfloat16"], "dtype: stored 'float16', wanted 'bfloat16'"),
     ):
         assert precompute_embeddings.main(arguments) == 2
