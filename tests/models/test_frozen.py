@@ -79,6 +79,7 @@ def test_trains_as_without_remat_and_frozen_weights_stay(freezer, way):
         np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_loop_of_ones_own_trains_with_dropout_remat_and_no_warning():
     """Keras' `apply_gradients` warns of variables without a gradient, and warnings are errors here."""
     model = small.model(dropout=0.1, stochastic_depth=0.1, remat="block", **SIZES)

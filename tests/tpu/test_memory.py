@@ -41,7 +41,7 @@ def kept_bytes(replicas, loss):
 
 
 @programs.needs_compiler
-@pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("loss", ["sigmoid", pytest.param("softmax", marks=pytest.mark.slow)])
 def test_memory_on_cpu_replicas_is_flat(loss):
     peaks = []
     for replicas in (2, 8):

@@ -13,12 +13,11 @@ pytestmark = programs.needs_compiler
 SLOW = pytest.mark.slow
 CASES = [
     (3, "sigmoid", ("positive", "ignore")),
-    (2, "softmax", ("ignore", "negative")),
     *(
         pytest.param(replicas, loss, rules, marks=SLOW)
         for replicas in (2, 3, 5)
         for loss in ("sigmoid", "softmax")
-        for rules in (("positive", "ignore"), ("ignore", "positive"), ("negative", "ignore"))
+        for rules in (("positive", "ignore"), ("ignore", "positive"), ("negative", "ignore"), ("ignore", "negative"))
     ),
 ]
 

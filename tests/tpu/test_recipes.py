@@ -28,9 +28,7 @@ def recipes():
     return [path.stem for path in sorted(RECIPES.glob("*.py")) if "\ntpu_subject = " in path.read_text()]
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in {"siglip", "siglit"} else pytest.param(n, marks=pytest.mark.slow) for n in recipes()]
-)
+@pytest.mark.parametrize("name", [n if n == "siglit" else pytest.param(n, marks=pytest.mark.slow) for n in recipes()])
 def test_all_of_fit_is_traced(name):
     recipe = importlib.import_module(f"recipes.{name}")
     c = recipe.RECIPE.settings()

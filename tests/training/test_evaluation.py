@@ -73,6 +73,7 @@ def run(directory, task, steps=8, every=2, said=None, model=None, data=batches, 
     return model, evaluation
 
 
+@pytest.mark.slow
 def test_figures_and_the_best_checkpoint(tmp_path):
     said, seen = [], {}
 

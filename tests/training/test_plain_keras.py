@@ -29,6 +29,7 @@ def test_the_readmes_script_runs_as_printed(tmp_path, monkeypatch, capsys):
         np.testing.assert_array_equal(variable.numpy(), again.named_weights()[name].numpy(), err_msg=name)
 
 
+@pytest.mark.slow
 def test_stock_callbacks_go_on_after_an_interruption(tmp_path):
     """BackupAndRestore: a run that stops in its third epoch and is started again ends as one that never stopped."""
 

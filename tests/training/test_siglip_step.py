@@ -8,7 +8,9 @@ from siglip_tf.optimizers import AdamW, Lion, ParameterGroup, ScalingViTAdafacto
 from tests.models import small
 
 
-@pytest.mark.parametrize("make", [AdamW, Lion, ScalingViTAdafactor])
+@pytest.mark.parametrize(
+    "make", [AdamW, *(pytest.param(m, marks=pytest.mark.slow) for m in (Lion, ScalingViTAdafactor))]
+)
 def test_the_update_norm_is_that_of_the_weights(make):
     model = small.model(tower_norms=True)
     model.compile(make(learning_rate=1e-2))
