@@ -25,7 +25,7 @@ def _slow(*values):
 
 
 @pytest.fixture(
-    scope="module", params=[("tar", True), ("tfrecord", False), _slow("tar", False), _slow("tfrecord", True)]
+    scope="module", params=[("tar", True), _slow("tfrecord", False), _slow("tar", False), _slow("tfrecord", True)]
 )
 def broken(request, tmp_path_factory):
     """A source, by records or by runs, and its broken records by cause."""

@@ -125,6 +125,7 @@ def test_a_resumed_run_continues_the_uninterrupted_sequence(preprocessing, kind,
         assert rest == whole[step:], step
 
 
+@pytest.mark.slow
 def test_interrupted_again_and_again(preprocessing):
     whole, _ = _workers(lambda: _data(_source("runs, broken"), preprocessing), 1, 12)
     state, steps = None, []

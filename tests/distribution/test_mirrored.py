@@ -200,6 +200,7 @@ def test_options_equal_one_device_too(options):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_evaluate_and_predict_equal_one_device():
     models = [trained_by("adamw", replicas)[2] for replicas in (1, 2)]
     losses_found = [m.evaluate(small.dataset(), verbose=0, return_dict=True) for m in models]

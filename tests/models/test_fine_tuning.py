@@ -95,6 +95,7 @@ def test_adapters_train_alone_save_alone_and_merge(tmp_path):
         small.model(text_depth=1).load_adapters(tmp_path / "adapters.safetensors")
 
 
+@pytest.mark.slow
 def test_saved_loaded_and_continued_equals_uninterrupted(tmp_path):
     whole, halves = adapted(), adapted()
     whole.fit(small.dataset(8, 2), verbose=0)

@@ -48,7 +48,7 @@ WAYS = {
 }
 
 
-FAST = (("freeze_layers", "block"), ("adapt", "loop"))
+FAST = (("freeze_layers", "block"),)
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from tests.tpu.programs import B, T
 pytestmark = programs.needs_compiler
 SLOW = pytest.mark.slow
 CASES = [
-    (3, "sigmoid", ("positive", "ignore")),
+    (2, "sigmoid", ("positive", "ignore")),
     *(
         pytest.param(replicas, loss, rules, marks=SLOW)
         for replicas in (2, 3, 5)

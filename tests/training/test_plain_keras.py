@@ -7,6 +7,7 @@ import runpy
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 import siglip_tf
