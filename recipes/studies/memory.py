@@ -13,7 +13,7 @@ from .command import main
 from .loss_probe import IMPLEMENTATIONS, MIB
 from .plots import Line, Panel, draw
 from .study import Findings, PaperRow, Picture, Results, Study, Table
-from .verdict import REVERSED, SEEN, TOO_FEW, Verdict
+from .verdict import NOT_SEEN, SEEN, TOO_FEW, Verdict
 
 DIM = 256
 SIZES = (1024, 2048, 4096, 8192)
@@ -43,7 +43,7 @@ def findings(results: Results) -> Findings:
         ],
     )
     return Findings(
-        [table], [Picture("memory", _CAPTION, functools.partial(_draw, found))], list(_verdicts(found)), _NOTES
+        [table], [Picture("memory", _CAPTION, functools.partial(_draw, found))], list(_verdicts(found)), _NOTES, _ADVICE
     )
 
 
@@ -59,11 +59,14 @@ def _verdicts(found):
     )
     for claim, other in claims:
         if other not in found or "sigmoid, tiled" not in found:
-            yield Verdict(claim, TOO_FEW, "not measured yet")
+            yield Verdict(claim, TOO_FEW, evidence="not measured yet")
             continue
         ours, theirs = found["sigmoid, tiled"][-1] / MIB, found[other][-1] / MIB
         yield Verdict(
-            claim, SEEN if ours < theirs else REVERSED, f"{ours:,.0f} against {theirs:,.0f} MiB at {SIZES[-1]:,}"
+            claim,
+            SEEN if ours < theirs else NOT_SEEN,
+            evidence=f"{ours:,.0f} against {theirs:,.0f} MiB at {SIZES[-1]:,}",
+            headline=other == "softmax, whole matrix",
         )
 
 
@@ -91,6 +94,8 @@ _NOTES = (
     "usual softmax loss is partly won back; at the paper's scale the TPU compiler says what fits (`--scale paper "
     "--dry-run`).",
 )
+
+_ADVICE = "Choose by quality, not by memory: both losses are tiled here."
 
 STUDY = Study(
     name="memory",

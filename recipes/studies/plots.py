@@ -1,9 +1,10 @@
-"""The studies' figures: panels of lines with error bars, or of bars, by matplotlib."""
+"""The studies' figures, one style: panels of lines with error bands, and one legend below them, by matplotlib."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,8 +50,6 @@ class Panel:
         scale: factor on every y, 100 for shares in percent.
         x_names: names of the points x = 0, 1, 2, ... in place of numbers.
         y_range: limits after scaling.
-        legend: whether the lines' names are shown.
-        legend_at: where; "best" looks for room.
     """
 
     title: str
@@ -62,14 +61,11 @@ class Panel:
     scale: float = 1.0
     x_names: Sequence[str] = ()
     y_range: tuple[float | None, float | None] | None = None
-    legend: bool = True
-    legend_at: str = "best"
 
 
 def draw(panels: Sequence[Panel], path: Path, columns: int = 3) -> None:
     """Writes a PNG of the panels, row by row; aside, then renamed."""
     from matplotlib.figure import Figure
-    from PIL import Image
 
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
@@ -79,12 +75,48 @@ def draw(panels: Sequence[Panel], path: Path, columns: int = 3) -> None:
         _draw_panel(axes, panel)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
+    _legend(figure, grid[: len(panels)])
+    _save(figure, path)
+
+
+def _save(figure, path: Path) -> None:
+    from PIL import Image
+
     whole = io.BytesIO()
     figure.savefig(whole, format="png", facecolor="white")
     # A palette takes a third of the bytes, and these figures have few colours.
     picture = Image.open(whole).convert("RGB").quantize(96, dither=Image.Dither.NONE)
     with new_file(path) as aside:
         picture.save(aside, "PNG", optimize=True)
+
+
+def draw_intervals(rows: Sequence[tuple[str, tuple[float, float, float]]], label: str, path: Path) -> None:
+    """Writes a PNG of intervals, one a line, with the name on the left.
+
+    Args:
+        rows: name, and lower end, mean and upper end.
+        label: of the axis.
+        path: of the file.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.2 * _PANEL[0], 0.9 + 0.36 * len(rows)), dpi=_DPI, layout="constrained")
+    axes = figure.subplots()
+    for y, (_, (low, mean, high)) in enumerate(rows):
+        colour = COLOURS[2] if low > 0 else COLOURS[5] if high < 0 else COLOURS[4]
+        axes.plot([low, high], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
+        axes.plot([mean], [y], "o", color=colour, markersize=4.5)
+    axes.axvline(0, color=_SOFT, linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [textwrap.fill(name, 62) for name, _ in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel(label, fontsize=8.5, color=_SOFT)
+    axes.tick_params(labelsize=7.5, colors=_SOFT, length=0)
+    axes.grid(axis="x", color=_RULE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for name, spine in axes.spines.items():
+        spine.set_visible(name == "bottom")
+        spine.set_color(_RULE)
+    _save(figure, path)
 
 
 def _draw_panel(axes, panel: Panel) -> None:
@@ -117,22 +149,33 @@ def _draw_panel(axes, panel: Panel) -> None:
         errors = [(y.error or 0.0) * panel.scale if isinstance(y, Estimate) else 0.0 for _, y in kept]
         colour = COLOURS[line.colour % len(COLOURS)]
         style = {"color": colour, "linewidth": 1.5, "label": line.name, "linestyle": "--" if line.dashed else "-"}
-        axes.errorbar(
-            [x for x, _ in kept],
-            values,
-            yerr=errors if any(errors) else None,
-            marker="o" if line.marks else None,
-            markersize=3.5,
-            capsize=2,
-            elinewidth=1,
-            **style,
-        )
+        xs = [x for x, _ in kept]
+        axes.plot(xs, values, marker="o" if line.marks else None, markersize=3.5, **style)
+        if any(errors):
+            low, high = ([v + sign * e for v, e in zip(values, errors, strict=True)] for sign in (-1, 1))
+            axes.fill_between(xs, low, high, color=colour, alpha=0.18, linewidth=0)
     if panel.x_names:
         axes.set_xticks(range(len(panel.x_names)), panel.x_names)
     if panel.y_range:
         axes.set_ylim(*panel.y_range)
-    if panel.legend and len(panel.lines) > 1:
-        axes.legend(fontsize=7.5, frameon=False, labelcolor=_SOFT, loc=panel.legend_at)
+
+
+def _legend(figure, grid) -> None:
+    """One legend for all panels, below them, where it covers nothing."""
+    named = {}
+    for axes in grid:
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            named.setdefault(name, handle)
+    if len(named) > 1:
+        figure.legend(
+            named.values(),
+            named.keys(),
+            loc="outside lower center",
+            ncols=min(len(named), 2 * len(grid)),
+            fontsize=8,
+            frameon=False,
+            labelcolor=_SOFT,
+        )
 
 
 def _number(value: float) -> str:

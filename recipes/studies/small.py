@@ -2,45 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .cell import Cell
 
 LANGUAGES = ("en", "de", "es", "fr", "tr", "zh")
 
-# Drawn scenes in place of WebLI. Three captions of each language a picture.
+# Crowded scenes in place of WebLI. Three captions of each language a picture.
 DATA = {"images": 32_768, "image_size": 48, "languages": list(LANGUAGES), "seed": 0}
-# 16 tokens, as section 4.2; a vocabulary in which every word of the scenes' English is one piece.
-ENGLISH = {"languages": ["en"], "vocabulary": 600, "length": 16}
-GERMAN = {"languages": ["de"], "vocabulary": 600, "length": 16}
+# 16 tokens, as section 4.2; a vocabulary in which nearly every word of the scenes' English is one piece.
+ENGLISH = {"languages": ["en"], "vocabulary": 400, "length": 16}
 
-# ViT-B/16 and text B at a twelfth of their width. A patch is as large as a place of the scenes' 3 x 3 grid.
+# A patch is as large as a place of the scenes' 3 x 3 grid. The text tower is a twenty-fourth of B's width.
 MODEL = {
     "image": "Ti/16",
     "image_size": 48,
     "image_width": 64,
-    "image_depth": 1,
+    "image_depth": 2,
     "image_mlp_dim": 256,
     "image_heads": 4,
     "text": "Ti",
-    "text_width": 64,
+    "text_width": 32,
     "text_depth": 1,
-    "text_mlp_dim": 256,
-    "text_heads": 4,
-    # The prior of a batch of 64 is log(1 / 63) = -4.1; the paper's -10 is that of 22,000.
-    "init_bias": -5.0,
+    "text_mlp_dim": 64,
+    "text_heads": 2,
+    "init_temperature": 10.0,
+    "init_bias": -10.0,
 }
 
 # AdamW where the paper has Adafactor: at this size the state is small. Some hundred steps are few for t and b to leave
 # their initial values, which suit a hundred thousand: their learning rate is ten times the others'.
 OPTIMIZER = {
-    "learning_rate": 2e-3,
+    "learning_rate": 3e-3,
     "weight_decay": 1e-4,
     "beta_2": 0.95,
     "warmup": 0.1,
     "scalars_learning_rate": 10.0,
 }
+
+LOSSES = ("sigmoid", "softmax")
+LEARNING_RATES = (2e-3, 6e-3, 2e-2)
+PAPER_BIAS, PAPER_TEMPERATURE = -10.0, 10.0
+CHOOSING_SEEDS = 1
+
+
+def prior(batch: int) -> float:
+    """The bias whose sigmoid is the share of positives among a batch's pairs."""
+    return -math.log(batch - 1)
+
+
+def options(loss: str, batch: int, learning_rates: Sequence[float] = LEARNING_RATES) -> list[dict[str, float]]:
+    """As many options for each loss: learning rates, with two starts of b (sigmoid) or of t (softmax)."""
+    if loss == "sigmoid":
+        starts = [{"init_bias": PAPER_BIAS}, {"init_bias": prior(batch)}]
+    else:
+        starts = [{"init_temperature": PAPER_TEMPERATURE}, {"init_temperature": 2 * PAPER_TEMPERATURE}]
+    return [{"learning_rate": rate, **start} for start in starts for rate in learning_rates]
 
 
 def cell(label: str, seed: int, *, batch: int, examples: int, **changes: Any) -> Cell:
@@ -51,8 +70,10 @@ def cell(label: str, seed: int, *, batch: int, examples: int, **changes: Any) ->
         seed: of weights, order and captions.
         batch: pairs a step.
         examples: pairs of the whole run.
-        **changes: "model" and "optimizer" are laid over the shared ones; others are added to the settings.
+        **changes: "model" and "optimizer" are laid over the shared ones; "choose", a list of options, chooses settings
+            for the same run without "noise" and "corruption"; others are added to the settings.
     """
+    chosen_from = changes.pop("choose", None)
     settings: dict[str, Any] = {
         "data": DATA,
         "text": changes.pop("text", ENGLISH),
@@ -60,22 +81,41 @@ def cell(label: str, seed: int, *, batch: int, examples: int, **changes: Any) ->
         "optimizer": {**OPTIMIZER, **changes.pop("optimizer", {})},
         "batch": batch,
         "examples": examples,
-        "seed": seed,
         **changes,
     }
-    return Cell("train", settings, f"{label}, seed {seed}")
+    if chosen_from:
+        settings["choice"] = choice(settings, chosen_from)
+    return Cell("train", {**settings, "seed": seed}, f"{label}, seed {seed}")
 
 
-TOWER_EXAMPLES = 49_152
+def choice(settings: Mapping[str, Any], chosen_from: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Settings of the cell that chooses for a run: of clean data, evaluated once."""
+    left_out = ("noise", "corruption", "evaluate_at", "points", "few_shot")
+    base = {name: value for name, value in settings.items() if name not in left_out}
+    # What every option sets decides nothing, so that runs that differ in it alone share one choice.
+    for name in ("init_bias", "init_temperature"):
+        if all(name in option for option in chosen_from):
+            base["model"] = {**base["model"], name: MODEL[name]}
+    return {"base": base, "options": [dict(option) for option in chosen_from], "seeds": CHOOSING_SEEDS}
 
 
-def tower(**changes: Any) -> Mapping[str, Any]:
-    """What makes a run start from the pretrained image tower: a tower trained with German captions, so that it knows
-    the pictures and no English text tower comes with it."""
-    pretraining = cell("the pretrained image tower", 100, batch=64, examples=TOWER_EXAMPLES, text=GERMAN, keep=True)
-    return {"from": dict(pretraining.settings), **changes}
+def of_loss(loss: str) -> dict[str, Any]:
+    """The "model" of a loss."""
+    return {"model": {"loss": "softmax"}} if loss == "softmax" else {}
+
+
+TOWER_EXAMPLES = 196_608
+TOWER = {
+    "data": DATA,
+    "model": {name: value for name, value in MODEL.items() if name.startswith("image")} | {"text": "mu"},
+    "batch": 128,
+    "examples": TOWER_EXAMPLES,
+    "learning_rate": 3e-3,
+    "seed": 100,
+}
 
 
 def siglit(label: str, seed: int, *, batch: int, examples: int, **changes: Any) -> Cell:
     """A training run on the pretrained tower's stored embeddings: a text tower alone learns (section 4.1)."""
-    return cell(label, seed, batch=batch, examples=examples, tower=tower(frozen=True), **changes)
+    frozen = {"pretrained": TOWER, "frozen": True}
+    return cell(label, seed, batch=batch, examples=examples, tower=frozen, **changes)

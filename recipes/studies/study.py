@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from .cell import Cell
-from .verdict import Estimate, Verdict, text_of
+from .choice import shown
+from .verdict import FIRST_LOOK, SECOND_LOOK, Estimate, Verdict, need_more, text_of
 
 ROOT = Path("runs") / "studies"
-SEEDS = 3
+SEEDS = FIRST_LOOK
 
 # label of a row -> seed -> cell
 Rows = Mapping[str, Callable[[int], Cell]]
@@ -37,12 +38,13 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """What a study ends in."""
+    """What a study ends in; `advice` is a sentence for users."""
 
     tables: Sequence[Table]
     pictures: Sequence[Picture]
     verdicts: Sequence[Verdict]
     notes: Sequence[str] = ()
+    advice: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,22 +71,20 @@ class PaperRow:
 
 
 class Results:
-    """Results of a study's rows by label and seed; of a sweep that is under way, those that are there."""
+    """Results of a study's rows by label and seed; of a sweep that is under way, those that are there.
 
-    def __init__(self, rows: Rows, seeds: int, root: Path):
-        self._cells = {label: {seed: cell_of(seed) for seed in range(seeds)} for label, cell_of in rows.items()}
-        found = {
-            label: {seed: cell.result(root) for seed, cell in cells.items()} for label, cells in self._cells.items()
-        }
+    Attributes:
+        missing: cells of the first look that are not computed.
+    """
+
+    def __init__(self, rows: Rows, seeds: int, root: Path, most: int | None = None):
+        cells = {label: {seed: cell_of(seed) for seed in range(most or seeds)} for label, cell_of in rows.items()}
+        found = {label: {seed: cell.result(root) for seed, cell in those.items()} for label, those in cells.items()}
         self._found = {
             label: {seed: result for seed, result in results.items() if result is not None}
             for label, results in found.items()
         }
-
-    @property
-    def missing(self) -> int:
-        """Cells that are not computed."""
-        return sum(len(cells) - len(self._found[label]) for label, cells in self._cells.items())
+        self.missing = sum(seed not in found for found in self._found.values() for seed in range(seeds))
 
     def of(self, label: str) -> dict[int, dict[str, Any]]:
         """Results of a row by seed."""
@@ -103,6 +103,13 @@ class Results:
     def text(self, label: str, *path: str, scale: float = 1.0, digits: int = 1) -> str:
         """ "71.2 ± 0.8", or a dash."""
         return text_of(self.values(label, *path).values(), scale, digits)
+
+    def chosen(self, label: str) -> str:
+        """The settings that a row's runs were given by their choice, or a dash."""
+        for result in self._found[label].values():
+            if result["chosen"]:
+                return shown(result["chosen"])
+        return "-"
 
     def first(self, label: str, name: str) -> dict[int, float]:
         """A figure of a row's first evaluation by seed."""
@@ -139,7 +146,7 @@ class Study:
         setup: how it is asked here; Markdown.
         rows: cells by label and seed.
         findings: from the results.
-        paper_rows: the runs at the paper's scale.
+        paper_rows: the runs at the paper's scale; none of a study that the paper does not have.
         one_seed: whether seeds mean nothing to it.
     """
 
@@ -150,7 +157,7 @@ class Study:
     setup: str
     rows: Callable[[], Rows]
     findings: Callable[[Results], Findings]
-    paper_rows: Callable[[], Sequence[PaperRow]]
+    paper_rows: Callable[[], Sequence[PaperRow]] = tuple
     one_seed: bool = False
 
     def cells(self, seeds: int) -> list[Cell]:
@@ -167,4 +174,12 @@ class Study:
 
     def results(self, seeds: int, root: Path) -> Results:
         """What is computed so far."""
-        return Results(self.rows(), self.seeds(seeds), root)
+        return Results(self.rows(), self.seeds(seeds), root, self.seeds(max(seeds, SECOND_LOOK)))
+
+    def second_look(self, seeds: int, root: Path) -> list[Cell]:
+        """The cells that the stopping rule asks for after the first look: more seeds of the rows of open claims."""
+        if self.one_seed:
+            return []
+        rows = self.rows()
+        wanted = need_more(self.findings(self.results(seeds, root)).verdicts)
+        return [rows[label](seed) for label in rows if label in wanted for seed in range(seeds, SECOND_LOOK)]

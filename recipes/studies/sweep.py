@@ -6,11 +6,13 @@ A sweep that was killed continues with the cells that are missing.
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,13 @@ _LEARNING = 3  # finished cells before a time left is shown
 
 
 def run(
-    cells: Sequence[Cell], root: Path, workers: int, say: Callable[[str], None], module: str = WORKER
-) -> dict[str, dict[str, Any]]:
+    cells: Sequence[Cell],
+    root: Path,
+    workers: int,
+    say: Callable[[str], None],
+    module: str = WORKER,
+    seconds: float | None = None,
+) -> dict[str, dict[str, Any] | None]:
     """Computes what is missing.
 
     Args:
@@ -32,9 +39,10 @@ def run(
         workers: processes, each of one thread.
         say: called with a line for every cell that is done.
         module: that the processes run, see `worker.py`.
+        seconds: after these no further cell is begun.
 
     Returns:
-        Results by the key of the cell.
+        Results by the key of the cell; None of cells that there was no time for.
 
     Raises:
         RuntimeError: a cell's process ended; it has said why on standard error.
@@ -46,7 +54,7 @@ def run(
         parts = sorted({part for changed in stale for part in changed})
         say(f"{len(stale)} cells are stale and are computed again. Their source changed: {', '.join(parts)}.")
     if missing:
-        _Pool(everything, missing, root, min(workers, len(missing)), say, module).run()
+        _Pool(everything, missing, root, min(workers, len(missing)), say, module).run(seconds)
     return {cell.key: cell.result(root) for cell in everything}
 
 
@@ -63,11 +71,14 @@ class _Pool:
         self._workers = [_Worker(root, self._messages, module) for _ in range(workers)]
         self._spent: list[tuple[float, float]] = []  # (estimated, measured) seconds of finished cells
 
-    def run(self) -> None:
+    def run(self, seconds: float | None) -> None:
         idle = list(self._workers)
+        end = math.inf if seconds is None else time.monotonic() + seconds
         try:
             while self._undone:
-                for worker in list(idle):
+                if time.monotonic() > end and len(idle) == len(self._workers):
+                    return
+                for worker in list(idle) if time.monotonic() <= end else ():
                     cell = self._next(worker)
                     if cell is None:
                         break

@@ -50,7 +50,7 @@ def caption(scene: Scene, generator: random.Random, language: str = "en") -> str
     elif kind < 0.72:
         second = generator.randrange(len(others))
         pair = (wordings[0], wordings[1 + second])
-        text = grammar.relation(subject, others[second], pair, _where(subject, others[second]))
+        text = grammar.relation(subject, others[second], pair, where(subject, others[second]))
     else:
         sentences = grammar.list_sentences if kind < 0.9 else grammar.count_sentences[len(others) - 1]
         sentence = generator.choice(sentences)
@@ -105,8 +105,12 @@ def _bare(colour: str, shape: str) -> SceneObject:
     return SceneObject(shape, colour, "plain", "large", (1, 1))
 
 
-def _where(first: SceneObject, second: SceneObject) -> str:
-    """Where the first object is, seen from the second, along the axis that separates them more; vertical if equal."""
+def where(first: SceneObject, second: SceneObject) -> str:
+    """Where the first object is, seen from the second.
+
+    Returns:
+        "above", "below", "left" or "right", along the axis that separates them more; vertical if both are equal.
+    """
     rows, columns = (first.place[axis] - second.place[axis] for axis in range(2))
     if abs(rows) >= abs(columns):
         return "above" if rows < 0 else "below"

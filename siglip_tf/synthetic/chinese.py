@@ -34,6 +34,7 @@ _TEXTURES = {
     "checked": ("带方格的", "有方格的"),
 }
 _SIZES = {"small": ("小的", "很小的"), "large": ("大的", "很大的")}
+_NUMBERS = {2: "两个", 3: "三个"}
 _RELATIONS = {"above": "上方", "below": "下方", "left": "左边", "right": "右边"}
 
 
@@ -80,6 +81,9 @@ class Chinese(Grammar):
         if wording.texture:
             words.append(pick(_TEXTURES[thing.texture], wording.variant))
         return "".join([*words, _COLOURS[thing.colour], pick(_SHAPES[thing.shape], wording.variant)])
+
+    def several(self, thing: SceneObject, count: int, wording: Wording, case: str = NOMINATIVE) -> str:
+        return self.noun_phrase(thing, wording, case).replace("一个", _NUMBERS[count], 1)
 
     def relation(self, first: SceneObject, second: SceneObject, wordings: tuple[Wording, Wording], where: str) -> str:
         return f"{self.noun_phrase(first, wordings[0])}在{self.noun_phrase(second, wordings[1])}的{_RELATIONS[where]}"

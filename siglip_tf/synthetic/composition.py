@@ -44,10 +44,17 @@ class SceneObject:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """One to three objects, the subject first. `label` indexes `COMPOSITIONS`."""
+    """Objects, the subject first.
+
+    Attributes:
+        objects: one to three; in a crowded scene up to five.
+        label: indexes `COMPOSITIONS`, or `CROWDED_COMPOSITIONS` of a crowded scene.
+        count: how many of the first objects are the subject: one, but for a crowded scene.
+    """
 
     objects: tuple[SceneObject, ...]
     label: int
+    count: int = 1
 
 
 def compose(generator: random.Random, split: str) -> Scene:

@@ -23,6 +23,7 @@ _TEXTURES = {
     "checked": ("checked", "chequered"),
 }
 _SIZES = {"small": ("small", "little", "tiny"), "large": ("large", "big")}
+_NUMBERS = {2: "two", 3: "three"}
 _RELATIONS = {"above": "above", "below": "below", "left": "to the left of", "right": "to the right of"}
 
 
@@ -33,9 +34,9 @@ class English(Grammar):
     subject_sentences = (
         Sentence("{}"),
         Sentence("a picture of {}"),
-        Sentence("this is {}"),
+        Sentence("this is {}", plural="these are {}"),
         Sentence("an image with {}"),
-        Sentence("there is {} here"),
+        Sentence("there is {} here", plural="there are {} here"),
         Sentence("a drawing of {}"),
         Sentence("look, {}"),
     )
@@ -72,6 +73,11 @@ class English(Grammar):
             pick(_SHAPES[thing.shape], wording.variant),
         ]
         return " ".join(["an" if words[0][0] in "aeiou" else "a", *words])
+
+    def several(self, thing: SceneObject, count: int, wording: Wording, case: str = NOMINATIVE) -> str:
+        words = self.noun_phrase(thing, wording).split()[1:]  # without the article
+        ending = "es" if words[-1].endswith("s") else "s"
+        return " ".join([_NUMBERS[count], *words]) + ending
 
     def relation(self, first: SceneObject, second: SceneObject, wordings: tuple[Wording, Wording], where: str) -> str:
         return f"{self.noun_phrase(first, wordings[0])} {_RELATIONS[where]} {self.noun_phrase(second, wordings[1])}"

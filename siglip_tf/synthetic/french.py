@@ -35,6 +35,8 @@ _TEXTURES = {
     "checked": (("à carreaux", "à carreaux"),),
 }
 _SIZES = {"small": ("petit", "petite"), "large": ("grand", "grande")}
+_NUMBERS = {2: "deux", 3: "trois"}
+_PLURALS = {"croix": "croix", "anneau": "anneaux", "orange": "orange", "marron": "marron"}
 _RELATIONS = {"above": "au-dessus", "below": "en dessous", "left": "à gauche", "right": "à droite"}
 
 
@@ -46,7 +48,7 @@ class French(Grammar):
     subject_sentences = (
         Sentence("{}"),
         Sentence("une image {}", GENITIVE),
-        Sentence("c'est {}"),
+        Sentence("c'est {}", plural="ce sont {}"),
         Sentence("une image avec {}"),
         Sentence("il y a {} ici"),
         Sentence("un dessin {}", GENITIVE),
@@ -86,9 +88,24 @@ class French(Grammar):
         phrase = " ".join(words)
         return f"d'{phrase}" if case == GENITIVE else phrase
 
+    def several(self, thing: SceneObject, count: int, wording: Wording, case: str = NOMINATIVE) -> str:
+        words = self.noun_phrase(thing, wording).split(" ")[1:]  # without the article
+        phrase = " ".join([_NUMBERS[count], *_plural(words)])
+        return f"de {phrase}" if case == GENITIVE else phrase
+
     def relation(self, first: SceneObject, second: SceneObject, wordings: tuple[Wording, Wording], where: str) -> str:
         other = self.noun_phrase(second, wordings[1], GENITIVE)
         return f"{self.noun_phrase(first, wordings[0])} {_RELATIONS[where]} {other}"
 
     def join(self, phrases: list[str]) -> str:
         return " et ".join([", ".join(phrases[:-1]), phrases[-1]]) if len(phrases) > 1 else phrases[0]
+
+
+def _plural(words: list[str]) -> list[str]:
+    """Every word up to a phrase such as "à rayures" in the plural."""
+    found = []
+    for i, word in enumerate(words):
+        if word == "à":
+            return found + words[i:]
+        found.append(_PLURALS.get(word, word + "s"))
+    return found

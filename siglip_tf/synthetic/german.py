@@ -16,6 +16,19 @@ _SHAPES = {
     "diamond": ("Raute", "f", "Raute"),
     "arrow": ("Pfeil", "m", "Pfeil"),
 }
+_PLURALS = {
+    "circle": "Kreise",
+    "square": "Quadrate",
+    "triangle": "Dreiecke",
+    "star": "Sterne",
+    "cross": "Kreuze",
+    "ring": "Ringe",
+    "heart": "Herzen",
+    "crescent": "Mondsicheln",
+    "diamond": "Rauten",
+    "arrow": "Pfeile",
+}
+_NUMBERS = {2: "zwei", 3: "drei"}
 _COLOURS = {
     "red": "rot",
     "orange": "orangefarben",
@@ -55,7 +68,7 @@ class German(Grammar):
     subject_sentences = (
         Sentence("{}"),
         Sentence("ein Bild von {}", DATIVE),
-        Sentence("das ist {}"),
+        Sentence("das ist {}", plural="das sind {}"),
         Sentence("ein Bild mit {}", DATIVE),
         Sentence("hier gibt es {}", ACCUSATIVE),
         Sentence("eine Zeichnung von {}", DATIVE),
@@ -85,14 +98,14 @@ class German(Grammar):
 
     def noun_phrase(self, thing: SceneObject, wording: Wording, case: str = NOMINATIVE) -> str:
         noun, gender, dative = _SHAPES[thing.shape]
-        adjectives = []
-        if wording.size:
-            adjectives.append(pick(_SIZES[thing.size], wording.variant))
-        if wording.texture:
-            adjectives.append(pick(_TEXTURES[thing.texture], wording.variant))
-        adjectives.append(pick(_COLOURS[thing.colour], wording.variant))
-        declined = [adjective + _ENDINGS[case][gender] for adjective in adjectives]
+        declined = [adjective + _ENDINGS[case][gender] for adjective in _adjectives(thing, wording)]
         return " ".join([_ARTICLES[case][gender], *declined, dative if case == DATIVE else noun])
+
+    def several(self, thing: SceneObject, count: int, wording: Wording, case: str = NOMINATIVE) -> str:
+        words = [f"{adjective}{'en' if case == DATIVE else 'e'}" for adjective in _adjectives(thing, wording)]
+        plural = _PLURALS[thing.shape]
+        noun = plural + "n" if case == DATIVE and not plural.endswith("n") else plural
+        return " ".join([_NUMBERS[count], *words, noun])
 
     def relation(self, first: SceneObject, second: SceneObject, wordings: tuple[Wording, Wording], where: str) -> str:
         other = self.noun_phrase(second, wordings[1], DATIVE)
@@ -100,3 +113,13 @@ class German(Grammar):
 
     def join(self, phrases: list[str]) -> str:
         return " und ".join([", ".join(phrases[:-1]), phrases[-1]]) if len(phrases) > 1 else phrases[0]
+
+
+def _adjectives(thing: SceneObject, wording: Wording) -> list[str]:
+    """Stems, without endings."""
+    found = []
+    if wording.size:
+        found.append(pick(_SIZES[thing.size], wording.variant))
+    if wording.texture:
+        found.append(pick(_TEXTURES[thing.texture], wording.variant))
+    return [*found, pick(_COLOURS[thing.colour], wording.variant)]

@@ -27,10 +27,11 @@ class Wording:
 
 @dataclasses.dataclass(frozen=True)
 class Sentence:
-    """A pattern with one `{}` and the case that the noun phrase takes there."""
+    """A pattern with one `{}`, the case that the noun phrase takes there, and the pattern round several objects."""
 
     pattern: str
     case: str = NOMINATIVE
+    plural: str | None = None
 
 
 class Grammar(abc.ABC):
@@ -50,6 +51,14 @@ class Grammar(abc.ABC):
     @abc.abstractmethod
     def noun_phrase(self, thing: SceneObject, wording: Wording, case: str = NOMINATIVE) -> str:
         """The object with an indefinite article, e.g. "a large striped red circle"."""
+
+    @abc.abstractmethod
+    def several(self, thing: SceneObject, count: int, wording: Wording, case: str = NOMINATIVE) -> str:
+        """Two or three equal objects: "two large striped red circles"."""
+
+    def counted(self, thing: SceneObject, count: int, wording: Wording, case: str = NOMINATIVE) -> str:
+        """One to three equal objects, without a place."""
+        return self.noun_phrase(thing, wording, case) if count == 1 else self.several(thing, count, wording, case)
 
     @abc.abstractmethod
     def relation(self, first: SceneObject, second: SceneObject, wordings: tuple[Wording, Wording], where: str) -> str:
@@ -75,8 +84,10 @@ def pick(words: Sequence[str] | str, variant: int) -> str:
     return words if isinstance(words, str) else words[variant % len(words)]
 
 
-def fill(sentence: Sentence, phrase: str) -> str:
-    return sentence.pattern.format(phrase)
+def fill(sentence: Sentence, phrase: str, count: int = 1) -> str:
+    """The sentence round a phrase for `count` objects."""
+    pattern = sentence.plural if count > 1 and sentence.plural else sentence.pattern
+    return pattern.format(phrase)
 
 
 def draw_wording(generator: random.Random) -> Wording:

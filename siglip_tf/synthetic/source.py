@@ -14,9 +14,14 @@ import tensorflow as tf
 from siglip_tf.data.sources.base import Source, fingerprint_of
 from siglip_tf.synthetic.captions import caption, grammar_of
 from siglip_tf.synthetic.composition import SPLITS, Scene, compose
+from siglip_tf.synthetic.crowded import compose_crowded
+from siglip_tf.synthetic.crowded_captions import crowded_caption
 from siglip_tf.synthetic.drawing import draw
+from siglip_tf.synthetic.web_noise import EMPTY, GENERIC, GENERIC_CAPTIONS, MISMATCHED, WebNoise
 
 UNLIMITED = 2**40
+# level -> (draws a scene, puts it into words)
+LEVELS = {"simple": (compose, caption), "crowded": (compose_crowded, crowded_caption)}
 _DRAWING = 3  # changes with every change to what is drawn or said, so that stored copies are made anew
 _MIN_IMAGE_SIZE, _MAX_IMAGE_SIZE = 32, 256
 _JPEG_QUALITY = 92
@@ -38,7 +43,7 @@ class SceneSource(Source):
     """Drawn scenes with captions; example i is a function of (seed, split, i) and nothing else.
 
     Each example has `captions` captions in each language, language after language. "label" indexes
-    `COMPOSITIONS`, the (colour, shape) of the scene's subject.
+    `COMPOSITIONS`, the (colour, shape) of the scene's subject, or `CROWDED_COMPOSITIONS` at the crowded level.
 
     Args:
         split: "train", "validation" (other scenes of the same compositions) or "test" (held-out compositions).
@@ -47,6 +52,8 @@ class SceneSource(Source):
         languages: language codes among `LANGUAGES`.
         captions: captions an image in each language.
         image_size: side of the pictures in pixels, 32 to 256.
+        level: "simple", or "crowded" for scenes in which objects are counted and attributes must be bound to them.
+        noise: what is wrong with the captions; nothing by default.
 
     Raises:
         ValueError: an argument out of range.
@@ -60,6 +67,8 @@ class SceneSource(Source):
         languages: Sequence[str] = ("en",),
         captions: int = 4,
         image_size: int = 64,
+        level: str = "simple",
+        noise: WebNoise | None = None,
     ):
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}. Received: {split!r}")
@@ -71,6 +80,8 @@ class SceneSource(Source):
             raise ValueError(f"image_size must be {_MIN_IMAGE_SIZE} to {_MAX_IMAGE_SIZE}. Received: {image_size}")
         for language in languages:
             grammar_of(language)
+        if level not in LEVELS:
+            raise ValueError(f"level must be one of {', '.join(LEVELS)}. Received: {level!r}")
         self.split = split
         self.size = size
         self.seed = seed
@@ -78,8 +89,13 @@ class SceneSource(Source):
         self.captions = captions
         self._languages = tuple(language for language in languages for _ in range(captions))
         self.image_size = image_size
+        self.level = level
+        self.noise = noise
+        self._compose, self._caption = LEVELS[level]
         self.name = f"scenes/{split}"
         self.fingerprint = fingerprint_of("scenes", _DRAWING, split, size, seed, self.languages, captions, image_size)
+        if level != "simple" or noise is not None:
+            self.fingerprint = fingerprint_of(self.fingerprint, level, noise and dataclasses.astuple(noise))
 
     def example(self, index: int) -> SceneExample:
         """Example `index`, drawn in Python.
@@ -88,6 +104,8 @@ class SceneSource(Source):
             IndexError: index outside [0, size).
         """
         scene, texts, generator = self._worded(index)
+        if (shown := self.picture_of(index)) != index:
+            scene, _, generator = self._worded(shown)
         pixels = draw(scene, generator, self.image_size)
         return SceneExample(
             encode_jpeg(pixels), texts, self._languages, f"{self.split}-{index:09d}", scene.label, scene
@@ -102,8 +120,33 @@ class SceneSource(Source):
         if not 0 <= index < self.size:
             raise IndexError(f"Example {index} of {self.name}, which holds {self.size}.")
         generator = _generator(self.seed, self.split, index)
-        scene = compose(generator, self.split)
-        return scene, tuple(caption(scene, generator, language) for language in self._languages), generator
+        scene = self._compose(generator, self.split)
+        shown = scene
+        if (picture := self.picture_of(index)) != index:
+            shown = self._compose(_generator(self.seed, self.split, picture), self.split)
+        return scene, self._texts(index, shown, generator), generator
+
+    def picture_of(self, index: int) -> int:
+        """The example whose picture example `index` shows: `index`, unless noise repeats another one's picture."""
+        if self.noise is None:
+            return index
+        return self.noise.picture(index, _generator(self.seed, f"{self.split}/picture", index))
+
+    def _texts(self, index: int, scene: Scene, generator: random.Random) -> tuple[str, ...]:
+        """A caption of the scene for each entry of `_languages`, with the faults of the noise."""
+        texts = []
+        faults = None if self.noise is None else _generator(self.seed, f"{self.split}/noise", index)
+        for language in self._languages:
+            text = self._caption(scene, generator, language)
+            fault = None if faults is None else self.noise.fault(faults)
+            if fault == MISMATCHED:
+                text = self._caption(self._compose(faults, self.split), faults, language)
+            elif fault == GENERIC:
+                text = faults.choice(GENERIC_CAPTIONS)
+            elif fault == EMPTY:
+                text = ""
+            texts.append(text)
+        return tuple(texts)
 
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
         """One raw example, in-graph; see `Source.read`."""

@@ -37,6 +37,9 @@ _TEXTURES = {
 # "gran" precedes both genders; the words after the noun agree.
 _SIZES_BEFORE = {"small": ("pequeño", "pequeña"), "large": ("gran", "gran")}
 _SIZES_AFTER = {"small": ("pequeño", "pequeña"), "large": ("grande", "grande")}
+_NUMBERS = {2: "dos", 3: "tres"}
+_PLURALS = {"cruz": "cruces", "corazón": "corazones", "marrón": "marrones", "azul": "azules", "gran": "grandes"}
+_WITHOUT_PLURAL = ("naranja", "rosa")
 _RELATIONS = {
     "above": "encima de",
     "below": "debajo de",
@@ -52,7 +55,7 @@ class Spanish(Grammar):
     subject_sentences = (
         Sentence("{}"),
         Sentence("una imagen de {}"),
-        Sentence("esto es {}"),
+        Sentence("esto es {}", plural="son {}"),
         Sentence("una imagen con {}"),
         Sentence("aquí hay {}"),
         Sentence("un dibujo de {}"),
@@ -94,8 +97,23 @@ class Spanish(Grammar):
             words.append(pick(tuple(forms[form] for forms in _TEXTURES[thing.texture]), wording.variant // 2))
         return " ".join(words)
 
+    def several(self, thing: SceneObject, count: int, wording: Wording, case: str = NOMINATIVE) -> str:
+        article, *words = self.noun_phrase(thing, wording).split(" ")
+        del article
+        return " ".join([_NUMBERS[count], *_plural(words)])
+
     def relation(self, first: SceneObject, second: SceneObject, wordings: tuple[Wording, Wording], where: str) -> str:
         return f"{self.noun_phrase(first, wordings[0])} {_RELATIONS[where]} {self.noun_phrase(second, wordings[1])}"
 
     def join(self, phrases: list[str]) -> str:
         return " y ".join([", ".join(phrases[:-1]), phrases[-1]]) if len(phrases) > 1 else phrases[0]
+
+
+def _plural(words: list[str]) -> list[str]:
+    """Every word up to a phrase such as "a rayas" in the plural."""
+    found = []
+    for i, word in enumerate(words):
+        if word in ("a", "de", "con"):
+            return found + words[i:]
+        found.append(word if word in _WITHOUT_PLURAL else _PLURALS.get(word, word + "s"))
+    return found

@@ -31,6 +31,7 @@ _COLOURS = {
 }
 _TEXTURES = {"plain": "düz", "striped": "çizgili", "dotted": ("benekli", "puantiyeli"), "checked": "kareli"}
 _SIZES = {"small": ("küçük", "ufak"), "large": "büyük"}
+_NUMBERS = {2: "iki", 3: "üç"}
 _RELATIONS = {"above": "üstünde", "below": "altında", "left": "solunda", "right": "sağında"}
 
 
@@ -41,7 +42,7 @@ class Turkish(Grammar):
     subject_sentences = (
         Sentence("{}"),
         Sentence("{} resmi"),
-        Sentence("bu {}"),
+        Sentence("bu {}", plural="bunlar {}"),
         Sentence("resimde {} var"),
         Sentence("burada {} var"),
         Sentence("{} çizimi"),
@@ -78,6 +79,11 @@ class Turkish(Grammar):
             words.append(pick(_TEXTURES[thing.texture], wording.variant))
         words += [_COLOURS[thing.colour], "bir", _SHAPES[thing.shape][case == GENITIVE]]
         return " ".join(words)
+
+    def several(self, thing: SceneObject, count: int, wording: Wording, case: str = NOMINATIVE) -> str:
+        words = self.noun_phrase(thing, wording, case).split(" ")
+        words.remove("bir")
+        return " ".join([_NUMBERS[count], *words])  # the noun stays singular after a number
 
     def relation(self, first: SceneObject, second: SceneObject, wordings: tuple[Wording, Wording], where: str) -> str:
         other = self.noun_phrase(second, wordings[1], GENITIVE)
