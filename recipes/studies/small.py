@@ -90,7 +90,7 @@ def cell(label: str, seed: int, *, batch: int, examples: int, **changes: Any) ->
 
 def choice(settings: Mapping[str, Any], chosen_from: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Settings of the cell that chooses for a run: of clean data, evaluated once."""
-    left_out = ("noise", "corruption", "evaluate_at", "points", "few_shot")
+    left_out = ("noise", "corruption", "evaluate_at", "points", "few_shot", "jit")
     base = {name: value for name, value in settings.items() if name not in left_out}
     # What every option sets decides nothing, so that runs that differ in it alone share one choice.
     for name in ("init_bias", "init_temperature"):
