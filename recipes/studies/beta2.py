@@ -13,7 +13,7 @@ from . import small
 from .command import main
 from .plots import Line, Panel, draw
 from .study import Findings, PaperRow, Picture, Results, Study, Table
-from .verdict import greater
+from .verdict import advise, greater
 
 BATCH, EXAMPLES = 64, 131_072  # 2,048 steps: 0.999 remembers a thousand
 LEARNING_RATE = 5e-2  # several times what the batch size study chooses
@@ -104,7 +104,8 @@ def findings(results: Results) -> Findings:
             headline=True,
         ),
     ]
-    return Findings([table], [Picture("beta2", _CAPTION, functools.partial(_draw, results))], verdicts, _NOTES, _ADVICE)
+    picture = Picture("beta2", _CAPTION, functools.partial(_draw, results))
+    return Findings([table], [picture], verdicts, _NOTES, _advice(verdicts[-1]))
 
 
 def _largest_spike(curve):
@@ -137,6 +138,15 @@ def _range(by_seed):
     return "-" if not by_seed else ", ".join(f"{value:.2f}" for _, value in sorted(by_seed.items())) + " times"
 
 
+def _advice(verdict):
+    return advise(
+        verdict,
+        seen="Keep beta2 = 0.95, the default of the optimizers here.",
+        not_seen="beta2 = 0.999 is better in a stable run; 0.95 is the default since it follows a spike.",
+        smaller="Keep beta2 = 0.95, the default of the optimizers here: it costs nothing.",
+    )
+
+
 def _draw(results, path):
     panels = []
     titles = {"loss": "Loss", "gradient_norm": "Gradient norm", "update_norm": "Update norm"}
@@ -163,8 +173,6 @@ _NOTES = (
     "The figure's batch size and length are not given in the paper; the rows of the paper's scale take 32k and 3B "
     "examples, about where its curves end.",
 )
-
-_ADVICE = "Keep beta2 = 0.95, the default of the optimizers here: it costs nothing and follows a spike."
 
 STUDY = Study(
     name="beta2",

@@ -83,10 +83,7 @@ class Cell:
     @functools.cached_property
     def source(self) -> dict[str, str]:
         """Hashes of the code that the result depends on, that of the needed cells included."""
-        found = digests(KINDS[self.kind].source)
-        for needed in self.needs:
-            found |= needed.source
-        return found
+        return digests(_parts(self))
 
     def folder(self, root: Path) -> Path:
         """Where the cell's files lie."""
@@ -108,6 +105,19 @@ class Cell:
     def _read(self, root: Path) -> dict[str, Any] | None:
         path = self.folder(root) / "result.json"
         return json.loads(path.read_text()) if path.exists() else None
+
+
+# By key and kind: thousands of cells need the same few.
+_PARTS: dict[tuple[str, int], frozenset[str]] = {}
+
+
+def _parts(cell: Cell) -> frozenset[str]:
+    """Files and folders that the result depends on, those of the needed cells included."""
+    kind = KINDS[cell.kind]
+    place = cell.key, id(kind)
+    if place not in _PARTS:
+        _PARTS[place] = frozenset(kind.source).union(*(_parts(needed) for needed in cell.needs))
+    return _PARTS[place]
 
 
 def write_result(cell: Cell, root: Path, result: dict[str, Any], seconds: float) -> None:

@@ -12,10 +12,10 @@ from . import small
 from .command import main
 from .plots import Line, Panel, draw
 from .study import Findings, PaperRow, Picture, Results, Study, Table
-from .verdict import greater
+from .verdict import advise, greater
 
-BATCHES = (64, 512, 4096)
-EXAMPLES = (65_536, 262_144, 1_048_576)
+BATCHES = (64, 256, 1024)
+EXAMPLES = (16_384, 65_536, 262_144)
 
 
 def label_of(batch: int, examples: int) -> str:
@@ -76,8 +76,16 @@ def findings(results: Results) -> Findings:
             rows=[label_of(b, EXAMPLES[-1]) for b in (low, high)],
         ),
     ]
-    return Findings(
-        [table], [Picture("duration", _CAPTION, functools.partial(_draw, results))], verdicts, _NOTES, _ADVICE
+    picture = Picture("duration", _CAPTION, functools.partial(_draw, results))
+    return Findings([table], [picture], verdicts, _NOTES, _advice(verdicts[1]))
+
+
+def _advice(verdict):
+    return advise(
+        verdict,
+        seen="A large batch pays only in a long run: take a smaller one where its steps are a few hundred.",
+        not_seen="A large batch is no disadvantage in a short run.",
+        smaller="Batch size matters little at any of these durations.",
     )
 
 
@@ -107,10 +115,6 @@ _NOTES = (
     f"Every duration is a run of its own with a cosine that ends there. The longest gives the largest batch "
     f"{EXAMPLES[-1] // BATCHES[-1]} steps; the paper's 262k has 69 thousand.",
 )
-_ADVICE = (
-    "A large batch pays only in a long run: count its steps, and take a smaller batch where they are few hundreds."
-)
-
 STUDY = Study(
     name="duration",
     title="Training duration",

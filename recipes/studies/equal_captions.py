@@ -13,7 +13,7 @@ from .command import main
 from .plots import Line, Panel, draw
 from .small import LOSSES
 from .study import Findings, Picture, Results, Study, Table
-from .verdict import greater
+from .verdict import advise, greater
 
 BATCH = 256
 HANDLED = ("negative", "ignore", "positive")
@@ -75,7 +75,16 @@ def findings(results: Results) -> Findings:
         for loss in LOSSES
     ]
     picture = Picture("equal_captions", _CAPTION, functools.partial(_draw, results))
-    return Findings([table], [picture], verdicts, (), _ADVICE)
+    return Findings([table], [picture], verdicts, (), _advice(verdicts[0]))
+
+
+def _advice(verdict):
+    return advise(
+        verdict,
+        seen='With many generic captions set `equal_captions="ignore"`.',
+        not_seen='Keep `equal_captions="negative"`, also with many generic captions.',
+        smaller='Keep `equal_captions="negative"`, the default: leaving equal captions out changes little.',
+    )
 
 
 def _draw(results, path):
@@ -97,11 +106,6 @@ def _draw(results, path):
 
 
 _CAPTION = "Zero-shot accuracy by what pairs of equal captions count as (mean and standard error over seeds)."
-_ADVICE = (
-    '`equal_captions="negative"`, the paper\'s form, is a safe default; remove generic captions from the data rather '
-    "than handle them in the loss."
-)
-
 STUDY = Study(
     name="equal_captions",
     title="Does it help to leave out equal captions?",

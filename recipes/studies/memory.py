@@ -13,7 +13,7 @@ from .command import main
 from .loss_probe import IMPLEMENTATIONS, MIB
 from .plots import Line, Panel, draw
 from .study import Findings, PaperRow, Picture, Results, Study, Table
-from .verdict import NOT_SEEN, SEEN, TOO_FEW, Verdict
+from .verdict import NOT_SEEN, SEEN, TOO_FEW, Verdict, advise
 
 DIM = 256
 SIZES = (1024, 2048, 4096, 8192)
@@ -42,8 +42,9 @@ def findings(results: Results) -> Findings:
             for name, row in found.items()
         ],
     )
+    verdicts = list(_verdicts(found))
     return Findings(
-        [table], [Picture("memory", _CAPTION, functools.partial(_draw, found))], list(_verdicts(found)), _NOTES, _ADVICE
+        [table], [Picture("memory", _CAPTION, functools.partial(_draw, found))], verdicts, _NOTES, _advice(verdicts[0])
     )
 
 
@@ -70,6 +71,15 @@ def _verdicts(found):
         )
 
 
+def _advice(verdict):
+    return advise(
+        verdict,
+        seen="Do not choose the loss by memory: both are tiled here.",
+        not_seen="Choose tiles by speed: they do not save memory at these batches.",
+        smaller="Do not choose the loss by memory: both are tiled here.",
+    )
+
+
 def _draw(found, path):
     lines = [
         Line(name, SIZES, [x / MIB for x in row], i % 2 if "whole" in name else 2 + i % 2, "softmax" in name)
@@ -94,8 +104,6 @@ _NOTES = (
     "usual softmax loss is partly won back; at the paper's scale the TPU compiler says what fits (`--scale paper "
     "--dry-run`).",
 )
-
-_ADVICE = "Choose by quality, not by memory: both losses are tiled here."
 
 STUDY = Study(
     name="memory",

@@ -12,9 +12,9 @@ from . import small
 from .command import main
 from .plots import Line, Panel, draw
 from .study import Findings, PaperRow, Picture, Results, Study, Table
-from .verdict import greater
+from .verdict import advise, greater
 
-BATCHES, EXAMPLES = (64, 256, 1024, 4096), 262_144
+BATCHES, EXAMPLES = (16, 64, 256, 1024), 131_072
 TEXT = {"languages": list(small.LANGUAGES), "vocabulary": 1_500, "length": 24}
 WIDTH = 64
 FIGURES = {"zero_shot": "zero-shot", "recall_at_1": "R@1"}
@@ -68,8 +68,16 @@ def findings(results: Results) -> Findings:
         )
         for name, shown in FIGURES.items()
     ]
-    return Findings(
-        [table], [Picture("multilingual", _CAPTION, functools.partial(_draw, results))], verdicts, (), _ADVICE
+    picture = Picture("multilingual", _CAPTION, functools.partial(_draw, results))
+    return Findings([table], [picture], verdicts, (), _advice(verdicts[0]))
+
+
+def _advice(verdict):
+    return advise(
+        verdict,
+        seen="Several languages need no larger batch than one.",
+        not_seen="With several languages a larger batch helps retrieval.",
+        smaller="With several languages the largest batch gives retrieval nothing.",
     )
 
 
@@ -92,8 +100,6 @@ def paper_rows():
 
 
 _CAPTION = "Mean accuracy over six languages by batch size (mean and standard error over seeds)."
-_ADVICE = "Several languages need no larger batch than one."
-
 STUDY = Study(
     name="multilingual",
     title="Batch size with many languages",

@@ -12,7 +12,7 @@ from .batch_size import SETUPS, run
 from .command import main
 from .plots import Line, Panel, draw
 from .study import Findings, PaperRow, Picture, Results, Study, Table
-from .verdict import close, greater
+from .verdict import advise, close, greater
 
 BATCH, EXAMPLES = 256, SETUPS["SigLiT"][2]
 ALL = BATCH - 1
@@ -106,8 +106,16 @@ def findings(results: Results) -> Findings:
             scale=1,
         ),
     ]
-    return Findings(
-        [table], [Picture("negatives", _CAPTION, functools.partial(_draw, results))], verdicts, _NOTES, _ADVICE
+    picture = Picture("negatives", _CAPTION, functools.partial(_draw, results))
+    return Findings([table], [picture], verdicts, _NOTES, _advice(verdicts[3]))
+
+
+def _advice(verdict):
+    return advise(
+        verdict,
+        seen="Where negatives must be thinned out, keep the hardest.",
+        not_seen="Leave all negatives in: also the hardest alone are worse.",
+        smaller="Leave all negatives in.",
     )
 
 
@@ -168,8 +176,6 @@ _NOTES = (
     "Mean logits are over all pairs of the batch, masked or not, so that the rows can be compared. The paper says "
     '"900M steps" for this study; a batch of 16k makes it examples.',
 )
-
-_ADVICE = "Leave all negatives in; where they must be thinned out, keep the hardest."
 
 STUDY = Study(
     name="negatives",

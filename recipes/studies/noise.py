@@ -13,7 +13,7 @@ from .command import main
 from .plots import Line, Panel, draw
 from .small import LOSSES
 from .study import Findings, PaperRow, Picture, Results, Study, Table
-from .verdict import greater
+from .verdict import advise, greater
 
 BATCH = 256
 PROBABILITIES = (0.25, 0.5)
@@ -74,13 +74,23 @@ def findings(results: Results) -> Findings:
         for kind, name in KINDS.items()
         for p in PROBABILITIES
     ]
-    return Findings([table], [Picture("noise", _CAPTION, functools.partial(_draw, results))], verdicts, (), _ADVICE)
+    picture = Picture("noise", _CAPTION, functools.partial(_draw, results))
+    return Findings([table], [picture], verdicts, (), _advice(verdicts[1]))
 
 
 def _lost(results, loss, kind, probability):
     clean = results.values(label_of(loss, kind, 0.0), "final", "zero_shot")
     corrupted = results.values(label_of(loss, kind, probability), "final", "zero_shot")
     return {seed: clean[seed] - value for seed, value in corrupted.items() if seed in clean}
+
+
+def _advice(verdict):
+    return advise(
+        verdict,
+        seen="Where many pairs are wrong, prefer the sigmoid loss.",
+        not_seen="Wrong pairs are no reason to prefer the sigmoid loss.",
+        smaller="Where many pairs are wrong, either loss will do.",
+    )
 
 
 def _draw(results, path):
@@ -114,8 +124,6 @@ def paper_rows():
 
 
 _CAPTION = "Zero-shot accuracy over the probability of corruption, for the five corruptions (mean and standard error)."
-_ADVICE = "With noisy pairs, more and cleaner data help more than the choice between the two losses."
-
 STUDY = Study(
     name="noise",
     title="Robustness to noise",

@@ -71,7 +71,7 @@ def cell(label: str, seed: int, *, batch: int, examples: int, **changes: Any) ->
         batch: pairs a step.
         examples: pairs of the whole run.
         **changes: "model" and "optimizer" are laid over the shared ones; "choose", a list of options, chooses settings
-            for the same run without "noise" and "corruption"; others are added to the settings.
+            for the same run on clean data and with all pairs; others are added to the settings.
     """
     chosen_from = changes.pop("choose", None)
     settings: dict[str, Any] = {
@@ -89,9 +89,11 @@ def cell(label: str, seed: int, *, batch: int, examples: int, **changes: Any) ->
 
 
 def choice(settings: Mapping[str, Any], chosen_from: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Settings of the cell that chooses for a run: of clean data, evaluated once."""
+    """Settings of the cell that chooses for a run: on clean data, with all pairs, evaluated once."""
     left_out = ("noise", "corruption", "evaluate_at", "points", "few_shot", "jit")
     base = {name: value for name, value in settings.items() if name not in left_out}
+    masks = ("negatives", "equal_captions")
+    base["model"] = {name: value for name, value in base["model"].items() if name not in masks}
     # What every option sets decides nothing, so that runs that differ in it alone share one choice.
     for name in ("init_bias", "init_temperature"):
         if all(name in option for option in chosen_from):

@@ -13,9 +13,9 @@ from . import small
 from .command import main
 from .plots import Line, Panel, draw
 from .study import Findings, Picture, Results, Study, Table
-from .verdict import greater
+from .verdict import advise, greater
 
-BATCHES, EXAMPLES = (16, 256, 4096), 262_144
+BATCHES, EXAMPLES = (16, 256, 1024), 65_536
 BIASES = ("0", "prior", "-10")
 TEMPERATURES = (1.0, 10.0)
 
@@ -73,7 +73,17 @@ def findings(results: Results) -> Findings:
         for batch in BATCHES
         for other in ("-10", "0")
     ]
-    return Findings([table], [Picture("starts", _CAPTION, functools.partial(_draw, results))], verdicts, (), _ADVICE)
+    picture = Picture("starts", _CAPTION, functools.partial(_draw, results))
+    return Findings([table], [picture], verdicts, (), _advice(verdicts[0]))
+
+
+def _advice(verdict):
+    return advise(
+        verdict,
+        seen="Start b at the prior of the batch, -log(batch - 1), when the batch is small.",
+        not_seen="Start b at the paper's -10, also when the batch is small.",
+        smaller="The paper's b = -10 is as good as the prior of the batch, also when the batch is small.",
+    )
 
 
 def _draw(results, path):
@@ -93,8 +103,6 @@ def _draw(results, path):
 
 
 _CAPTION = "Zero-shot accuracy over batch size by the starts of t and b (mean and standard error over seeds)."
-_ADVICE = "Start b at the prior of the batch, -log(batch - 1), unless the batch is in the thousands."
-
 STUDY = Study(
     name="starts",
     title="Starts of t and b by batch size",

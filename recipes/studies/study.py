@@ -84,7 +84,8 @@ class Results:
             label: {seed: result for seed, result in results.items() if result is not None}
             for label, results in found.items()
         }
-        self.missing = sum(seed not in found for found in self._found.values() for seed in range(seeds))
+        open_cells = (cells[label][seed] for label in cells for seed in range(seeds) if seed not in self._found[label])
+        self.missing = len({cell.key for cell in open_cells})
 
     def of(self, label: str) -> dict[int, dict[str, Any]]:
         """Results of a row by seed."""
@@ -161,8 +162,9 @@ class Study:
     one_seed: bool = False
 
     def cells(self, seeds: int) -> list[Cell]:
-        """All cells, those of a row together."""
-        return [cell_of(seed) for cell_of in self.rows().values() for seed in range(self.seeds(seeds))]
+        """All cells, each once, those of a row together."""
+        found = [cell_of(seed) for cell_of in self.rows().values() for seed in range(self.seeds(seeds))]
+        return list({cell.key: cell for cell in found}.values())
 
     def cost(self, seeds: int) -> float:
         """Estimated seconds of all cells on one core."""

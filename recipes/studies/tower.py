@@ -35,7 +35,8 @@ def compute(settings: Mapping[str, Any], folder: Path, root: Path) -> dict[str, 
     """Trains the tower; writes `tower.npz`, its weights by canonical name, and `embeddings.npz`.
 
     Args:
-        settings: "data" (see `store`), "model" (arguments of `SigLIP`), "batch", "examples", "learning_rate", "seed".
+        settings: "data" (see `store`), "model" (arguments of `SigLIP`), "batch", "examples", "learning_rate", "seed";
+            "jit": whether XLA compiles the steps, which it does.
         folder: of the cell.
         root: of all cells.
 
@@ -70,7 +71,7 @@ def compute(settings: Mapping[str, Any], folder: Path, root: Path) -> dict[str, 
         optimizer.apply(tape.gradient(loss, variables), variables)
         return loss
 
-    @tf.function(autograph=False, jit_compile=True)
+    @tf.function(autograph=False, jit_compile=settings.get("jit", True))
     def many(pixels, labels):
         count = pixels.shape[0]
         body = lambda i, _: (i + 1, step(pixels[i], labels[i]))  # noqa: E731

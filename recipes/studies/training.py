@@ -64,7 +64,8 @@ def train(settings: Mapping[str, Any], folder: Path, root: Path) -> dict[str, An
             "optimizer" (arguments of `AdamW` beside the schedule). "choice": settings of the cell whose chosen settings
             are laid over these. "noise": arguments of `WebNoise`; "corruption": kind and probability; "tower":
             "pretrained" (settings of its cell), "frozen", "decay", "learning_rate_multiplier"; "evaluate_at": which
-            parts of the run; "points" of each curve; "few_shot".
+            parts of the run; "points" of each curve; "few_shot"; "jit": whether XLA compiles the
+            steps, which it does.
         folder: of the cell.
         root: of all cells.
 

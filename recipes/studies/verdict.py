@@ -240,3 +240,10 @@ def _up(value: float, digits: int) -> float:
 def need_more(verdicts: Collection[Verdict]) -> set[str]:
     """Rows that the stopping rule asks more seeds of: those of claims that the first look leaves undecided."""
     return {row for verdict in verdicts if verdict.undecided and verdict.seeds < SECOND_LOOK for row in verdict.rows}
+
+
+def advise(verdict: Verdict, *, seen: str, not_seen: str, smaller: str) -> str:
+    """The sentence for users that a verdict supports; "" before there is one, and where it is undecided."""
+    if verdict.outcome == TOO_FEW or verdict.undecided:
+        return ""
+    return {SEEN: seen, NOT_SEEN: not_seen, SMALLER: smaller}[verdict.outcome]

@@ -14,7 +14,7 @@ from .command import main
 from .plots import Line, Panel, draw
 from .small import LOSSES
 from .study import Findings, Picture, Results, Study, Table
-from .verdict import greater
+from .verdict import advise, greater
 
 BATCHES = (64, 1024)
 # Shares of captions: from another picture, generic, empty; and of pictures that are shown again.
@@ -94,7 +94,16 @@ def findings(results: Results) -> Findings:
             ),
         ]
     picture = Picture("web_captions", _CAPTION, functools.partial(_draw, results))
-    return Findings([table, shares], [picture], verdicts, (), _ADVICE)
+    return Findings([table, shares], [picture], verdicts, (), _advice(verdicts[0]))
+
+
+def _advice(verdict):
+    return advise(
+        verdict,
+        seen="With faulty captions and a small batch prefer the sigmoid loss.",
+        not_seen="Faulty captions are no reason to prefer the sigmoid loss.",
+        smaller="Do not choose the loss by how noisy the captions are.",
+    )
 
 
 def _draw(results, path):
@@ -115,8 +124,6 @@ def _draw(results, path):
 
 _FAULTS = ("mismatched", "generic", "empty", "repeated")
 _CAPTION = "Zero-shot accuracy by the faults of the training captions (mean and standard error over seeds)."
-_ADVICE = "Do not choose the loss by how noisy the captions are."
-
 STUDY = Study(
     name="web_captions",
     title="Does noise explain when sigmoid wins?",

@@ -12,7 +12,7 @@ from . import small
 from .command import main
 from .plots import Line, Panel, draw
 from .study import Findings, PaperRow, Picture, Results, Study, Table
-from .verdict import greater, text_of
+from .verdict import advise, greater, text_of
 
 BATCH, EXAMPLES = 64, 32_768
 EVALUATE_AT = (0.125, 0.25, 0.5, 0.75)
@@ -89,8 +89,16 @@ def findings(results: Results) -> Findings:
             rows=(DECAYED,),
         ),
     ]
-    return Findings(
-        [table], [Picture("weight_decay", _CAPTION, functools.partial(_draw, results))], verdicts, (), _ADVICE
+    picture = Picture("weight_decay", _CAPTION, functools.partial(_draw, results))
+    return Findings([table], [picture], verdicts, (), _advice(verdicts[1]))
+
+
+def _advice(verdict):
+    return advise(
+        verdict,
+        seen="Switch weight decay off on a pretrained tower (`optimizer.image_decay` of `recipes.unlocked`).",
+        not_seen="Keep weight decay on a pretrained tower.",
+        smaller="Weight decay on a pretrained tower matters little in a short run.",
     )
 
 
@@ -118,8 +126,6 @@ def paper_rows():
 _CAPTION = (
     "0-shot and 10-shot accuracy over training, from scratch and from a pretrained tower (mean and standard error)."
 )
-
-_ADVICE = "Switch weight decay off on a pretrained tower (`optimizer.image_decay` of `recipes.unlocked`)."
 
 STUDY = Study(
     name="weight_decay",

@@ -110,7 +110,7 @@ def test_a_source_draws_crowded_scenes_and_names_them_apart():
 
 
 def test_the_faults_of_captions_have_their_shares():
-    count = 3_000
+    count = 1_500
     noise = WebNoise(mismatched=0.3, generic=0.2, empty=0.1, repeated=0.25)
     clean = SceneSource(level="crowded", captions=1, size=count)
     noisy = SceneSource(level="crowded", captions=1, size=count, noise=noise)
@@ -122,11 +122,11 @@ def test_the_faults_of_captions_have_their_shares():
         assert 0 <= i - shown <= 1_000
         kind = "empty" if not text else "generic" if text in GENERIC_CAPTIONS else "own" if text == own else "other"
         kinds[kind] += shown == i or kind in ("empty", "generic")
-    np.testing.assert_allclose(kinds["empty"] / count, 0.1, atol=0.02)
-    np.testing.assert_allclose(kinds["generic"] / count, 0.2, atol=0.025)
-    np.testing.assert_allclose(kinds["repeated"] / count, 0.25 * (1 - 500 / count), atol=0.025)
+    np.testing.assert_allclose(kinds["empty"] / count, 0.1, atol=0.03)
+    np.testing.assert_allclose(kinds["generic"] / count, 0.2, atol=0.035)
+    np.testing.assert_allclose(kinds["repeated"] / count, 0.25 * (1 - 500 / count), atol=0.035)
     unrepeated = count - kinds["repeated"]
-    np.testing.assert_allclose(kinds["other"] / unrepeated, 0.3, atol=0.03)
+    np.testing.assert_allclose(kinds["other"] / unrepeated, 0.3, atol=0.04)
     again = next(i for i in range(count) if noisy.picture_of(i) != i)
     shown = noisy.picture_of(again)
     assert noisy.picture_of(shown) == shown, "the first repeated picture's original is not repeated itself"

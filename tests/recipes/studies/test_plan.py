@@ -13,12 +13,12 @@ def test_a_dry_run_counts_cells(tmp_path):
     out = io.StringIO()
     plan.small([bias_init.STUDY], 2, tmp_path, out)
     cells = out.getvalue()
-    # Ten pictures' shards, the tokens, the initial loss and five rows twice.
-    assert cells.startswith("bias_init        22 cells, 0 computed")
+    # Eleven shards, tokens, tower, initial loss, five rows twice, and for each a choice among three.
+    assert cells.startswith("bias_init        44 cells, 0 computed")
     fill([bias_init.STUDY], 2, tmp_path)
     out = io.StringIO()
     plan.small([bias_init.STUDY], 2, tmp_path, out)
-    assert "22 cells, 11 computed" in out.getvalue()
+    assert "44 cells, 11 computed" in out.getvalue()
 
 
 def test_the_anchor_is_estimated_as_itself():
@@ -78,6 +78,7 @@ def test_what_was_compiled_is_shown_as_such(tmp_path, monkeypatch):
         (["--scale", "paper"], "--dry-run"),
         (["--seeds", "0"], "--seeds"),
         (["--workers", "0"], "--workers"),
+        (["--minutes", "0"], "--minutes"),
         (["--compile"], "--compile belongs"),
     ],
 )

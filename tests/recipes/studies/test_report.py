@@ -8,49 +8,88 @@ from recipes.studies.cell import write_result
 from recipes.studies.study import Results
 from tests.recipes.studies.invented import fill, invent
 
+SEEDS = verdict.FIRST_LOOK
+
 
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory):
     root = tmp_path_factory.mktemp("studies")
-    fill(STUDIES, 2, root)
+    fill(STUDIES, SEEDS, root)
     return root
 
 
-def test_the_document_holds_every_study_and_its_pictures(computed, tmp_path):
+def test_the_document_has_a_first_page_and_every_study(computed, tmp_path):
     document = tmp_path / "docs" / "studies.md"
-    sections = write_up.write_document(STUDIES, 2, computed, document)
+    sections = write_up.write_document(STUDIES, SEEDS, computed, document)
     assert [section.title for section in sections] == [study.title for study in STUDIES]
     text = document.read_text()
     pictures = re.findall(r"!\[[^]]*\]\(studies/(\w+\.png)\)", text)
-    assert len(pictures) == len(STUDIES)
+    assert len(pictures) == len(STUDIES) + 1 and pictures[0] == write_up.HEADLINE
     for name in pictures:
         file = document.parent / "studies" / name
-        assert file.read_bytes().startswith(b"\x89PNG") and file.stat().st_size < 100_000
-    assert "2 seeds a row" in text and "TensorFlow" in text and "python -m recipes.studies.all --scale small" in text
-    assert "63.0 / 82.4 / 61.0" in text and "not computed yet" not in text
-    for lines in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        assert file.read_bytes().startswith(b"\x89PNG") and file.stat().st_size < 150_000
+    first_page = text[: text.index("## ")]
+    assert first_page.count("| claim |") == 1 and first_page.count("![") == 1
+    headlines = [v.claim for section in sections for v in section.verdicts if v.headline]
+    assert len(headlines) >= len(STUDIES) and all(claim in first_page for claim in headlines)
+    assert "TensorFlow" in text and "python -m recipes.studies.all --scale small" in text
+    assert "63.0 / 82.4 / 61.0" in text and "not computed yet" not in text and "learning rate 0.003" in text
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.M)
+    for lines in tables:
         assert len({line.count("|") for line in lines.splitlines()}) == 1, lines
+    # Every claim with effect, interval, seeds and verdict.
+    for section in sections:
+        for v in section.verdicts:
+            assert f"| {v.claim} | {v.effect} | {v.interval} | {v.seeds or '-'} | **{v.said}** |" in text
     assert verdict.RULE in text
 
 
 def test_the_page_stands_alone(computed):
-    page = write_up.write(STUDIES, 2, computed, "all").read_text()
-    assert page.count('<img src="data:image/png;base64,') == len(STUDIES)
+    page = write_up.write(STUDIES, SEEDS, computed, "all").read_text()
+    assert page.count('<img src="data:image/png;base64,') == len(STUDIES) + 1
     assert "http" not in page.replace("http-equiv", "") and "<section>" in page
 
 
-def test_what_is_not_computed_is_said(tmp_path):
-    fill([bias_init.STUDY], 2, tmp_path, skip=3)
+def test_what_is_not_computed_is_said_and_nothing_is_advised(tmp_path):
+    fill([bias_init.STUDY], 3, tmp_path)
     document = tmp_path / "studies.md"
-    (section,) = write_up.write_document(STUDIES, 2, tmp_path, document)
-    assert section.notes[0].startswith("**3 of this study's 12 cells are not computed yet**")
-    assert "left out here:** Batch size" in document.read_text()
+    (section,) = write_up.write_document(STUDIES, SEEDS, tmp_path, document)
+    assert section.notes[0].startswith("**10 of the 26 cells of this study are not computed yet**")
+    assert all(v.outcome == verdict.TOO_FEW for v in section.verdicts if not v.evidence.startswith("10."))
+    assert section.advice == "" and "## Advice" not in document.read_text()
+    assert "3 of 5 seeds so far" in document.read_text() and "left out here:** Batch size" in document.read_text()
+
+
+def test_advice_follows_from_the_verdict():
+    words = {"seen": "do", "not_seen": "do not", "smaller": "either"}
+    low = dict.fromkeys(range(5), 0.5)
+    for shift, expected in ((0.1, "do"), (-0.1, "do not"), (0.0, "either")):
+        high = {seed: value + shift + 0.001 * (seed - 2) for seed, value in low.items()}
+        assert verdict.advise(verdict.greater("a", high, low), **words) == expected
+    undecided = {seed: 0.5 + 0.3 * (-1) ** seed for seed in low}
+    for open_claim in (verdict.greater("a", undecided, low), verdict.greater("a", {}, low)):
+        assert verdict.advise(open_claim, **words) == ""
+
+
+def test_the_second_look_takes_the_rows_of_open_claims(tmp_path):
+    study = bias_init.STUDY
+    fill([study], SEEDS, tmp_path)
+    open_claims = [v for v in study.findings(study.results(SEEDS, tmp_path)).verdicts if v.undecided]
+    rows = {row for v in open_claims for row in v.rows}
+    more = study.second_look(SEEDS, tmp_path)
+    assert rows and len(more) == len(rows) * (verdict.SECOND_LOOK - SEEDS)
+    assert {cell.settings["seed"] for cell in more} == set(range(SEEDS, verdict.SECOND_LOOK))
+    fill([study], verdict.SECOND_LOOK, tmp_path)
+    results = study.results(SEEDS, tmp_path)
+    assert max(v.seeds for v in study.findings(results).verdicts) == verdict.SECOND_LOOK
+    assert study.second_look(SEEDS, tmp_path) == [] and results.missing == 0
 
 
 def test_figures_are_means_with_errors_over_seeds(computed):
-    results = Results(bias_init.rows(), 2, computed)
+    results = Results(bias_init.rows(), SEEDS, computed)
     values = [r["final"]["zero_shot"] for r in results.of(bias_init.BEST).values()]
-    assert results.text(bias_init.BEST, "final", "zero_shot", scale=100).startswith(f"{50 * sum(values):.1f} ±")
+    mean = 100 * sum(values) / len(values)
+    assert results.text(bias_init.BEST, "final", "zero_shot", scale=100).startswith(f"{mean:.1f} ±")
     assert results.missing == 0
 
 

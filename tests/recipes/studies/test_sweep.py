@@ -58,6 +58,15 @@ def test_a_sweep_computes_what_is_missing_and_says_what_is_left(tmp_path):
     assert sweep.run(wanted, tmp_path, 2, again.append, MODULE) == results and not again
 
 
+def test_a_sweep_begins_nothing_after_its_time(tmp_path):
+    wanted = [light(i, 0.4) for i in range(4)]
+    said = []
+    results = sweep.run(wanted, tmp_path, 1, said.append, MODULE, seconds=0.01)
+    done = [cell for cell in wanted if results[cell.key] is not None]
+    assert len(said) == len(done) < 4
+    assert sweep.run(wanted, tmp_path, 1, said.append, MODULE, seconds=100)[wanted[-1].key] == {"value": 6}
+
+
 @pytest.mark.slow
 def test_a_failing_cell_ends_the_sweep_with_its_name(tmp_path, capfd):
     with pytest.raises(RuntimeError, match="'cell 7' ended with exit code 1"):

@@ -22,14 +22,16 @@ MODEL = {
 }
 IMAGE = {name: value for name, value in MODEL.items() if name.startswith("image")} | {"text": "mu"}
 TOWER = Cell(
-    "tower", {"data": DATA, "model": IMAGE, "batch": 16, "examples": 32, "learning_rate": 1e-3, "seed": 9}, "tower"
+    "tower",
+    {"data": DATA, "model": IMAGE, "batch": 16, "examples": 32, "learning_rate": 1e-3, "seed": 9, "jit": False},
+    "tower",
 )
 GERMAN = {"languages": ["de"], "vocabulary": 160, "length": 16}
 FROZEN = {"pretrained": TOWER.settings, "frozen": True}
 
 
 def tiny(seed=0, **changes):
-    changes.setdefault("text", GERMAN)
+    changes = {"text": GERMAN, "jit": False, **changes}  # compiling takes longer than a tiny run
     settings = small.cell("tiny", seed, batch=16, examples=48, **changes).settings
     return Cell("train", {**settings, "data": DATA, "model": {**MODEL, **changes.get("model", {})}})
 
@@ -144,6 +146,13 @@ def test_the_initial_loss_is_its_closed_form(tmp_path):
     found = loss_probe.initial_losses({"cases": cases}, tmp_path, tmp_path)["losses"]
     expected = [math.log1p(math.exp(-b)) + (n - 1) * math.log1p(math.exp(b)) for b, n in cases]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_compiled_loop_computes_what_the_plain_one_does(root):
+    plain, compiled = (compute(tiny(4, tower=FROZEN, jit=jit), root) for jit in (False, True))
+    for name, curve in plain["curves"].items():
+        np.testing.assert_allclose(compiled["curves"][name], curve, rtol=1e-3, err_msg=name)
 
 
 @pytest.mark.slow
