@@ -1,4 +1,7 @@
-"""A worker whose cells cost nothing but sleep, and a sweep of them: `python -m tests.recipes.studies.light ROOT N`."""
+"""A worker whose cells cost nothing but sleep, and a sweep of them.
+
+python -m tests.recipes.studies.light ROOT CELLS WORKERS
+"""
 
 import sys
 import time
@@ -36,6 +39,6 @@ def light(number, sleep=0.05, **more):
 
 if __name__ == "__main__":
     register()
-    root, count = Path(sys.argv[1]), int(sys.argv[2])
-    sweep.run([light(i, 0.3) for i in range(count)], root, 2, lambda text: print(text, flush=True), MODULE)
+    root, count, workers = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    sweep.run([light(i, 0.3) for i in range(count)], root, workers, lambda text: print(text, flush=True), MODULE)
     sys.exit(0)

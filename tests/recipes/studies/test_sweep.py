@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -50,21 +49,13 @@ def test_needed_cells_come_first_and_once():
 def test_a_sweep_computes_what_is_missing_and_says_what_is_left(tmp_path):
     said = []
     wanted = [light(i, after=10) for i in range(5)]
+    assert set(sweep.run(wanted, tmp_path, 2, said.append, MODULE, seconds=0.0).values()) == {None} and not said
     results = sweep.run(wanted, tmp_path, 2, said.append, MODULE)
     assert [results[cell.key]["value"] for cell in wanted] == [0, 2, 4, 6, 8]
     assert len(said) == 6 and said[0].startswith("[1/6] cell 10") and "value 20" in said[0]
     assert "min left" in said[3] and "min left" not in said[-1]
     again = []
     assert sweep.run(wanted, tmp_path, 2, again.append, MODULE) == results and not again
-
-
-def test_a_sweep_begins_nothing_after_its_time(tmp_path):
-    wanted = [light(i, 0.4) for i in range(4)]
-    said = []
-    results = sweep.run(wanted, tmp_path, 1, said.append, MODULE, seconds=0.01)
-    done = [cell for cell in wanted if results[cell.key] is not None]
-    assert len(said) == len(done) < 4
-    assert sweep.run(wanted, tmp_path, 1, said.append, MODULE, seconds=100)[wanted[-1].key] == {"value": 6}
 
 
 @pytest.mark.slow
@@ -75,24 +66,20 @@ def test_a_failing_cell_ends_the_sweep_with_its_name(tmp_path, capfd):
     assert light(7, fails=True).result(tmp_path) is None
 
 
-@pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
-    command = [sys.executable, "-m", "tests.recipes.studies.light", str(tmp_path), "6"]
+    """Two cells, killed after the first: the first stays as it is, the second is computed."""
+    command = [sys.executable, "-m", "tests.recipes.studies.light", str(tmp_path), "2", "1"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     process.stdout.readline()
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    time.sleep(5.0)  # workers end with the cell that they are at
-    wanted = [light(i, 0.3) for i in range(6)]
-    done = [cell for cell in wanted if cell.result(tmp_path) is not None]
-    assert 1 <= len(done) < 6
-    before = {cell.key: (cell.folder(tmp_path) / "result.json").stat().st_mtime_ns for cell in done}
-
-    finished = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"[{len(done) + 1}/6]" in finished.stdout and "[6/6]" in finished.stdout
-    for cell in wanted:
-        whole = json.loads((cell.folder(tmp_path) / "result.json").read_text())
-        assert whole["result"]["value"] == 2 * cell.settings["number"] and whole["settings"] == cell.settings
-    assert all((cell.folder(tmp_path) / "result.json").stat().st_mtime_ns == before[cell.key] for cell in done)
-    assert all((cell.folder(tmp_path) / "begun").read_text() == "x" for cell in done)
+    first, second = (light(i, 0.3) for i in range(2))
+    kept = first.folder(tmp_path) / "result.json"
+    written = kept.stat().st_mtime_ns
+    # Its worker ends with the cell that it is at. That cell may or may not be complete by now; both are right.
+    results = sweep.run([first, second], tmp_path, 1, print, MODULE)
+    assert [results[cell.key] for cell in (first, second)] == [{"value": 0}, {"value": 2}]
+    assert kept.stat().st_mtime_ns == written and (first.folder(tmp_path) / "begun").read_text() == "x"
+    whole = json.loads((second.folder(tmp_path) / "result.json").read_text())
+    assert whole["settings"] == second.settings
