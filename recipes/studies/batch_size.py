@@ -14,7 +14,7 @@ from .command import main
 from .plots import Line, Panel, draw
 from .small import LOSSES
 from .study import Findings, PaperRow, Picture, Results, Study, Table
-from .verdict import advise, greater
+from .verdict import NOT_SEEN, SEEN, SMALLER, advise, greater
 
 SETUPS = {
     "SigLiT": (small.siglit, (16, 64, 256, 1024), 65_536),
@@ -88,7 +88,7 @@ def findings(results: Results) -> Findings:
         )
         verdicts += _verdicts(results, setup, batches)
     picture = Picture("batch_size", _CAPTION, functools.partial(_draw, results))
-    return Findings(tables, [picture], verdicts, _NOTES, _advice(verdicts[0]))
+    return Findings(tables, [picture], verdicts, [*_NOTES, *_differs(verdicts)], _advice(verdicts[0]))
 
 
 def _verdicts(results, setup, batches):
@@ -131,6 +131,27 @@ def _verdicts(results, setup, batches):
         ),
     ]
     return found
+
+
+def _differs(verdicts):
+    """Where the paper's ordering is not seen at small batches: which run shows it, if any does."""
+    claims = [v for v in verdicts if "better than softmax" in v.claim]
+    missed = [v for v in claims if v.outcome in (NOT_SEEN, SMALLER) and v.claim.endswith("zero-shot")]
+    if missed:
+        shown = [v for v in claims if v.outcome == SEEN]
+        yield (
+            "**What would have to differ.** "
+            + "; ".join(
+                f"{v.claim.split(':')[0]} does not show the paper's ordering in zero-shot accuracy" for v in missed
+            )
+            + ". "
+            + (
+                "It is seen in these runs: " + "; ".join(f"{v.claim} ({v.effect})" for v in shown) + "."
+                if shown
+                else "It is not seen in any of these runs; what is left are the paper's size, data, and duration."
+            )
+            + " The study *Does noise explain when sigmoid wins?* changes the captions."
+        )
 
 
 def mean(several: list[Mapping[int, float]]) -> dict[int, float]:

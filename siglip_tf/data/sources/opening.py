@@ -52,6 +52,7 @@ _ARGUMENTS: dict[str, dict[str, str]] = {
     },
     "registered": {
         "seed": "seed", "size": "size", "languages": "languages", "captions": "captions", "image_size": "image_size",
+        "level": "level",
     },
 }  # fmt: skip
 _PARQUET_COLUMNS = {

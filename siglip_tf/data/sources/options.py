@@ -28,6 +28,7 @@ NAMES = {
     "languages": "languages of synthetic data, separated by commas",
     "captions": "captions an image and language of synthetic data",
     "image_size": "pixels a side of synthetic data",
+    "level": "simple or crowded synthetic data",
 }
 
 # A glob may hold question marks too: options begin at the last one that a key and an equals sign follow.

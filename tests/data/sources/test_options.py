@@ -50,6 +50,7 @@ def test_every_kind_takes_names(tmp_path):
         assert (example["image"], example["captions"].tolist()) == (encode(1), [b"hello"]), line
         assert (int(example["label"]), example["language"].tolist()) == (3, [b"de"]), line
     assert open_source("synthetic?seed=3&split=test&size=5").size == 5
+    assert open_source("synthetic?level=crowded&size=5").level == "crowded"
     assert open_source("scenes?languages=de,fr").languages == ("de", "fr")
 
 
@@ -57,7 +58,7 @@ def test_refusals_name_the_option(tmp_path):
     write_shard(tmp_path / "a.tar", [{"__key__": "k", "png": encode(1), "txt": "x"}])
     cases = {
         f"{tmp_path}?captoin=title": "has an unknown option 'captoin'. Options: kind, suffix, split, image, caption",
-        f"{tmp_path}?template=a": "read as tar, has no option 'template'. Its options: caption, image, index_dir, kind",
+        f"{tmp_path}?template=a": "read as tar, has no option 'template'. Its options: caption, group, image, index_dir, kind",
         f"{tmp_path}?split=test": "Shards have no splits: name those of 'test' by their paths",
         f"{tmp_path}?kind=zip": "kind must be one of folder, classes, tar, tfrecord, parquet. Received: 'zip'",
         f"{tmp_path}?suffix=.shard": "'.shard' says no kind of shard: name it too",
