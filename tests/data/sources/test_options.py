@@ -58,7 +58,7 @@ def test_refusals_name_the_option(tmp_path):
     write_shard(tmp_path / "a.tar", [{"__key__": "k", "png": encode(1), "txt": "x"}])
     cases = {
         f"{tmp_path}?captoin=title": "has an unknown option 'captoin'. Options: kind, suffix, split, image, caption",
-        f"{tmp_path}?template=a": "read as tar, has no option 'template'. Its options: caption, group, image, index_dir, kind",
+        f"{tmp_path}?template=a": "read as tar, has no option 'template'. Its options: caption, group, image, index",
         f"{tmp_path}?split=test": "Shards have no splits: name those of 'test' by their paths",
         f"{tmp_path}?kind=zip": "kind must be one of folder, classes, tar, tfrecord, parquet. Received: 'zip'",
         f"{tmp_path}?suffix=.shard": "'.shard' says no kind of shard: name it too",
