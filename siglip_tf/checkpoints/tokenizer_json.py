@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,7 +34,11 @@ _FINAL_SIGMA = {
     },
     "content": "ς",
 }
-_LOWER_CASE = {"unicode": [_FINAL_SIGMA, _LOWER], "simple": [_LOWER], "ascii": _ASCII_LOWER}
+_LOWER_CASE: Mapping[str, Sequence[dict[str, Any]]] = {
+    "unicode": [_FINAL_SIGMA, _LOWER],
+    "simple": [_LOWER],
+    "ascii": _ASCII_LOWER,
+}
 # What SentencePiece calls extra white space: spaces alone, where the library's Strip takes line ends too.
 _STRIP = {"type": "Replace", "pattern": {"Regex": r"\A +| +\z"}, "content": ""}
 _ESCAPE = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
