@@ -23,26 +23,31 @@ from siglip_tf.experiments.config import settings
 from siglip_tf.experiments.recipe import Option, Recipe
 from siglip_tf.experiments.schema import AUTO
 
-# Two towers of four and two blocks, small enough for two CPU cores. The bias starts near the prior of a batch of 64,
-# log(1 / 63) = -4.1; the paper's -10 is that of a batch of 22,000.
+# Own pictures: a few thousand of them are learned by many passes, so a step must be cheap. On pictures of 32 pixels
+# patches of 16 are few tokens, and the projection of a patch sees much of a shape at once. Names need a small text
+# tower. `text_length` is the most; captions that need less get less.
 MODEL = {
-    "image": "Ti/8",
-    "image_size": 64,
+    "image": "Ti/16",
+    "image_size": 32,
     "image_width": 128,
     "image_depth": 4,
     "image_mlp_dim": 512,
     "image_heads": 4,
     "text": "Ti",
-    "text_length": 24,
-    "text_width": 128,
-    "text_depth": 2,
-    "text_mlp_dim": 512,
-    "text_heads": 4,
+    "text_length": 64,
+    "text_width": 64,
+    "text_depth": 1,
+    "text_mlp_dim": 256,
+    "text_heads": 2,
     "init_bias": -5.0,
+    # Twins in a batch are no negatives: several pictures of one thing have one caption.
+    "equal_captions": "ignore",
 }
-# The drawn scenes stand on a 3 x 3 grid: a patch is as large as one of its places, and none of them is ever cut.
-SCENES = {"image": "Ti/24", "image_size": 72}
-BATCH = 64
+# From so many pairs on there is enough to learn details and sentences from.
+MANY_PAIRS = 20_000
+LARGE = {"image_size": 64, "text_width": 128, "text_depth": 2, "text_mlp_dim": 512, "text_heads": 4}
+# Large batches have more negatives, and their products fill the processor better. Few pairs get smaller ones.
+BATCH, LEAST_BATCH = 256, 16
 # Some hundred steps are few for t and b to leave their initial values, which suit long runs: they learn ten times as
 # fast. beta_2 is the paper's (section 4.7).
 OPTIMIZER = {
@@ -52,15 +57,27 @@ OPTIMIZER = {
     "beta_2": 0.95,
     "scalars_learning_rate": 10.0,
 }
-# A few thousand pictures are seen dozens of times: small changes keep the model from learning them by heart. None of
+# A few thousand pictures are seen hundreds of times: small changes keep the model from learning them by heart. None of
 # them makes a caption untrue; pictures are not mirrored, since writing, clocks and "left" would be.
 AUGMENT = {"shift": 0.1, "scale": 0.2, "rotate": 10.0, "color": 0.3}
-
-SYNTHETIC_STEPS = 1200
-# Of own pictures: so many passes over the data, but no fewer and no more than these steps (about 4 to 12 minutes).
-PASSES = 60
-LEAST_STEPS, MOST_STEPS = 1_200, 3_600
+# So many passes over the data, but no fewer and no more than these steps (about 2 to 12 minutes on two idle cores).
+PASSES = 400
+LEAST_STEPS, MOST_STEPS = 1_500, 6_000
 VOCABULARY = 4_000
+
+# The drawn scenes stand on a 3 x 3 grid: a patch is as large as one of its places, and none of them is ever cut. Their
+# captions are sentences. The bias starts near the prior of a batch of 64, log(1 / 63) = -4.1.
+SCENES = {
+    "image": "Ti/24",
+    "image_size": 72,
+    "text_length": 24,
+    "text_width": 128,
+    "text_depth": 2,
+    "text_mlp_dim": 512,
+    "text_heads": 4,
+    "equal_captions": "negative",
+}
+SCENES_BATCH, SCENES_STEPS = 64, 1200
 SCENES_EVALUATED = 1_000
 EVALUATIONS = 5
 
@@ -74,6 +91,7 @@ def setup(name: str) -> ConfigDict:
         optimizer=OPTIMIZER,
         schedule={"name": "cosine", "warmup": "10%"},
         augment=AUGMENT,
+        image_alpha="white",
         checkpoint_every=250,
         log_every=10,
     )
@@ -83,14 +101,35 @@ def synthetic(c: ConfigDict) -> None:
     """Makes the settings those of a run on drawn scenes."""
     c.model.update(SCENES)
     c.augment.update(dict.fromkeys(AUGMENT, 0.0))
-    c.duration = f"{SYNTHETIC_STEPS} steps"
+    c.batch = SCENES_BATCH
+    c.duration = f"{SCENES_STEPS} steps"
+
+
+def shape(c: ConfigDict, named: Collection[str], pairs: int) -> list[str]:
+    """Chooses what the model and the batch depend on the number of pairs for, unless it was named."""
+    batch = min(BATCH, max(LEAST_BATCH, pairs // 8))
+    chosen = {"batch": batch}
+    if pairs >= MANY_PAIRS:
+        chosen |= {f"model.{key}": value for key, value in LARGE.items()}
+    for key, value in chosen.items():
+        if key not in named:
+            c.update_from_flattened_dict({key: value})
+    return [f"{pairs:,} pairs: pictures of {c.model.image_size} pixels, batch {c.batch}"]
 
 
 def prepare(c: ConfigDict, folder: str, is_synthetic: bool) -> Any:
     """Pairs with a part held out, and a vocabulary of their captions."""
     from siglip_tf.experiments import inputs
 
-    return inputs.pairs(c, folder, is_synthetic, own_vocabulary=True, hold_out=True, scenes_held_out=SCENES_EVALUATED)
+    return inputs.pairs(
+        c,
+        folder,
+        is_synthetic,
+        own_vocabulary=True,
+        fit_text=not is_synthetic,
+        hold_out=True,
+        scenes_held_out=SCENES_EVALUATED,
+    )
 
 
 def adapt(c: ConfigDict, named: Collection[str], pairs: int | None) -> list[str]:
@@ -113,12 +152,13 @@ RECIPE = Recipe(
     setups=("small",),
     synthetic=synthetic,
     prepare=prepare,
+    shape=shape,
     adapt=adapt,
     evaluations=EVALUATIONS,
     options={
         "data": Option("data", "own pictures with captions, in place of the drawn scenes"),
         "steps": Option("duration", "training steps of the whole run", "{} steps"),
-        "batch": Option("batch", f"pairs per step ({BATCH})"),
+        "batch": Option("batch", f"pairs per step ({BATCH}; drawn scenes {SCENES_BATCH})"),
         "learning-rate": Option("optimizer.learning_rate", f"at its peak ({OPTIMIZER['learning_rate']})"),
         "seed": Option("seed", "of data, weights and order (0)"),
     },

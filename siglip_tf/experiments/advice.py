@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +13,8 @@ from siglip_tf.experiments.page import Figure
 
 _FEW_PAIRS = 20_000
 _GOOD = 0.9  # a figure above this needs no advice
-_FEW_TOKENS = 16
+_FEW_TOKENS = 4
+_LONGER, _AT_MOST = 8, 3_300  # to train longer: how many times the steps, and about how many seconds for the whole
 
 
 def warning(figures: Sequence[Figure]) -> str:
@@ -33,6 +36,8 @@ def advice(
     steps: int,
     examples: int,
     seconds: float,
+    command: str = "",
+    continues: bool = False,
 ) -> list[str]:
     """What to try next, the most promising first; nothing where the first figure is good.
 
@@ -43,20 +48,17 @@ def advice(
         steps: of the run.
         examples: pairs of the training data.
         seconds: that training took.
+        command: the command line of the run.
+        continues: whether the run goes on if it is given more steps.
     """
     if not figures or (figures[0].value >= _GOOD and not figures[0].winners):
         return []
     sentences = []
     epochs = steps * c.batch / examples
     if _still_improves(metrics):
-        longer = f"{4 * steps}"
-        hours = 4 * seconds / 3600
         sentences.append(
             f"Train longer: the figures were still getting better at the end ({epochs:.0f} passes over the data). "
-            f"--steps {longer} --fresh takes about {hours:.1f} hours here."
-            if hours >= 1
-            else f"Train longer: the figures were still getting better at the end ({epochs:.0f} passes over the data). "
-            f"--steps {longer} --fresh takes about {4 * seconds / 60:.0f} minutes here."
+            + _train_longer(steps, seconds, command, continues)
         )
     if not c.start and examples < _FEW_PAIRS:
         sentences.append(
@@ -80,6 +82,45 @@ def advice(
         "pictures and texts that are cut off."
     )
     return sentences
+
+
+def _train_longer(steps: int, seconds: float, command: str, continues: bool) -> str:
+    """How to train longer, with the command: up to an hour for the whole, if the run was shorter."""
+    more = min(_LONGER, max(2.0, _AT_MOST / max(seconds, 1.0)))
+    longer = 100 * round(more * steps / 100) if steps >= 100 else round(more * steps)
+    minutes = (longer - continues * steps) / steps * seconds / 60
+    time = f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
+    how = "This goes on from the last step and takes" if continues else "This takes"
+    return f"{how} about {time}{' more' if continues else ''} here: {longer_command(command, longer, continues)}"
+
+
+def longer_command(command: str, steps: int, continues: bool) -> str:
+    """The command line of a run with another number of steps, as it was given: by make or by itself.
+
+    Args:
+        command: the command line of the run.
+        steps: of the whole run.
+        continues: whether a run with more steps goes on from where it ended, as quickstart's does; else it begins anew.
+    """
+    words = shlex.split(command)
+    module, words = words[:3], words[3:]  # python -m recipes.quickstart
+    kept: dict[str, str] = {}
+    others = []
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.partition("=")
+        if name in ("--steps", "--data"):
+            kept[name] = value if equals else words.pop(0)
+        elif word == "--set" and words[0].startswith("duration="):
+            words.pop(0)
+        elif word != "--fresh" and not word.startswith("--set=duration="):
+            others.append(word)
+    others += ["--steps", str(steps)] if continues else [f"--set=duration={steps} steps", "--fresh"]
+    if "MAKELEVEL" in os.environ and module[-1:] == ["recipes.quickstart"]:
+        data = [f"DATA={shlex.quote(kept['--data'])}"] if "--data" in kept else []
+        return " ".join(["make", "quickstart", *data, f"ARGS={shlex.quote(shlex.join(others))}"])
+    data = ["--data", kept["--data"]] if "--data" in kept else []
+    return shlex.join([*module, *data, *others])
 
 
 def _tokens(c: ConfigDict) -> int:

@@ -174,6 +174,8 @@ def _print_plan(recipe: Recipe, arguments: argparse.Namespace, c: ConfigDict) ->
     if recipe.adopt is not None:
         recipe.adopt(c)
     size = (recipe.size or (lambda c: open_data(c).size))(c) if c.data else None
+    if recipe.shape is not None and size is not None:
+        print("\n".join(recipe.shape(c, arguments.named, size)))
     if recipe.adapt is not None:
         print("\n".join(recipe.adapt(c, arguments.named, size)))
     print(plan(" ".join(words), c, size, arguments.tpu_report))

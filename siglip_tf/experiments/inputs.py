@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from siglip_tf import checkpoints
@@ -17,7 +19,7 @@ from siglip_tf.data import Tokenizer
 from siglip_tf.data.sources.base import Source
 from siglip_tf.experiments import build
 from siglip_tf.experiments.config import set_value
-from siglip_tf.experiments.held_out import HeldOut, held_out_part
+from siglip_tf.experiments.held_out import HeldOut, captions_of, held_out_part
 
 # Arguments of `SigLIP` that a checkpoint decides, by tower.
 IMAGE = ("image", "image_size", "patch_size", "image_pool")
@@ -27,6 +29,7 @@ _TEXT += ("text_width", "text_depth", "text_mlp_dim", "text_heads")
 
 
 SCENES_HELD_OUT = 256
+_FITTING = 99.5  # percent of the captions that are not cut
 
 
 @dataclasses.dataclass
@@ -57,6 +60,7 @@ def pairs(
     synthetic: bool,
     start: Checkpoint | None = None,
     own_vocabulary: bool = False,
+    fit_text: bool = False,
     hold_out: bool = False,
     scenes_held_out: int | None = None,
 ) -> Prepared:
@@ -68,6 +72,7 @@ def pairs(
         synthetic: whether to draw scenes in place of `data`.
         start: a checkpoint that the model begins with; its tokenizer and image preprocessing are used if it has them.
         own_vocabulary: whether a tokenizer is trained on the captions where none is named.
+        fit_text: whether texts get as many tokens as the captions need, `model.text_length` at most.
         hold_out: whether a part of `data` is held out of training even if no evaluation asks for it.
         scenes_held_out: how many drawn scenes each evaluation takes; `SCENES_HELD_OUT` by default.
 
@@ -82,7 +87,10 @@ def pairs(
     for note in source.notes:
         print(f"data: {note}", file=sys.stderr)
     trains_own = synthetic or own_vocabulary
-    tokenizer = build.build_tokenizer(c, _vocabulary(c, folder, source if trains_own else None, start), start)
+    proto = _vocabulary(c, folder, source if trains_own else None, start)
+    if fit_text:
+        set_value(c, "model.text_length", _tokens_needed(build.build_tokenizer(c, proto, start), source))
+    tokenizer = build.build_tokenizer(c, proto, start)
     preprocessing = build.build_preprocessing(c, tokenizer, start)
 
     def data() -> TrainingData:
@@ -114,6 +122,17 @@ def _vocabulary(c: ConfigDict, folder: str, captions: Source | None, start: Chec
     proto = build.own_tokenizer(c, captions, folder)
     set_value(c, "model.vocab_size", Tokenizer(proto, c.model.text_length).vocab_size)
     return proto
+
+
+def _tokens_needed(tokenizer: Tokenizer, source: Source) -> int:
+    """Tokens of nearly all captions with the end mark, a multiple of four, the tokenizer's length at most."""
+    texts = list(captions_of(source))
+    if not texts:
+        return tokenizer.length
+    ids = tokenizer(texts).numpy()
+    lengths = ((ids != tokenizer.eos_id) & (ids != tokenizer.pad_id)).sum(axis=1) + 1
+    needed = math.ceil(np.percentile(lengths, _FITTING, method="higher") / 4) * 4
+    return min(tokenizer.length, max(8, needed))
 
 
 def whole_start(c: ConfigDict, image_size: int | None = None) -> Checkpoint | None:

@@ -85,6 +85,8 @@ class Recipe:
         needs: settings that a run needs unless its data is synthetic -> what to say where one is missing.
         adopt: gives settings the architecture of the checkpoint that they name, if they do; the plan calls it.
         size: examples of the data that the settings name; by default those of its source.
+        shape: settings, the keys that the command line named, and the number of pairs -> changes what must be known
+            before the data are prepared, such as the size of pictures; called where the data are not synthetic.
         adapt: settings, the keys that the command line named, and the number of pairs (None for synthetic data) ->
             changes the other settings to suit the data; returns what was chosen and why, line by line.
         evaluations: evaluations on the held-out part while training, where the settings ask for none.
@@ -103,6 +105,7 @@ class Recipe:
     needs: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"data": NO_DATA})
     adopt: Callable[[ConfigDict], Any] | None = None
     size: Callable[[ConfigDict], int] | None = None
+    shape: Callable[[ConfigDict, Collection[str], int], list[str]] | None = None
     adapt: Callable[[ConfigDict, Collection[str], int | None], list[str]] | None = None
     evaluations: int = 0
     synthetic_by_default: bool = False

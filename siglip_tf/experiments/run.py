@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from siglip_tf import processor
 from siglip_tf.distribution import describe, find_strategy
 from siglip_tf.experiments import config
-from siglip_tf.experiments.build import build_model, parameter_count, total_steps
+from siglip_tf.experiments.build import build_model, open_data, parameter_count, total_steps
 from siglip_tf.experiments.feeding import feed
 from siglip_tf.experiments.held_out import held_out_task
 from siglip_tf.experiments.inputs import Prepared
@@ -66,6 +66,9 @@ def run(
     if not fresh:
         config.keep_former(c, folder.former())
     folder.claim(config.flat(c), recipe.may_change, fresh)
+    if recipe.shape is not None and not synthetic:
+        for line in recipe.shape(c, named, open_data(c).size):
+            say(line)
     prepared = recipe.prepare(c, path, synthetic)
     if recipe.adapt is not None:
         for line in recipe.adapt(c, named, None if synthetic else prepared.examples):

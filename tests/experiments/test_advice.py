@@ -8,7 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from recipes import quickstart
-from siglip_tf.experiments.advice import advice, warning
+from siglip_tf.experiments.advice import advice, longer_command, warning
 from siglip_tf.experiments.baseline import Baseline
 from siglip_tf.experiments.held_out import PartOf, held_out_task, own_data
 from siglip_tf.experiments.page import Figure
@@ -36,16 +36,30 @@ def test_what_to_try_next_follows_from_the_run():
     c = quickstart.RECIPE.settings()
     weak = [Figure("Zero-shot", 0.3, 0.01, baselines={"nearest neighbor": 0.4})]
     rising = [{"step": i, "loss": 5.0 - i / 20, "held_out/top1": i / 100} for i in range(1, 40)]
-    said = " ".join(advice(c, weak, rising, steps=1200, examples=3_000, seconds=300))
-    assert "--steps 4800 --fresh takes about 20 minutes" in said
+    command = "python -m recipes.quickstart --data 'my pictures' --fresh --steps 1200"
+    run = {"steps": 1200, "examples": 3_000, "seconds": 600, "command": command, "continues": True}
+    said = " ".join(advice(c, weak, rising, **run))
+    assert "goes on from the last step and takes about 45 minutes more here" in said  # an hour for the whole
+    assert "recipes.quickstart --data 'my pictures' --steps 6600 " in said
     assert "recipes.finetune" in said and "smaller patches" not in said and "Vary" not in said
     flat = [{"step": i, "loss": 1.0, "held_out/top1": 0.3} for i in range(1, 40)]
     quickstart.synthetic(c)
     said = " ".join(advice(c, weak, flat, steps=1200, examples=3_000, seconds=300))
     assert "Train longer: the figures" not in said
-    assert "sees 9 patches" in said and "augment.shift=0.1" in said
+    assert "patches a picture" not in said and "augment.shift=0.1" in said
     assert advice(c, [Figure("Zero-shot", 0.99, 0.01)], flat, 1200, 3_000, 300) == []
     assert advice(c, [], flat, 1200, 3_000, 300) == []
+
+
+def test_the_command_that_trains_longer_is_the_one_that_was_given(monkeypatch):
+    monkeypatch.delenv("MAKELEVEL", raising=False)
+    given = "python -m recipes.finetune lora --start a --data=b --set duration=3 --set tune.lora_rank=4"
+    expected = "python -m recipes.finetune lora --start a --set tune.lora_rank=4 '--set=duration=90 steps' --fresh"
+    assert longer_command(given, 90, False).replace("--data b ", "") == expected
+    monkeypatch.setenv("MAKELEVEL", "1")
+    given = "python -m recipes.quickstart --data 'my pictures' --seed 2"
+    assert longer_command(given, 90, True) == "make quickstart DATA='my pictures' ARGS='--seed 2 --steps 90'"
+    assert longer_command("python -m recipes.quickstart", 90, True) == "make quickstart ARGS='--steps 90'"
 
 
 def test_the_nearest_picture_is_that_of_numpy():

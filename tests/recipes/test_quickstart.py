@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+import sentencepiece
 
 from recipes import quickstart
 from siglip_tf.experiments.config import flat
@@ -29,6 +30,8 @@ SMALL = {
 def small(monkeypatch):
     """The same run with small towers and few pictures to evaluate on."""
     monkeypatch.setattr(quickstart, "MODEL", SMALL)
+    text = {name: size for name, size in SMALL.items() if name in quickstart.SCENES and name.startswith("text_")}
+    monkeypatch.setattr(quickstart, "SCENES", {**quickstart.SCENES, **text, "text_length": 24})
     monkeypatch.setattr(quickstart, "SCENES_EVALUATED", 30)
     monkeypatch.setattr("siglip_tf.experiments.baseline.MOST_DRAWN", 20)
 
@@ -93,8 +96,31 @@ def test_pictures_without_labels_are_judged_by_their_captions(small, tmp_path, c
     assert "ranked worst" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 
-def test_the_length_follows_the_data():
-    assert [quickstart.steps_for(pairs, 64) for pairs in (10, 1_280, 2_560, 10**7)] == [1_200, 1_200, 2_400, 3_600]
+def test_the_size_and_the_length_follow_the_data():
+    assert [quickstart.steps_for(pairs, 256) for pairs in (10, 960, 2_560, 10**7)] == [1_500, 1_500, 4_000, 6_000]
+    found = []
+    for pairs in (20, 1_200, 5_000, 50_000):
+        c = quickstart.RECIPE.settings()
+        quickstart.shape(c, {"model.text_width"}, pairs)
+        found.append((c.batch, c.model.image_size, c.model.text_width, c.model.text_depth))
+    assert found == [(16, 32, 64, 1), (150, 32, 64, 1), (256, 32, 64, 1), (256, 64, 64, 2)]
+
+
+def test_texts_are_as_long_as_the_captions_need(tmp_path):
+    rows = [
+        {"image": f"{i}.png", "caption": "word " * (9 if i == 7 else 2) + "a", "split": "test" if i > 30 else "train"}
+        for i in range(40)
+    ]
+    c = quickstart.RECIPE.settings()
+    c.data = write_folder(tmp_path / "data", rows)
+    assert c.model.text_length == 64
+    quickstart.prepare(c, str(tmp_path / "run"), False)
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "run" / "tokenizer.model"))
+    longest = max(len(pieces.encode(row["caption"])) for row in rows)
+    assert c.model.text_length == -(-(longest + 1) // 4) * 4 < 64  # one more for the end mark
+    c.model.text_length = 12
+    quickstart.prepare(c, str(tmp_path / "run"), False)
+    assert c.model.text_length == 12
 
 
 def test_the_command_line_explains_itself(capsys):
