@@ -81,7 +81,7 @@ def setup(name: str) -> ConfigDict:
     return settings(
         batch=64,
         duration=AUTO,
-        model={**siglip.MODEL, "text_length": 64},
+        model={**siglip.MODEL, "text_length": 64, "dtype": AUTO},
         optimizer=OPTIMIZER,
         schedule={"name": "cosine", "warmup": "10%"},
         tune=SETUPS[name],

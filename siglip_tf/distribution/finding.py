@@ -105,7 +105,13 @@ def prepare_gpus(gpus: list[tf.config.PhysicalDevice]) -> None:
 
 
 def recommended_dtype_policy(gpus: list[tf.config.PhysicalDevice] | None = None) -> str:
-    """ "mixed_bfloat16" where every GPU of this machine computes in bfloat16 (Ampere and later), else "float32"."""
+    """ "mixed_bfloat16" on TPUs and where every GPU computes in bfloat16 (Ampere and later), else "float32".
+
+    Args:
+        gpus: those of this machine by default.
+    """
+    if isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy):
+        return "mixed_bfloat16"
     gpus = tf.config.list_physical_devices("GPU") if gpus is None else gpus
     capabilities = [tf.config.experimental.get_device_details(gpu).get("compute_capability") for gpu in gpus]
     return "mixed_bfloat16" if gpus and all(c is not None and tuple(c) >= (8, 0) for c in capabilities) else "float32"

@@ -15,6 +15,7 @@ from siglip_tf.checkpoints import Checkpoint
 from siglip_tf.data import Augmentation, ImagePreprocessing, Preprocessing, Tokenizer
 from siglip_tf.data.sources.base import Source
 from siglip_tf.data.sources.options import joined_options, split_options
+from siglip_tf.distribution import recommended_dtype_policy
 from siglip_tf.experiments.schema import AUTO
 from siglip_tf.experiments.tuning import IMAGE_TOWER, SCALARS, add_adapters, parameter_groups
 from siglip_tf.models import VARIANTS
@@ -85,7 +86,10 @@ def build_schedule(c: ConfigDict, steps: int) -> keras.optimizers.schedules.Lear
 def build_model(c: ConfigDict, steps: int) -> siglip_tf.SigLIP:
     """The model, compiled; call it inside the strategy's scope."""
     optimizer = build_optimizer(c, steps)  # before the weights: it is the sooner found to be wrong
-    model = siglip_tf.SigLIP(**c.model.to_dict(), seed=c.seed)
+    arguments = c.model.to_dict()
+    if arguments["dtype"] == AUTO:
+        arguments["dtype"] = recommended_dtype_policy()
+    model = siglip_tf.SigLIP(**arguments, seed=c.seed)
     add_adapters(model, c)
     model.compile(optimizer, steps_per_execution=c.steps_per_execution)
     return model

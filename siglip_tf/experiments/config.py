@@ -30,7 +30,8 @@ def settings(
     Args:
         batch: pairs a step over all replicas.
         duration: of the run, such as "9B examples", "65k steps" or "30 epochs".
-        model: arguments of `siglip_tf.SigLIP`, and "dtype", a Keras dtype policy.
+        model: arguments of `siglip_tf.SigLIP`, and "dtype", a Keras dtype policy or "auto" for the
+            machine's (`siglip_tf.distribution.recommended_dtype_policy`).
         optimizer: keys of `schema.OPTIMIZER`.
         schedule: keys of `schema.SCHEDULE`.
         **more: any of the other keys of `schema.SCHEMA`; a mapping for a part such as `tune`.

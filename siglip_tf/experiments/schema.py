@@ -128,7 +128,7 @@ MODEL = {
     "dtype": Setting(
         "float32",
         str,
-        choices=("float32", "mixed_bfloat16", "mixed_float16", "bfloat16", "float16", "float64"),
+        choices=(AUTO, "float32", "mixed_bfloat16", "mixed_float16", "bfloat16", "float16", "float64"),
     ),
     "image": Setting("B/16", str, optional=True, form=_image_tower),
     "text": Setting("B", str, choices=TOWERS),
