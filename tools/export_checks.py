@@ -93,9 +93,11 @@ def onnx_towers(folder: str, threads: int | None = None) -> Callable[..., np.nda
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
+    # By its path, where it has one: a data file is looked for beside it.
+    files = {name: f"{folder}/{name}.onnx" for name in onnx.TOWERS}
     sessions = {
-        name: onnxruntime.InferenceSession(_read(f"{folder}/{name}.onnx"), options, ["CPUExecutionProvider"])
-        for name in onnx.TOWERS
+        name: onnxruntime.InferenceSession(_read(file) if "://" in file else file, options, ["CPUExecutionProvider"])
+        for name, file in files.items()
     }
     return lambda tower, **inputs: sessions[tower].run(None, inputs)[0]
 

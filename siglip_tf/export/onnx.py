@@ -23,10 +23,10 @@ from siglip_tf.storage import write_file
 
 OPSET = 17
 PRECISIONS = ("float32", "float16", "int8_weights")
-_PAGE = ("index.html", "siglip.mjs")
+DATA = ".onnx.data"  # ending of the weights of a tower that is too large for one file
 
-_MOST_BYTES = 2**31 - 2**20  # a protobuf message holds 2 GiB, the graph included
-_BYTES = {"float32": 4, "float16": 2, "int8_weights": 1}
+_PAGE = ("index.html", "siglip.mjs")
+_MOST_BYTES = 2**31 - 2**24  # a protobuf message holds 2 GiB, the graph included
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ def export_onnx(
     """Writes `encode_image.onnx`, `encode_text.onnx`, and what a client needs beside them.
 
     That is `tokenizer.model`, `preprocessing.json`, `README.md`, and a page for browsers: `index.html`, `siglip.mjs`.
-    Inputs and outputs are those of `siglip_tf.export.towers.Towers`, for any batch size. NaFlex models take patches and
-    grids.
+    The weights of a tower of 2 GiB and more lie in a file of their own, `NAME.onnx.data`. Inputs and outputs are those of
+    `siglip_tf.export.towers.Towers`, for any batch size. NaFlex models take patches and grids.
 
     Args:
         model: a `SigLIP` with an image tower.
@@ -59,26 +59,27 @@ def export_onnx(
             for each output channel. They are widened when a session is made, and arithmetic is float32 throughout.
 
     Raises:
-        ValueError: no image tower or preprocessing, a tower of 2 GiB and more, or an unknown precision.
+        ValueError: no image tower or preprocessing, or an unknown precision.
         ModuleNotFoundError: tf2onnx is not installed.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"Expected precision to be one of {', '.join(PRECISIONS)}. Received: {precision!r}.")
     preprocessing = checked_preprocessing(model, preprocessing)
     model = model.merge_lora()  # the files have no adapters
-    for side in TOWERS.values():
-        _check_size(model, side, precision)
     require_tf2onnx()
-    contents = {name: _converted(model, name, precision) for name in TOWERS}
-    model_bytes = sum(len(content) for content in contents.values())
-
     directory = os.fspath(directory).rstrip("/")
+    contents, model_bytes = {}, 0
+    for name in TOWERS:
+        contents[name], data = _converted(model, name, precision)
+        model_bytes += len(contents[name]) + sum(value.nbytes for value in data.values())
+        if data:
+            write_file(f"{directory}/{name}{DATA}", (value.tobytes() for value in data.values()))
     write_file(f"{directory}/{TOKENIZER_FILE}", preprocessing.text.model_proto)
     write_file(f"{directory}/{SETTINGS_FILE}", json.dumps(client_settings(model, preprocessing), indent=1))
     write_file(f"{directory}/README.md", onnx_readme(model, preprocessing, precision, model_bytes, OPSET))
     for name in _PAGE:
         write_file(f"{directory}/{name}", resources.files("siglip_tf.export").joinpath("browser", name).read_bytes())
-    for name, content in contents.items():
+    for name, content in contents.items():  # last: a folder with these files is complete
         write_file(f"{directory}/{name}.onnx", content)
     return ONNXExport(directory, precision, model_bytes)
 
@@ -93,19 +94,13 @@ def require_tf2onnx() -> None:
         ) from error
 
 
-def _check_size(model: keras.Model, side: str, precision: str) -> None:
-    weights = [w for name, w in model.named_weights().items() if name.startswith(f"{side}/")]
-    size = _BYTES[precision] * sum(int(np.prod(weight.shape)) for weight in weights)
-    if size > _MOST_BYTES:
-        raise ValueError(
-            f"Expected towers of less than 2 GiB, the most that an ONNX file holds. Received: the {side} tower, "
-            f"{size / 2**30:.2f} GiB in {precision}. Export it in fewer bits, or as saved_model."
-        )
+def _converted(model: keras.Model, name: str, precision: str) -> tuple[bytes, dict[str, np.ndarray]]:
+    """A tower's ONNX file, and the tensors of its data file, in order: none where all fit into the first.
 
-
-def _converted(model: keras.Model, name: str, precision: str) -> bytes:
-    """The ONNX file of a tower. The converter sees the graph alone; the weights are put into it afterwards."""
+    The converter sees the graph alone; the weights are put into it afterwards.
+    """
     import tf2onnx
+    from onnx import numpy_helper
 
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     function, weights = pure_tower(model, name)
@@ -115,18 +110,25 @@ def _converted(model: keras.Model, name: str, precision: str) -> bytes:
     inputs = [value for value in graph.input if not value.name.startswith("weight_")]
     placed = {f"weight_{i}": key for i, key in enumerate(weights)}
     read = _names_read(graph)  # a key's bias changes no softmax, for one
-    used = {place: key for place, key in placed.items() if place in read}
     del graph.input[:]
     graph.input.extend(inputs)
-    widening = []
-    for place, key in used.items():
-        tensors, nodes = _stored(place, key, weights[key], precision)
-        graph.initializer.extend(tensors)
-        widening += nodes
+    tensors, widening = {}, []
+    for place, key in placed.items():
+        if place in read:
+            stored, nodes = _stored(place, key, weights[key], precision)
+            tensors |= stored
+            widening += nodes
     nodes = [*widening, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
-    return proto.SerializeToString()
+    if sum(value.nbytes for value in tensors.values()) <= _MOST_BYTES:
+        graph.initializer.extend(numpy_helper.from_array(value, key) for key, value in tensors.items())
+        return proto.SerializeToString(), {}
+    offset = 0
+    for key, value in tensors.items():
+        graph.initializer.append(_outside(key, value, f"{name}{DATA}", offset))
+        offset += value.nbytes
+    return proto.SerializeToString(), tensors
 
 
 def _names_read(graph: Any) -> set[str]:
@@ -136,19 +138,29 @@ def _names_read(graph: Any) -> set[str]:
     return names.union(*map(_names_read, inner))
 
 
-def _stored(place: str, key: str, value: np.ndarray, precision: str) -> tuple[list[Any], list[Any]]:
+def _stored(place: str, key: str, value: np.ndarray, precision: str) -> tuple[dict[str, np.ndarray], list[Any]]:
     """Tensors that hold a weight, and nodes that make float32 of them, called `place`."""
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
 
     if precision == "float32" or not is_matrix(key, value):
-        return [numpy_helper.from_array(value, place)], []
+        return {place: value}, []
     if precision == "float16":
-        stored = numpy_helper.from_array(cast_to_float16(value, key), key)
-        return [stored], [helper.make_node("Cast", [key], [place], to=TensorProto.FLOAT)]
+        return {key: cast_to_float16(value, key)}, [helper.make_node("Cast", [key], [place], to=TensorProto.FLOAT)]
     quantized, scale = quantize(value, contracted_axes(key, value.ndim))
     wide, scales = f"{key}/wide", f"{key}/scale"
     nodes = [
         helper.make_node("Cast", [key], [wide], to=TensorProto.FLOAT),
         helper.make_node("Mul", [wide, scales], [place]),
     ]
-    return [numpy_helper.from_array(quantized, key), numpy_helper.from_array(scale, scales)], nodes
+    return {key: quantized, scales: scale}, nodes
+
+
+def _outside(key: str, value: np.ndarray, file: str, offset: int) -> Any:
+    """A tensor whose values lie in another file."""
+    from onnx import TensorProto, helper
+
+    kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+    tensor = TensorProto(name=key, data_type=kind, dims=value.shape, data_location=TensorProto.EXTERNAL)
+    for name, text in (("location", file), ("offset", str(offset)), ("length", str(value.nbytes))):
+        tensor.external_data.add(key=name, value=text)
+    return tensor
