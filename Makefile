@@ -58,5 +58,5 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 	touch $@
 
 $(VENV)/.installed-slow: $(VENV)/.installed-test
-	$(PIP) --editable ".[test,compiler,interop]" $(PINS)
+	$(PIP) --editable ".[test,compiler,interop,onnx]" $(PINS)
 	touch $@

@@ -67,8 +67,10 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--to {options.to} knows --precision {', '.join(known)}. Received: {options.precision}.")
     if (options.calibration is not None) != (options.to == "litert" and options.precision == "int8"):
         parser.error("--calibration SOURCE belongs to --to litert --precision int8, which needs it.")
-    if options.to != "saved_model" and (options.labels or options.version is not None or options.model_name):
-        parser.error("--labels, --version, and --model-name belong to --to saved_model.")
+    of_saved_model = ("labels", "templates", "version", "model_name", "max_pixels")
+    given = [name for name in of_saved_model if getattr(options, name) != parser.get_default(name)]
+    if options.to != "saved_model" and given:
+        parser.error(f"--{given[0].replace('_', '-')} belongs to --to saved_model.")
     run = {"saved_model": _run_saved_model, "litert": _run_litert, "onnx": _run_onnx}[options.to]
     return exit_status(lambda: run(options))
 

@@ -48,8 +48,8 @@ def export_onnx(
     """Writes `encode_image.onnx`, `encode_text.onnx`, and what a client needs beside them.
 
     That is `tokenizer.model`, `preprocessing.json`, `README.md`, and a page for browsers: `index.html`, `siglip.mjs`.
-    The weights of a tower of 2 GiB and more lie in a file of their own, `NAME.onnx.data`. Inputs and outputs are those of
-    `siglip_tf.export.towers.Towers`, for any batch size. NaFlex models take patches and grids.
+    The weights of a tower of 2 GiB and more lie in a file of their own, `NAME.onnx.data`. Inputs and outputs are those
+    of `siglip_tf.export.towers.Towers`, for any batch size. NaFlex models take patches and grids.
 
     Args:
         model: a `SigLIP` with an image tower.

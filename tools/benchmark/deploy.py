@@ -1,6 +1,6 @@
 """Exports beside the float32 model: size, error, zero-shot accuracy, and latency of every format.
 
-python -m tools.benchmark deploy [CHECKPOINT] [--task TASK] [--calibration SOURCE] [--rounds 50] [--limit 200]
+python -m tools.benchmark deploy [CHECKPOINT] [--task TASK] [--calibration SOURCE] [--rounds 50]
 
 The checkpoint, by default the quickstart's of handwritten digits, is exported to SavedModel, LiteRT (float32, float16,
 8-bit weights, full 8-bit), and ONNX. Each export then embeds the images and prompts of a zero-shot task:
@@ -77,6 +77,7 @@ def _run(options: argparse.Namespace) -> None:
     import siglip_tf
     from siglip_tf.evaluation.task_names import parse_task
     from siglip_tf.evaluation.tasks import ZeroShotTask
+    from siglip_tf.export.onnx import require_tf2onnx
 
     if options.checkpoint == CHECKPOINT and not Path(CHECKPOINT).exists():
         raise ValueError(
@@ -85,7 +86,15 @@ def _run(options: argparse.Namespace) -> None:
     task = parse_task(options.task)
     if not isinstance(task, ZeroShotTask):
         raise ValueError(f"Expected a zero_shot task. Received: {options.task!r}.")
+    try:
+        require_tf2onnx()
+    except ModuleNotFoundError as error:
+        raise ValueError(str(error)) from error
     model = siglip_tf.SigLIP.from_checkpoint(options.checkpoint)
+    if model.max_patches is not None:
+        raise ValueError(
+            f"Expected a checkpoint of a fixed resolution. Received: {options.checkpoint}, a NaFlex model."
+        )
     data = _Data(model, task)
     with tempfile.TemporaryDirectory() as folder:
         formats = list(_formats(model, data, Path(folder), options))
@@ -121,11 +130,8 @@ class _Data:
         """Images as pixels and as the towers take them; it starts again behind the last one."""
         import tensorflow as tf
 
-        rows = [self.pixels[(start + i) % len(self.pixels)] for i in range(size)]
-        pixels = tf.nest.map_structure(lambda *values: tf.stack(values), *rows)
-        from ..export_checks import tower_inputs
-
-        return {"pixels": pixels, "inputs": tower_inputs(self._normalize(pixels))}
+        pixels = tf.stack([self.pixels[(start + i) % len(self.pixels)] for i in range(size)])
+        return {"pixels": pixels, "inputs": {"images": self._normalize(pixels).numpy()}}
 
     def accuracy(self, found: dict[str, np.ndarray]) -> float:
         from siglip_tf.evaluation.zero_shot import average_prompts, zero_shot
@@ -144,12 +150,12 @@ def _formats(model, data, folder: Path, options):
 
     encode_image, encode_text = (tf.function(f, autograph=False) for f in (model.encode_image, model.encode_text))
 
-    def bare_image(batch):
-        inputs = batch["inputs"]
-        return encode_image(inputs if "patches" in inputs else tf.constant(inputs["images"])).numpy()
-
     yield Format(
-        "model", "float32", 4 * model.count_params(), bare_image, lambda _, ids: encode_text(tf.constant(ids)).numpy()
+        "model",
+        "float32",
+        4 * model.count_params(),
+        lambda batch: encode_image(tf.constant(batch["inputs"]["images"])).numpy(),
+        lambda _, ids: encode_text(tf.constant(ids)).numpy(),
     )
 
     export = export_saved_model(model, folder / "saved_model")
