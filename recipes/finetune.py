@@ -65,7 +65,7 @@ BY_PAIRS = [
     (1_000_000, {"batch": 512, "duration": "5 epochs", "schedule.warmup": "5%", "optimizer.layer_decay": 0.9}),
     (None, {"batch": 4_096, "duration": "2 epochs", "schedule.warmup": "2%", "optimizer.layer_decay": 1.0}),
 ]
-# A hundredth of what a Base model is trained with (section 4.6 goes on with a hundredth too); smaller models learn
+# A hundredth of what a Base model is trained with (section 4.6 continues with a hundredth too); smaller models learn
 # faster, about with the square of their width. Adapters start at zero and take ten times as much.
 LEARNING_RATE, BASE_WIDTH = 1e-5, 768
 LORA_FACTOR = 10.0

@@ -3,7 +3,7 @@
     python -m tools.convert SRC DST --to {native,big_vision,hugging_face,keras_hub}
 
 SRC is a big_vision or AugReg npz, a Hugging Face folder or safetensors file, a KerasHub preset folder or a folder of
-this project; its format is told by its content. Without `--to` it is only described. For example:
+this project; its format is recognized by its content. Without `--to` it is only described. For example:
 
     python -m tools.convert webli_en_b16_224_63724782.npz siglip_b16 --to native --tokenizer sentencepiece.model
     python -m tools.convert siglip_b16 siglip_b16_hf --to hugging_face

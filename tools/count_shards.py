@@ -4,7 +4,7 @@
 
 Training on remote shards needs the number of records in each. img2dataset's `_stats.json`, open_clip's `sizes.json` and
 the webdataset library's shard index say it; this command counts the rest and keeps the counts in `.index/counts` beside
-the shards. It reads several shards at once, keeps what it has every half minute, and goes on from there when it is
+the shards. It reads several shards at once, keeps what it has every half minute, and continues from there when it is
 started again. For example:
 
     python -m tools.count_shards "gs://bucket/laion/{00000..09999}.tar" --workers 32
@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return exit_status(lambda: _run(options), fault=2, prefix="error: ")
     except KeyboardInterrupt:
-        print("stopped; what was counted is kept, and the next start goes on from there", file=sys.stderr)
+        print("stopped; what was counted is kept, and the next start continues from there", file=sys.stderr)
         return 130
 
 

@@ -7,7 +7,7 @@
 With `pip install usearch`, folders of 50,000 pictures and more get a graph of neighbours beside the index.
 
 The index lies in FOLDER/.siglip_search and remembers its checkpoint; FOLDER is the current one if not given. A killed
-`index` goes on where it was.
+`index` continues where it was.
 """
 
 import argparse

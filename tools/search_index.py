@@ -1,7 +1,7 @@
 """The index of `tools.search`: embeddings of a folder's pictures, kept in it chunk by chunk.
 
 `FOLDER/.siglip_search/` holds `manifest.json` (which model made it) and `chunk-*.npz` (vectors, paths, sizes and times
-of files). A chunk is written aside and renamed, so a killed run goes on where it was; a second run embeds what is new
+of files). A chunk is written aside and renamed, so a killed run continues where it was; a second run embeds what is new
 or changed and forgets what is gone.
 """
 

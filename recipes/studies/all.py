@@ -1,6 +1,6 @@
 """All studies, resumably, and one report.
 
-python -m recipes.studies.all --scale small              under six hours on two cores; the same command goes on
+python -m recipes.studies.all --scale small              under six hours on two cores; the same command continues
 python -m recipes.studies.all --scale paper --dry-run    chips, memory and days of every run of the paper
 """
 

@@ -183,7 +183,7 @@ def write(path: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
     if checkpoint.tokenizer is not None:
         beside = _tokenizer_path(path)
         write_file(beside, checkpoint.tokenizer)
-        notes += (f"The SentencePiece model lies beside it as {beside.name}.",)
+        notes += (f"The SentencePiece model is beside it as {beside.name}.",)
     replace_file(path, lambda aside: write_npz(aside, arrays))
     return notes
 

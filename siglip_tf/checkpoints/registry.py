@@ -1,4 +1,4 @@
-"""`read` and `write`: which format a path holds, told by content and not by name."""
+"""`read` and `write`: which format a path holds, recognized by content, not by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MISSHAPEN = (KeyError, TypeError, AttributeError, IndexError, ValueError, Overf
 
 
 def read(path: str | os.PathLike, tokenizer: str | os.PathLike | None = None, resize: str | None = None) -> Checkpoint:
-    """Reads a checkpoint of any known format, told by its content.
+    """Reads a checkpoint of any known format, recognized by its content.
 
     Args:
         path: a big_vision or AugReg npz; a Hugging Face folder or safetensors file; a KerasHub preset folder; a folder

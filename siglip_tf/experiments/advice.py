@@ -49,7 +49,7 @@ def advice(
         examples: pairs of the training data.
         seconds: that training took.
         command: the command line of the run.
-        continues: whether the run goes on if it is given more steps.
+        continues: whether the run continues if it is given more steps.
     """
     if not figures or (figures[0].value >= _GOOD and not figures[0].winners):
         return []
@@ -90,7 +90,7 @@ def _train_longer(steps: int, seconds: float, command: str, continues: bool) -> 
     longer = 100 * round(more * steps / 100) if steps >= 100 else round(more * steps)
     minutes = (longer - continues * steps) / steps * seconds / 60
     time = f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
-    how = "This goes on from the last step and takes" if continues else "This takes"
+    how = "This continues from the last step and takes" if continues else "This takes"
     return f"{how} about {time}{' more' if continues else ''} here: {longer_command(command, longer, continues)}"
 
 
@@ -100,7 +100,7 @@ def longer_command(command: str, steps: int, continues: bool) -> str:
     Args:
         command: the command line of the run.
         steps: of the whole run.
-        continues: whether a run with more steps goes on from where it ended, as quickstart's does; else it begins anew.
+        continues: whether a run with more steps starts where it ended, as quickstart's does, or at the beginning.
     """
     words = shlex.split(command)
     module, words = words[:3], words[3:]  # python -m recipes.quickstart

@@ -85,7 +85,7 @@ def build_schedule(c: ConfigDict, steps: int) -> keras.optimizers.schedules.Lear
 
 def build_model(c: ConfigDict, steps: int) -> siglip_tf.SigLIP:
     """The model, compiled; call it inside the strategy's scope."""
-    optimizer = build_optimizer(c, steps)  # before the weights: it is the sooner found to be wrong
+    optimizer = build_optimizer(c, steps)  # before the weights: a wrong optimizer is found sooner
     arguments = c.model.to_dict()
     if arguments["dtype"] == AUTO:
         arguments["dtype"] = recommended_dtype_policy()

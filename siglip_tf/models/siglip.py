@@ -696,7 +696,7 @@ class SigLIP(keras.Model):
 
         Args:
             path: a big_vision or AugReg npz, a Hugging Face folder or safetensors file, a KerasHub preset folder, or a
-                folder that `save_checkpoint` wrote; told by content.
+                folder that `save_checkpoint` wrote; recognized by content.
             image_size: another resolution; position embeddings are resampled bilinearly.
             tokenizer: a SentencePiece model file for formats that carry none (npz).
             resize: how images are resized ("big_vision", "bicubic_antialias", "bilinear_antialias"), in place of what

@@ -389,7 +389,7 @@ class Resume(keras.callbacks.Callback):
         return max(_GRACE, 2 * self._longest_step) if self._has_stepped else 0.0
 
     def _lost(self) -> str:
-        """What a process leaves behind that ends in the midst of a step."""
+        """What a process leaves behind when it ends in the middle of a step."""
         step = self.step if self._saved_step is None else self._saved_step
         kept = (
             f"The checkpoint of step {step:,} is whole" if self._saved_step is not None else "No checkpoint was written"

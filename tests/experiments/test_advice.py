@@ -39,7 +39,7 @@ def test_what_to_try_next_follows_from_the_run():
     command = "python -m recipes.quickstart --data 'my pictures' --fresh --steps 1200"
     run = {"steps": 1200, "examples": 3_000, "seconds": 600, "command": command, "continues": True}
     said = " ".join(advice(c, weak, rising, **run))
-    assert "goes on from the last step and takes about 45 minutes more here" in said  # an hour for the whole
+    assert "continues from the last step and takes about 45 minutes more here" in said  # an hour for the whole
     assert "recipes.quickstart --data 'my pictures' --steps 6600 " in said
     assert "recipes.finetune" in said and "smaller patches" not in said and "Vary" not in said
     flat = [{"step": i, "loss": 1.0, "held_out/top1": 0.3} for i in range(1, 40)]

@@ -1,7 +1,7 @@
 """What the served path costs beside the bare towers, both in this process.
 
 "Bare" is the tower as a compiled function of float images or token ids; "served" is the SavedModel's signature, from
-JPEG bytes (375 x 500 and 768 x 1024 by turns, made here) and strings to embeddings or probabilities. Both are timed in
+JPEG bytes (375 x 500 and 768 x 1024 in turn, made here) and strings to embeddings or probabilities. Both are timed in
 turn, round after round, and a ratio is the median of the rounds' ratios, so that what else the machine does hits both
 sides of it.
 """

@@ -152,7 +152,7 @@ class Hostile:
 
 
 def bombard(server, hostile: Hostile, requests: int, clients: int = 8) -> Outcome:
-    """Sends that many requests, REST and gRPC by turns, and checks every answer's form.
+    """Sends that many requests, REST and gRPC in turn, and checks every answer's form.
 
     A refusal must be a status of 400 to 499 with {"error": text}, or a gRPC code with details. An answer of 200 must
     hold finite numbers only.

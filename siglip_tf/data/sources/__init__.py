@@ -4,7 +4,7 @@ Glossary:
     record: an image with its captions; what one index of a source gives, broken or not.
     shard: a file that holds many records (tar, TFRecord, Parquet).
     index: where each record of a shard begins, in a file beside the shards or in memory.
-    count: how many records a shard holds, by what lies beside it; checked when the shard is read.
+    count: how many records a shard holds, by a file beside it; checked when the shard is read.
     run: neighbouring records that are read in one go, a remote shard or a Parquet row group.
     layout: which files of a folder say the captions of its images.
 """

@@ -289,7 +289,7 @@ def _names_a_picture(cells: list[str]) -> bool:
 
 
 def _joined(lines: _Lines, line: str, separator: str, width: int) -> list[str] | None:
-    """The cells of a row whose quoted cell goes on over the next lines, which are then passed; None if it does not."""
+    """The cells of a row whose quoted cell continues on the next lines, which are then passed; None if it does not."""
     for place in range(_LINES_A_CELL):
         more = lines.peek(place)
         # A line that looks like a row by itself is hardly the rest of a caption.

@@ -1,0 +1,70 @@
+"""Pictures of a run's report and of the search page, as the README shows them, by a headless Chromium.
+
+    python -m tools.screenshots RUN PICTURES OUT --query "a red circle"
+
+RUN is a run's folder with its report and checkpoint, PICTURES a folder that `python -m tools.search index` has indexed,
+OUT the folder for report.png and search.png.
+"""
+
+import argparse
+import shutil
+import subprocess
+import tempfile
+import threading
+import urllib.parse
+from pathlib import Path
+
+from .command import command_parser, exit_status
+from .search_index import Index, Towers
+from .search_server import SearchServer
+
+_SIZE = "1200,860"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = command_parser("screenshots", __doc__)
+    parser.add_argument("run", metavar="RUN", type=Path)
+    parser.add_argument("pictures", metavar="PICTURES", type=Path)
+    parser.add_argument("out", metavar="OUT", type=Path)
+    parser.add_argument("--query", required=True, help="what the search page shows")
+    options = parser.parse_args(arguments)
+    return exit_status(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    import siglip_tf
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    report = options.run / "report.html"
+    if not report.is_file():
+        raise ValueError(f"Expected a run with a report. Received: {options.run}, which has no report.html.")
+    screenshot(report.resolve().as_uri(), options.out / "report.png")
+    towers = Towers(siglip_tf.SigLIP.from_checkpoint(options.run / "checkpoint", verbose=False))
+    with SearchServer(Index(options.pictures), towers, port=0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        query = urllib.parse.urlencode({"q": options.query})
+        screenshot(f"http://localhost:{server.server_address[1]}/?{query}", options.out / "search.png")
+        server.shutdown()
+
+
+def screenshot(address: str, path: Path) -> None:
+    """Writes a PNG of a page once it has loaded.
+
+    Raises:
+        ValueError: there is no Chromium, or it failed.
+    """
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        raise ValueError("Expected Chromium in PATH: apt-get install chromium")
+    with tempfile.TemporaryDirectory() as profile:
+        words = [browser, "--headless=new", "--no-sandbox", "--hide-scrollbars", f"--window-size={_SIZE}"]
+        words += [f"--user-data-dir={profile}", "--virtual-time-budget=20000", f"--screenshot={path.resolve()}"]
+        done = subprocess.run([*words, address], capture_output=True, text=True, timeout=180, check=False)
+    if done.returncode or not path.is_file():
+        raise ValueError(f"Chromium made no picture of {address}: {done.stderr.strip()[-300:]}")
+    print(f"Wrote {path}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
