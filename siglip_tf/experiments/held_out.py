@@ -12,6 +12,9 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
+from siglip_tf.data.order.bad_records import BadRecordReport, Explainer, TooManyBadRecordsError
+from siglip_tf.data.order.position import counts_text
+from siglip_tf.data.preprocessing import ImagePreprocessing
 from siglip_tf.data.reading import in_order
 from siglip_tf.data.sources.base import Source, fingerprint_of
 from siglip_tf.data.sources.groups import NO_GROUP
@@ -33,7 +36,7 @@ _FALLBACK_PROMPTS = ("{}", "a photo of {}", "a picture of {}")
 # Names that a held-out part goes by, most final first.
 _HELD_OUT_SPLITS = ("test", "validation", "val", "dev")
 _MAX_CAPTIONS_READ = 50_000
-
+_MAX_EXPLAINED = 100  # broken records whose causes an error counts
 
 # Of a source without splits, such as shards: the last records, this share of them and at most so many.
 _LAST_SHARE, _LAST_MOST = 0.05, 2_000
@@ -165,6 +168,9 @@ def held_out_task(held_out: HeldOut, most: int = MAX_ON_THE_WAY) -> Task:
     Args:
         held_out: the part.
         most: pictures at most, evenly spread.
+
+    Raises:
+        TooManyBadRecordsError: no record can be used; it says why.
     """
     source = held_out.held_out
     chosen = np.unique(np.linspace(0, source.size - 1, min(most, source.size)).astype(np.int64))
@@ -172,6 +178,13 @@ def held_out_task(held_out: HeldOut, most: int = MAX_ON_THE_WAY) -> Task:
         _as_written(source.read), num_parallel_calls=tf.data.AUTOTUNE
     )
     usable = records.ignore_errors().filter(_as_written(_is_usable))
+    if not any(True for _ in usable.take(1)):
+        explain = Explainer(BadRecordReport(None), ImagePreprocessing(32))
+        causes = Counter(explain(source, int(record)).value for record in chosen[:_MAX_EXPLAINED])
+        raise TooManyBadRecordsError(
+            f"None of {len(chosen):,} records held out of {source.name} can be used: {counts_text(causes)} "
+            f"among the first {causes.total():,}. `python -m tools.inspect_data` names each broken record of the data. Mend the data."
+        )
     images = from_examples("held_out", usable, held_out.labels or None)
     if held_out.labels:
         return ZeroShotTask(images, held_out.templates)

@@ -71,3 +71,15 @@ def test_captions_that_are_not_text_are_passed_over(tmp_path):
     rows = [{"image": "0.png", "captions": ["good", "bad \ud800"], "split": "train"}]
     source = open_source(write_folder(tmp_path / "d", rows), split="train")
     assert list(held_out.captions_of(source)) == ["good"]
+
+
+def test_a_held_out_part_of_broken_records_alone_says_why(tmp_path):
+    """A table whose paths miss a folder: nothing of it can be evaluated."""
+    rows = [{"image": f"{i}.png", "caption": f"number {i}", "split": "test" if i % 3 else "train"} for i in range(9)]
+    folder = write_folder(tmp_path / "missing", rows)
+    for row in rows:
+        (tmp_path / "missing" / row["image"]).unlink()
+    with pytest.raises(
+        ValueError, match="None of 6 records held out of .* can be used: 6 missing_image among the first 6"
+    ):
+        held_out.held_out_task(held_out.own_data(folder))
