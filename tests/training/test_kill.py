@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -169,10 +170,9 @@ def cluster():
     workers = [f"localhost:{each.getsockname()[1]}" for each in sockets]
     for each in sockets:
         each.close()
-    return [
-        {"TF_CONFIG": json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}})}
-        for index in range(2)
-    ]
+    # With a chief, as TensorFlow's guide has it and managed services set it.
+    roles = {"chief": workers[:1], "worker": workers[1:]}
+    return [{"TF_CONFIG": json.dumps({"cluster": roles, "task": {"type": role, "index": 0}})} for role in roles]
 
 
 def start_two(directory, *arguments, each=((), ())):
@@ -215,8 +215,11 @@ def test_kills_in_a_run_of_two_workers(tmp_path):
 def test_a_signal_to_one_of_two_workers_stops_both_after_the_same_step(tmp_path, signalled):
     each = [(), ()]
     each[signalled] = ("--terminate-after", 12)
+    steps = []
     for process in start_two(tmp_path, "--every", 1000, each=each):
         code, output = finish(process)
         assert code == 128 + signal.SIGTERM, output
-        assert "after step 14" in output
-    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_000000014"]
+        steps.append(int(re.search(r"after step (\d+)", output)[1]))
+    # The workers ask each other about once a second; how many steps that is depends on the machine.
+    assert steps[0] == steps[1] >= 12
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [f"step_{steps[0]:09}"]
