@@ -210,7 +210,7 @@ class PeriodicEvaluation(keras.callbacks.Callback):
             mine = {"figures": self._measure()}
         except InterruptedEvaluationError:
             mine = {"interrupted": True}
-        except Exception as error:  # whatever it is, hours of training are not lost to it
+        except Exception as error:  # a task may be anyone's code: hours of training are not lost to its fault
             mine = {"fault": f"{type(error).__name__}: {str(error).strip()[:500]}"}
         finally:
             set_process_random_state(random)
@@ -254,7 +254,7 @@ class PeriodicEvaluation(keras.callbacks.Callback):
             if this_worker(strategy).is_chief:
                 try:
                     self._save(step, value)
-                except Exception as error:
+                except (OSError, ValueError, tf.errors.OpError) as error:  # a full disk, a format that cannot hold it
                     fault = f"The best checkpoint could not be written. {type(error).__name__}: {error}"
             fault = share(strategy, fault)[0]
             if fault is not None:

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import tensorflow as tf
+
 from siglip_tf.storage import read_file, remove, write_file
 
 NAME = "owner.json"
@@ -85,7 +87,7 @@ class Owner:
         self._ended.set()
         self._thread.join()
         self._thread = None
-        with contextlib.suppress(Exception):  # a mark that stays behind is stale and locks nobody out
+        with contextlib.suppress(OSError, tf.errors.OpError):  # a mark that stays behind is stale and locks nobody out
             if self._is_mine(self._read()):
                 remove(self.path)
 
@@ -107,7 +109,9 @@ class Owner:
     def _keep(self) -> None:
         while not self._ended.wait(HEARTBEAT):
             self._mark["heartbeat"] = self._clock()
-            with contextlib.suppress(Exception):  # a full disk or a store that does not answer; the next may succeed
+            with contextlib.suppress(
+                OSError, tf.errors.OpError
+            ):  # a full disk or a store that does not answer; the next may succeed
                 self._write()
 
     def _write(self) -> None:

@@ -176,7 +176,7 @@ class Resume(keras.callbacks.Callback):
                     self.store.sweep()
                     for stale in left_files(strategy, self.directory).values():
                         remove(stale)
-            except Exception as error:
+            except Exception as error:  # raised below, once the other workers know: they would wait for this one
                 fault = error
         chief_fault = share(strategy, None if fault is None else str(fault))[0]
         if fault is not None:
@@ -303,7 +303,7 @@ class Resume(keras.callbacks.Callback):
         try:
             with explained(path, self._state.size, _survivor(good)):
                 yield
-        except Exception:
+        except BaseException:  # raised again; a half-written checkpoint is left by whatever ends the writing
             self._saved_step = good
             store.discard()
             raise
