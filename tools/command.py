@@ -1,6 +1,7 @@
 """A tool's command: how it answers `--help`, and how it ends where what a user gave is at fault."""
 
 import argparse
+import io
 import sys
 from collections.abc import Callable
 
@@ -36,6 +37,9 @@ def exit_status(run: Callable[[], None], *, fault: int = 1, prefix: str = "") ->
         fault: the exit status of such an error.
         prefix: what stands before its sentence.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name may be any bytes
+            stream.reconfigure(errors="backslashreplace")
     try:
         with interruptible():
             run()

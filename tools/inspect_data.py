@@ -139,7 +139,7 @@ def _run(options: argparse.Namespace) -> None:
         ),
     )
     print(summary(found))
-    written = {out: page(found, owned.image).encode()}
+    written = {out: page(found, owned.image).encode(errors="backslashreplace")}
     if found.samples:
         written[out.with_suffix(".png")] = contact_sheet(found.samples)
     for path, content in written.items():

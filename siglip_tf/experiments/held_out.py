@@ -182,8 +182,8 @@ def held_out_task(held_out: HeldOut, most: int = MAX_ON_THE_WAY) -> Task:
         explain = Explainer(BadRecordReport(None), ImagePreprocessing(32))
         causes = Counter(explain(source, int(record)).value for record in chosen[:_MAX_EXPLAINED])
         raise TooManyBadRecordsError(
-            f"None of {len(chosen):,} records held out of {source.name} can be used: {counts_text(causes)} "
-            f"among the first {causes.total():,}. `python -m tools.inspect_data` names each broken record of the data. Mend the data."
+            f"None of {len(chosen):,} records held out of {source.name} can be used: {counts_text(causes)} among the "
+            f"first {causes.total():,}. Mend the data: `python -m tools.inspect_data` names each broken record."
         )
     images = from_examples("held_out", usable, held_out.labels or None)
     if held_out.labels:

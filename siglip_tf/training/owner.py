@@ -109,9 +109,8 @@ class Owner:
     def _keep(self) -> None:
         while not self._ended.wait(HEARTBEAT):
             self._mark["heartbeat"] = self._clock()
-            with contextlib.suppress(
-                OSError, tf.errors.OpError
-            ):  # a full disk or a store that does not answer; the next may succeed
+            # On a full disk, or a store that does not answer, the next one may succeed.
+            with contextlib.suppress(OSError, tf.errors.OpError):
                 self._write()
 
     def _write(self) -> None:

@@ -20,19 +20,19 @@ _TRACE = re.compile(r"\s*($|Graph execution error|Detected at|Defined at|File |<
 
 
 class Cause(enum.StrEnum):
-    """Why a record is skipped."""
+    """Why a record is skipped. Indexes on disk hold the place of a cause in this list: add new ones at its end."""
 
     UNDECODABLE_IMAGE = "undecodable_image"
     MISSING_IMAGE = "missing_image"
     MISSING_CAPTION = "missing_caption"
     NOT_UTF8 = "not_utf8"
     TOO_MANY_PIXELS = "too_many_pixels"
-    BROKEN_ROW = "broken_row"
     TORN_RECORD = "torn_record"
     TORN_SHARD = "torn_shard"
     EMPTY_SHARD = "empty_shard"
     UNREADABLE = "unreadable"
     WRONG_COUNT = "wrong_count"
+    BROKEN_ROW = "broken_row"
 
 
 class TooManyBadRecordsError(ValueError):

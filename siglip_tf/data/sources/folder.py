@@ -136,7 +136,7 @@ class FolderSource(Source):
             return {"image": b"", "captions": np.zeros([0], object), "id": b"", **found}
         try:
             return super().fetch(index)
-        except tf.errors.NotFoundError:
+        except (tf.errors.NotFoundError, UnicodeDecodeError):  # a message with the file's name, which may be any bytes
             captions = self._captions[self._starts[index] : self._starts[index + 1]].numpy()
             return {"image": b"", "captions": captions, "id": self._ids[index].numpy()}
 

@@ -476,5 +476,10 @@ def _nothing_to_read(tree: _Tree) -> str:
             tree.root, "/".join("*" for _ in shards[0].split("/")[:-1]) + "/*" + posixpath.splitext(shards[0])[1]
         )
         return f"{tree.root} holds no rows itself, but shards in subfolders ({shards[0]}): name them as {pattern!r}."
+    if arrow := next((name for name in names if name.lower().endswith((".arrow", ".feather"))), None):
+        return (
+            f"{tree.root} holds no rows that are read here, but Arrow files ({arrow}), as `save_to_disk` of Hugging "
+            "Face's datasets writes them: write Parquet files by `dataset.to_parquet(PATH)`."
+        )
     there = ", ".join(names[:6]) or "nothing"
     return f"{tree.root} holds no rows: expected images with captions, or shards. It holds {there}."

@@ -16,7 +16,7 @@ from siglip_tf.data.sources.base import Source
 from siglip_tf.data.sources.folder import FolderSource
 from siglip_tf.data.sources.options import NAMES, check_options, split_options
 from siglip_tf.data.sources.parquet import ParquetSource, holds_images
-from siglip_tf.data.sources.paths import archive_of, expand_braces, find_shards, join, shard_kind
+from siglip_tf.data.sources.paths import archive_of, expand_braces, find_shards, join, list_folder, shard_kind
 from siglip_tf.data.sources.registry import registered
 from siglip_tf.data.sources.tables import table_kind
 from siglip_tf.data.sources.tar import TarSource
@@ -161,16 +161,20 @@ def _kind(spec: str, suffix: str | None) -> str:
 
 
 def _kind_of_folder(folder: str, suffix: str | None) -> str:
-    names = [name for name in tf.io.gfile.listdir(folder) if not name.startswith(".")]
+    names = list_folder(folder)
     if suffix is not None:
         kind = shard_kind("x" + suffix)
         if kind is None:
             raise ValueError(f"{suffix!r} says no kind of shard: name it too, e.g. {folder}?kind=tar&suffix={suffix}.")
         return kind
-    kinds = {kind for name in names if (kind := shard_kind(name))}
-    # img2dataset writes a Parquet file of metadata beside each shard.
-    for kind in ("tar", "tfrecord"):
-        if kind in kinds:
-            return kind
+    kinds = sorted({kind for name in names if (kind := shard_kind(name))} - {"parquet"})
     tables = sorted(name for name in names if shard_kind(name) == "parquet")
-    return "parquet" if tables and holds_images(join(folder, tables[0])) else "folder"
+    # img2dataset writes a Parquet file of metadata beside each shard, which holds no images.
+    if tables and holds_images(join(folder, tables[0])):
+        kinds.append("parquet")
+    if len(kinds) > 1:
+        raise ValueError(
+            f"{folder} holds shards of several kinds ({', '.join(kinds)}): choose by {folder}?kind={kinds[0]}, or move "
+            "one kind elsewhere."
+        )
+    return kinds[0] if kinds else "folder"

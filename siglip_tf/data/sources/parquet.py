@@ -256,7 +256,12 @@ def holds_images(path: str) -> bool:
     A file that cannot be read is taken for one: it is a shard, and broken.
     """
     _, schema = _row_groups(path)
-    return schema is None or any(_is_bytes(field.type) or _is_struct_of_bytes(field.type) for field in schema)
+    return schema is None or any(_holds_bytes(field.type) for field in schema)
+
+
+def _holds_bytes(kind: Any) -> bool:
+    """Whether a column holds bytes, alone, with their path, or in lists of these."""
+    return _holds_bytes(kind.value_type) if _is_list(kind) else _is_bytes(kind) or _is_struct_of_bytes(kind)
 
 
 def _is_bytes(kind: Any) -> bool:
@@ -323,7 +328,7 @@ def _choose(given: dict[str, str], schema: Any, path: str) -> dict[str, str]:
     if not _is_bytes(kind) and not _is_struct_of_bytes(kind):
         raise ValueError(
             f"{path}: expected the images' column {columns['image']!r} to hold bytes, or bytes and path. It holds "
-            f"{shown(str(kind))}."
+            f"{shown(str(kind))}." + " Write one image a row." * _is_list(kind)
         )
     kind = schema.field(columns["captions"]).type
     inner = kind.value_type if _is_list(kind) else kind

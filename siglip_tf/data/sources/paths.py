@@ -1,6 +1,7 @@
 """Names of shards: their kinds, globs, brace ranges and lists, on any file system that TensorFlow reads."""
 
 import io
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -67,6 +68,15 @@ class _RawFile(io.RawIOBase):
         super().close()
 
 
+def list_folder(folder: str) -> list[str]:
+    """Names in a folder, those that begin with a dot left out; of a local one also names that are not UTF-8.
+
+    `tf.io.gfile.listdir` raises a UnicodeDecodeError for a whole folder where one name is not UTF-8.
+    """
+    names = tf.io.gfile.listdir(folder) if is_remote(folder) else os.listdir(folder.removeprefix("file://"))
+    return [name.rstrip("/") for name in names if not name.startswith(".")]
+
+
 def open_binary(path: str) -> BinaryIO:
     """A file on any file system, as Python's `open(path, "rb")` would give it.
 
@@ -128,7 +138,7 @@ def find_shards(shards: str | Sequence[str], suffix: str) -> list[str]:
     for pattern in [shards] if isinstance(shards, str) else shards:
         pattern = str(pattern)
         if tf.io.gfile.isdir(pattern):
-            names = [name for name in tf.io.gfile.listdir(pattern) if not name.startswith(".")]
+            names = list_folder(pattern)
             found = [
                 join(pattern, name)
                 for name in sorted(names)

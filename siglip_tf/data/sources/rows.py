@@ -67,5 +67,7 @@ def shown(value: Any) -> str:
         return "{" + ", ".join(f"{key}: {shown(item)}" for key, item in [*value.items()][:8]) + "}"
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(shown, value[:4])) + ", ..." * (len(value) > 4) + "]"
     text = repr(value) if not isinstance(value, Exception) else str(value)
     return text if len(text) <= SHOWN else text[:SHOWN] + "..."

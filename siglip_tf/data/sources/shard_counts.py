@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from siglip_tf.data.sources.paths import is_remote, join, open_binary
+from siglip_tf.data.sources.paths import is_remote, join, list_folder, open_binary
 from siglip_tf.storage import StorageError, write_file
 
 _REMOTE_THREADS = 64
@@ -102,7 +102,7 @@ def own_counts(folder: str, index_dir: str | None = None) -> dict[str, int]:
     where = _counts_folder(folder, index_dir)
     if not tf.io.gfile.isdir(where):
         return {}
-    parts = sorted(name for name in tf.io.gfile.listdir(where) if name.endswith(".jsonl"))
+    parts = sorted(name for name in list_folder(where) if name.endswith(".jsonl"))
     counts: dict[str, int] = {}
     with concurrent.futures.ThreadPoolExecutor(_REMOTE_THREADS if is_remote(where) else 1) as pool:
         for data in pool.map(_content, [join(where, part) for part in parts]):
@@ -139,8 +139,8 @@ def _folder_counts(folder: str, shards: int) -> list[dict[str, Any]]:
     if shards > 1 and not tf.io.gfile.isdir(folder):
         return []
     names = ["sizes.json"]
-    with contextlib.suppress(tf.errors.OpError):
-        listed = [n for n in tf.io.gfile.listdir(folder) if n.endswith(".json") and not n.endswith("_stats.json")]
+    with contextlib.suppress(tf.errors.OpError, OSError):
+        listed = [n for n in list_folder(folder) if n.endswith(".json") and not n.endswith("_stats.json")]
         names = [n for n in listed if not n[:-5].isdecimal()][:16]
     found = []
     for name in names:

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import tensorflow as tf
 
+from siglip_tf.data.images.other_formats import described
 from siglip_tf.data.order.bad_records import Cause
 from siglip_tf.data.sources.base import Source, fingerprint_of
 from siglip_tf.data.sources.groups import NO_GROUP, group_number
@@ -27,6 +28,7 @@ _CAUSES = (None, *Cause)
 # cause; and the group, where there is a key of groups.
 _COLUMNS = 12
 _NO_LABEL = -1
+_HEAD = 512  # bytes that tell what a file is that is no shard
 
 
 class TarSource(Source):
@@ -189,7 +191,13 @@ class TarSource(Source):
             rows += [self._row(record, file, blob) for record in records_of(key, sample, self._images)]
         if torn or not rows:
             cause = Cause.TORN_SHARD if torn else Cause.EMPTY_SHARD
-            rows.append([0] * 10 + [_NO_LABEL, _CAUSES.index(cause)] + [NO_GROUP] * self.has_groups)
+            problem = (0, 0)
+            if torn and not members:
+                file.seek(0)
+                text = f"it is no tar archive, but {described(file.read(_HEAD))}".encode()
+                problem = blob.tell(), len(text)
+                blob.write(text)
+            rows.append([0] * 8 + [*problem, _NO_LABEL, _CAUSES.index(cause)] + [NO_GROUP] * self.has_groups)
         return Scan(np.array(rows, np.int64).reshape(-1, self._columns), blob.getvalue())
 
     def _is_whole(self, sample: dict[str, tuple[int, int]], size: int) -> bool:

@@ -1,7 +1,10 @@
 """Tables of captions in all their forms, and folders of classes."""
 
 import csv
+import gzip
 import json
+import os
+import tarfile
 
 import numpy as np
 import pyarrow
@@ -12,6 +15,7 @@ import tensorflow as tf
 from siglip_tf.data import ImagePreprocessing
 from siglip_tf.data.order.bad_records import BadRecordReport, Explainer
 from siglip_tf.data.sources.folder import FolderSource
+from siglip_tf.data.sources.opening import open_source
 from tests.data.memory_source import encode
 from tests.data.sources.reading import in_graph, same
 
@@ -191,3 +195,30 @@ def test_broken_rows_are_records_that_count(tmp_path):
     source = FolderSource(str(tmp_path / "texts"))
     assert source.size == 3 and source.locate(2) == (str(tmp_path / "texts/x/1.json"), 0)
     assert explain(source, 2) == "broken_row" and explain(source, 0) is None
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    """A name is any bytes: such a file is read, a missing one is missing, and no other of its folder is refused."""
+    _images(tmp_path, "cat/a.png", "dog/b.png")
+    name = os.fsencode(tmp_path / "cat") + b"/\xff.png"
+    with open(name, "wb") as file:
+        file.write(encode(7))
+    source = open_source(str(tmp_path))
+    assert source.size == 3 and [source.fetch(i)["image"] for i in (0, 1)] == [encode(0), encode(7)]
+    assert in_graph(source)[1]["id"] == b"cat/\xff.png"
+    os.remove(name)
+    assert source.fetch(1)["image"] == b"" and source.fetch(1)["captions"].tolist() == [b"cat"]
+
+
+def test_shards_of_several_kinds_are_not_chosen_among(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"jpg": [encode(0)], "caption": ["a"]}), tmp_path / "0.parquet")
+    with tarfile.open(tmp_path / "1.tar", "w"):
+        pass
+    with pytest.raises(ValueError, match=r"several kinds \(tar, parquet\): choose by .*kind=tar"):
+        open_source(str(tmp_path))
+    assert open_source(f"{tmp_path}?kind=parquet").size == 1
+    # img2dataset's Parquet file of metadata beside a shard is no shard; a gzip file named .tar says what it is.
+    pyarrow.parquet.write_table(pyarrow.table({"url": ["x"], "caption": ["a"]}), tmp_path / "0.parquet")
+    (tmp_path / "1.tar").write_bytes(gzip.compress(b"x" * 2000))
+    source = open_source(str(tmp_path))
+    assert source.size == 1 and source.fetch(0)["detail"] == b"it is no tar archive, but a gzip archive"
