@@ -1,4 +1,5 @@
 import io
+import pathlib
 
 import pytest
 
@@ -41,7 +42,7 @@ def test_estimates_grow_with_what_they_should(tmp_path, monkeypatch):
     assert estimate(overrides={"loss": "softmax"})[1] > seconds
     assert estimate(overrides={"image": "L/16"})[1] > 2 * seconds
     line = plan.look_up(memory.STUDY.paper_rows()[0])
-    assert not line.compiled and "~" in line.text() and "days" in line.text()
+    assert line.source == plan.ESTIMATED and "~" in line.text() and "days" in line.text()
 
 
 def test_every_run_of_the_paper_has_its_line(tmp_path, monkeypatch, capsys):
@@ -68,8 +69,21 @@ def test_what_was_compiled_is_shown_as_such(tmp_path, monkeypatch):
     first = plan.look_up(rows[1], compile_now=True)
     # Another initial value is the same program; no bias at all is another one.
     lines = [plan.look_up(row, compile_now=True) for row in rows]
-    assert asked == [8192, 8192] and all(line.compiled for line in [first, *lines])
+    assert asked == [8192, 8192] and {line.source for line in [first, *lines]} == {plan.COMPILED}
     assert "~" not in first.text() and "2.5 days" in first.text()
+
+
+def test_kept_figures_of_the_compiler_stand_for_the_same_work_on_a_chip(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    without, best, *_ = bias_init.STUDY.paper_rows()
+    line = plan.look_up(best)  # 8,192 on 8 chips, another start of b and t: 1,024 a chip, as 4,096 on 4
+    assert line.source == plan.KEPT and (line.seconds, line.gib) == (1.115, 10.91) and "~" not in line.text()
+    assert f"{9e8 / 8192 * 1.115 / 86400:.1f} days" in line.text()
+    assert plan.look_up(without).source == plan.ESTIMATED
+    # The compiler's table in docs/tpu.md holds what is kept.
+    table = (pathlib.Path(plan.__file__).parents[2] / "docs" / "tpu.md").read_text().replace("**", "")
+    for program in plan._programs():
+        assert f"| {program['batch']:,} | {program['seconds']:g} | {program['used_gib']:g} |" in table
 
 
 @pytest.mark.parametrize(
