@@ -3,10 +3,13 @@
     python -m tools.search index FOLDER --model CHECKPOINT    embed the pictures (again: what is new or changed)
     python -m tools.search query "text or image" [FOLDER]     print the best matches
     python -m tools.search serve [FOLDER]                     open a page on http://localhost:8765
+    python -m tools.search export FOLDER FILE                 write id, path, and embedding for other tools
+    python -m tools.search import FILE FOLDER --model CHECKPOINT    make an index of vectors from another tool
 
-With `pip install usearch`, folders of 50,000 pictures and more get a graph of neighbours beside the index.
+FILE is Parquet (.parquet), numpy (.npz), or DuckDB (.duckdb), and `query` searches it directly as well. With `pip
+install usearch`, folders of 50,000 pictures and more get a graph of neighbors beside the index.
 
-The index lies in FOLDER/.siglip_search and remembers its checkpoint; FOLDER is the current one if not given. A killed
+The index is in FOLDER/.siglip_search and remembers its checkpoint; FOLDER is the current one if not given. A killed
 `index` continues where it was.
 """
 
@@ -14,12 +17,15 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from .command import command_parser, exit_status
+from .search_exchange import check_model, export_index, import_table
 from .search_index import Index, Towers
+from .search_tables import is_table, read_table
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,19 +37,28 @@ def main(arguments: list[str] | None = None) -> int:
     index.add_argument("--batch-size", type=int, default=16, metavar="N", help="pictures a step (default 16)")
     query = commands.add_parser("query", help="print the best matches for a text, or for a picture's file")
     query.add_argument("query", metavar="QUERY", help="a text, or the path of a picture")
-    query.add_argument("folder", metavar="FOLDER", type=Path, nargs="?", default=Path())
+    query.add_argument("folder", metavar="FOLDER", type=Path, nargs="?", default=Path(), help="or a FILE of export")
     query.add_argument("-n", type=int, default=10, metavar="N", help="how many (default 10)")
     serve = commands.add_parser("serve", help="open the search page")
     serve.add_argument("folder", metavar="FOLDER", type=Path, nargs="?", default=Path())
     serve.add_argument("--port", type=int, default=8765, help="default 8765; 0 for any free one")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on; this machine only by default")
+    export = commands.add_parser("export", help="write the embeddings as Parquet, npz, or DuckDB")
+    export.add_argument("folder", metavar="FOLDER", type=Path)
+    export.add_argument("file", metavar="FILE", type=Path, help=".parquet, .npz, or .duckdb")
+    export.add_argument("--dims", type=int, metavar="N", help="keep the N principal directions of the vectors")
+    export.add_argument("--int8", action="store_true", help="store 8 bits a dimension")
+    importing = commands.add_parser("import", help="make an index of embeddings from another tool")
+    importing.add_argument("file", metavar="FILE", type=Path, help="with columns path and embedding")
+    importing.add_argument("folder", metavar="FOLDER", type=Path)
     for command in (query, serve):
         command.add_argument("--exact", action="store_true", help="compare with every picture, however many there are")
-    for command in (index, query, serve):
+    for command in (index, query, serve, importing):
         command.add_argument("--model", metavar="CHECKPOINT", help="checkpoint (default: the one the index remembers)")
         command.add_argument("--tokenizer", metavar="FILE", help="SentencePiece model for formats that carry none")
     options = parser.parse_args(arguments)
-    run = {"index": _index, "query": _query, "serve": _serve}[options.command]
+    runs = {"index": _index, "query": _query, "serve": _serve, "export": _export, "import": _import}
+    run = runs[options.command]
     return exit_status(lambda: run(options))
 
 
@@ -54,13 +69,12 @@ def _index(options: argparse.Namespace) -> None:
         manifest = index.manifest()
         options.model, options.tokenizer = manifest["checkpoint"], options.tokenizer or manifest["tokenizer"]
     towers = _towers(options, options.batch_size)
+    checkpoint, tokenizer = _source(options)
 
     def progress(done: int, total: int) -> None:
         rate = done / (time.monotonic() - started)
         print(f"{done:,} of {total:,} pictures, {rate:.1f} a second, {(total - done) / rate:,.0f} s left", flush=True)
 
-    checkpoint = options.model if "://" in options.model else str(Path(options.model).resolve())
-    tokenizer = options.tokenizer and str(Path(options.tokenizer).resolve())
     report = index.update(towers, checkpoint, tokenizer, progress)
     print(f"{report.embedded:,} pictures embedded, {report.kept:,} known before, {report.forgotten:,} gone or changed.")
     for path, why in sorted(report.broken.items()):
@@ -68,16 +82,46 @@ def _index(options: argparse.Namespace) -> None:
     print(f"{len(index.files):,} pictures can be found. Done in {time.monotonic() - started:.1f} s.")
 
 
+def _source(options: argparse.Namespace) -> tuple[str, str | None]:
+    """The checkpoint and the tokenizer as an index remembers them."""
+    checkpoint = options.model if "://" in options.model else str(Path(options.model).resolve())
+    return checkpoint, options.tokenizer and str(Path(options.tokenizer).resolve())
+
+
+def _export(options: argparse.Namespace) -> None:
+    index = Index(options.folder)
+    index.manifest()
+    count = export_index(index.load(), options.file, options.dims, options.int8)
+    print(f"Wrote {count:,} rows of id, path, and embedding to {options.file}.")
+
+
+def _import(options: argparse.Namespace) -> None:
+    if options.model is None:
+        options.model = read_table(options.file).model.get("checkpoint")
+        if options.model is None:
+            raise ValueError(f"{options.file} does not say which model made its vectors: give --model CHECKPOINT.")
+    found = import_table(Index(options.folder), options.file, _towers(options), *_source(options))
+    print(f"{found.used:,} pictures can be found.")
+    if found.elsewhere:
+        print(
+            f"{len(found.elsewhere):,} rows are of pictures that are not in {options.folder}: {found.elsewhere[0]} ..."
+        )
+
+
 def _query(options: argparse.Namespace) -> None:
-    index, towers = _open(options)
+    if is_table(options.folder):
+        search, names, towers = _open_table(options)
+    else:
+        index, towers = _open(options)
+        search, names = index.search, [str(index.folder / file.path) for file in index.files]
     file = Path(options.query)
     by_picture = _is_file(file)
     vector = towers.image(file.read_bytes()) if by_picture else towers.texts([options.query])[0]
     probability = not by_picture and towers.bias is not None
     print("cosine  match      picture" if probability else "cosine  picture")
-    for position, cosine in index.search(vector, max(1, options.n)):
+    for position, cosine in search(vector, max(1, options.n)):
         match = f"{towers.probability(cosine):<9.2g}  " if probability else ""
-        print(f"{cosine:6.3f}  {match}{index.folder / index.files[position].path}")
+        print(f"{cosine:6.3f}  {match}{names[position]}")
     if probability:
         print(
             "match: the probability that picture and text belong together, each pair judged alone; small numbers are "
@@ -108,6 +152,17 @@ def _serve(options: argparse.Namespace) -> None:
             server.serve_forever()
         except KeyboardInterrupt:
             print()
+
+
+def _open_table(options: argparse.Namespace) -> tuple[Callable, list[str], Towers]:
+    table = read_table(options.folder)
+    options.model = options.model or table.model.get("checkpoint")
+    options.tokenizer = options.tokenizer or table.model.get("tokenizer") or None
+    if options.model is None:
+        raise ValueError(f"{options.folder} does not say which model made its vectors: give --model CHECKPOINT.")
+    towers = _towers(options)
+    check_model(table, options.folder, towers)
+    return table.search, table.paths, towers
 
 
 def _open(options: argparse.Namespace) -> tuple[Index, Towers]:

@@ -231,14 +231,7 @@ class Index:
         Raises:
             ValueError: no such folder, or the index was made by another model.
         """
-        if not self.folder.is_dir():
-            raise ValueError(f"{self.folder} is not a folder.")
-        if (self.store / "manifest.json").exists():
-            self.check_model(towers)
-        self.store.mkdir(exist_ok=True)
-        manifest = {"checkpoint": checkpoint, "tokenizer": tokenizer, "fingerprint": towers.fingerprint}
-        write_file(self.store / "manifest.json", json.dumps(manifest, indent=1))
-
+        self.begin(towers, checkpoint, tokenizer)
         found = scan(self.folder)
         known, forgotten = self._drop_stale(found)
         todo = [file for path, file in found.items() if path not in known]
@@ -246,13 +239,27 @@ class Index:
             for start in range(0, len(todo), _CHUNK):
                 part = todo[start : start + _CHUNK]
                 vectors, broken = towers.files([self.folder / file.path for file in part], pool)
-                self._write_chunk(part, vectors, broken)
+                self.add(part, vectors, broken)
                 if progress is not None:
                     progress(start + len(part), len(todo))
         self.load()
         if len(self.files) >= WORTH_A_GRAPH and available():
             self._open_graph().follow([file.key for file in self.files], self.vectors, progress)
         return Report(len(todo), len(known), forgotten, self.broken)
+
+    def begin(self, towers: Towers, checkpoint: str, tokenizer: str | None) -> None:
+        """Makes the index's folder and notes the model.
+
+        Raises:
+            ValueError: no such folder, or the index was made by another model.
+        """
+        if not self.folder.is_dir():
+            raise ValueError(f"{self.folder} is not a folder.")
+        if (self.store / "manifest.json").exists():
+            self.check_model(towers)
+        self.store.mkdir(exist_ok=True)
+        manifest = {"checkpoint": checkpoint, "tokenizer": tokenizer, "fingerprint": towers.fingerprint}
+        write_file(self.store / "manifest.json", json.dumps(manifest, indent=1))
 
     def search(self, vector: np.ndarray, count: int) -> list[tuple[int, float]]:
         """The `count` nearest pictures as (position in `files`, cosine), best first."""
@@ -303,7 +310,8 @@ class Index:
                 self._write_rows(path, fresh)
         return known, forgotten
 
-    def _write_chunk(self, files: Sequence[File], vectors: np.ndarray, broken: dict[int, str]) -> None:
+    def add(self, files: Sequence[File], vectors: np.ndarray, broken: dict[int, str]) -> None:
+        """Stores embeddings (files, embed_dim) as a chunk; `broken` says why for files without one."""
         number = 1 + max((int(path.stem.split("-")[1]) for path in self._chunks()), default=-1)
         rows = [(file, None if i in broken else vectors[i], broken.get(i, "")) for i, file in enumerate(files)]
         self._write_rows(self.store / f"chunk-{number:06d}.npz", rows)

@@ -4,14 +4,16 @@ import functools
 import io
 import ipaddress
 import json
-import math
 import threading
 import urllib.parse
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
+
 from .search_index import Index, Towers
-from .search_page import ICON, PAGE, SCRIPT, STYLE
+from .search_page import ICON, search_page
+from .search_scores import Scores, label_shares
 
 MAX_UPLOAD = 16 * 2**20  # bytes of a picture
 _MAX_QUERY = 1_000  # characters
@@ -37,30 +39,47 @@ class SearchServer(ThreadingHTTPServer):
     def __init__(self, index: Index, towers: Towers, host: str = "127.0.0.1", port: int = 8765):
         self.index, self.towers = index, towers
         self.busy = threading.BoundedSemaphore(_MODEL_CALLS_AT_ONCE)
+        self.scores = Scores(towers, index.vectors)
+        self.page, self.policy = search_page(str(index.folder), len(index.files), towers.bias is not None, _MAX_QUERY)
+        self._by_path = {file.path: i for i, file in enumerate(index.files)}
         self.thumbnail = functools.lru_cache(maxsize=2_000)(self._thumbnail)
         super().__init__((host, port), _Handler)
         # Only then does a page of another site, whose name was pointed at this address, get no answer.
         self.checks_host = ipaddress.ip_address(self.server_address[0]).is_loopback
 
-    def answer_for(self, found: list[tuple[int, float]]) -> list[dict]:
-        """Results as the page takes them."""
-        return [{"id": i, "path": self.index.files[i].path, **self.scores(cosine)} for i, cosine in found]
+    def hits(self, query: np.ndarray, count: int, with_text: bool) -> list[dict]:
+        """The best pictures for a query (embed_dim,), as the page takes them: id, path, rank, scores, explanation."""
+        found = self.index.search(query, count)
+        explanations = self.scores.explanations(query, [cosine for _, cosine in found], with_text)
+        return [
+            {
+                "id": i,
+                "path": self.index.files[i].path,
+                "rank": rank,
+                **self.scores.of_pair(cosine, with_text),
+                "explanation": explanations[rank - 1],
+            }
+            for rank, (i, cosine) in enumerate(found, 1)
+        ]
 
-    def scores(self, cosine: float) -> dict[str, float | None]:
-        """Cosine, and for a sigmoid-trained model the probability of the pair."""
-        if self.towers.bias is None:
-            return {"cosine": cosine, "probability": None}
-        return {"cosine": cosine, "probability": self.towers.probability(cosine)}
+    def some(self, count: int) -> list[dict]:
+        """Pictures from all over the index, for who has not asked yet."""
+        places = np.unique(np.linspace(0, len(self.index.files) - 1, count, dtype=int)) if self.index.files else []
+        return [{"id": int(i), "path": self.index.files[i].path} for i in places]
+
+    def vector_of(self, path: str) -> np.ndarray | None:
+        """The embedding of an indexed picture; None for another path."""
+        position = self._by_path.get(path)
+        return None if position is None else self.index.vectors[position]
 
     def labels(self, data: bytes, labels: list[str]) -> list[dict]:
         """Labels for a picture, best first: "label", "share" (softmax over these labels) and the scores."""
         with self.busy:
             cosines = (self.towers.texts(labels) @ self.towers.image(data)).tolist()
-        largest = max(cosines)
-        weights = [math.exp(self.towers.temperature * (cosine - largest)) for cosine in cosines]
+        shares = label_shares(self.towers.temperature, cosines)
         rows = [
-            {"label": label, "share": weight / sum(weights), **self.scores(cosine)}
-            for label, weight, cosine in zip(labels, weights, cosines, strict=True)
+            {"label": label, "share": share, **self.scores.of_pair(cosine, with_text=True)}
+            for label, share, cosine in zip(labels, shares, cosines, strict=True)
         ]
         return sorted(rows, key=lambda row: -row["share"])
 
@@ -113,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("Content-Security-Policy", "default-src 'self'; img-src 'self' blob:; frame-ancestors 'none'")
+        self.send_header("Content-Security-Policy", self.server.policy)
         self.send_header("Cache-Control", "max-age=600" if kind.startswith("image/") else "no-store")
         self.end_headers()
         self.wfile.write(body)
@@ -125,15 +144,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _get(self) -> tuple[str, bytes]:
         url = urllib.parse.urlsplit(self.path)
-        static = {
-            "/": ("text/html; charset=utf-8", PAGE),
-            "/icon.svg": ("image/svg+xml", ICON),
-            "/style.css": ("text/css", STYLE),
-            "/script.js": ("text/javascript", SCRIPT),
-        }
-        if url.path in static:
-            kind, text = static[url.path]
-            return kind, text.encode()
+        if url.path == "/":
+            return "text/html; charset=utf-8", self.server.page.encode()
+        if url.path == "/icon.svg":
+            return "image/svg+xml", ICON.encode()
         if url.path == "/about":
             index = self.server.index
             about = {
@@ -143,17 +157,26 @@ class _Handler(BaseHTTPRequestHandler):
             }
             return _json(about)
         if url.path == "/search":
-            query = urllib.parse.parse_qs(url.query)
-            text = query.get("q", [""])[0]
-            if not text.strip() or len(text) > _MAX_QUERY:
-                raise _RefusedError(HTTPStatus.BAD_REQUEST, f"Type something, at most {_MAX_QUERY} characters.")
-            with self.server.busy:
-                vector = self.server.towers.texts([text])[0]
-            return self._results(vector, query)
+            return self._search(urllib.parse.parse_qs(url.query))
+        if url.path == "/browse":
+            return _json({"results": self.server.some(_count(urllib.parse.parse_qs(url.query)))})
         for prefix, load in (("/thumbnail/", self._thumbnail), ("/picture/", self._picture)):
             if url.path.startswith(prefix):
                 return load(self._position(url.path[len(prefix) :]))
         raise _RefusedError(HTTPStatus.NOT_FOUND, "There is no such page.")
+
+    def _search(self, query: dict[str, list[str]]) -> tuple[str, bytes]:
+        if "like" in query and "q" not in query:
+            vector = self.server.vector_of(query["like"][0])
+            if vector is None:
+                raise _RefusedError(HTTPStatus.NOT_FOUND, "There is no such picture in the index.")
+            return self._hits(vector, query, with_text=False)
+        text = query.get("q", [""])[0]
+        if not text.strip() or len(text) > _MAX_QUERY:
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, f"Type something, at most {_MAX_QUERY} characters.")
+        with self.server.busy:
+            vector = self.server.towers.texts([text])[0]
+        return self._hits(vector, query, with_text=True)
 
     def _post(self) -> tuple[str, bytes]:
         url = urllib.parse.urlsplit(self.path)
@@ -166,7 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
             if url.path == "/similar":
                 with self.server.busy:
                     vector = self.server.towers.image(data)
-                return self._results(vector, query)
+                return self._hits(vector, query, with_text=False)
             if url.path == "/labels":
                 labels = [label for label in query.get("label", []) if label.strip()]
                 if not labels or len(labels) > _MAX_LABELS or max(map(len, labels)) > _MAX_QUERY:
@@ -187,10 +210,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise _RefusedError(HTTPStatus.BAD_REQUEST, "The upload broke off.")
         return data
 
-    def _results(self, vector, query: dict[str, list[str]]) -> tuple[str, bytes]:
-        count = query.get("n", ["40"])[0]
-        count = min(int(count), _MAX_RESULTS) if count.isdigit() and int(count) else 40
-        return _json({"results": self.server.answer_for(self.server.index.search(vector, count))})
+    def _hits(self, vector: np.ndarray, query: dict[str, list[str]], with_text: bool) -> tuple[str, bytes]:
+        return _json({"results": self.server.hits(vector, _count(query), with_text)})
 
     def _position(self, text: str) -> int:
         if not text.isdigit() or int(text) >= len(self.server.index.files):
@@ -214,6 +235,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args) -> None:
         """Nothing: queries are the user's own business."""
+
+
+def _count(query: dict[str, list[str]]) -> int:
+    """How many results a request asks for."""
+    count = query.get("n", ["40"])[0]
+    return min(int(count), _MAX_RESULTS) if count.isdigit() and int(count) else 40
 
 
 def _json(value: dict) -> tuple[str, bytes]:

@@ -1,8 +1,11 @@
 """`python -m tools.search`: the index keeps itself in step with the folder, and the server keeps to its limits."""
 
+import base64
+import hashlib
 import http.client
 import io
 import json
+import re
 import threading
 import urllib.parse
 
@@ -11,6 +14,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from siglip_tf.pages import share_text
 from tests.example_model import example_model, pictures
 from tools import search
 from tools.search_index import INDEX_FOLDER, Index, Towers
@@ -177,20 +181,24 @@ def ask(server, method, path, body=None, **headers):
 
 
 def test_pages_and_pictures(server):
-    for path, kind in (
-        ("/", "text/html; charset=utf-8"),
-        ("/style.css", "text/css"),
-        ("/script.js", "text/javascript"),
-    ):
-        status, headers, _ = ask(server, "GET", path)
-        assert (status, headers["Content-Type"]) == (200, kind)
-        assert "default-src 'self'" in headers["Content-Security-Policy"]
+    status, headers, page = ask(server, "GET", "/?q=anything")
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    for tag in ("style", "script"):
+        (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", page.decode(), re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert policy[f"{tag}-src"] == f"'sha256-{digest}'"
+    assert ask(server, "GET", "/icon.svg")[1]["Content-Type"] == "image/svg+xml"
     position = next(i for i, file in enumerate(server.index.files) if file.path == "4.jpg")
     status, headers, data = ask(server, "GET", f"/picture/{position}")
     assert (status, headers["Content-Type"], data) == (200, "image/jpeg", PICTURES[4])
     status, _, data = ask(server, "GET", f"/thumbnail/{position}")
     assert Image.open(io.BytesIO(data)).size == (48, 40)
     assert json.loads(ask(server, "GET", "/about")[2])["pictures"] == 9
+    for count, expected in ((4, [0, 2, 5, 8]), (60, list(range(9))), (1, [0])):
+        results = json.loads(ask(server, "GET", f"/browse?n={count}")[2])["results"]
+        assert [result["id"] for result in results] == expected
 
 
 def test_search_by_text_and_picture(server, model):
@@ -202,6 +210,16 @@ def test_search_by_text_and_picture(server, model):
     assert (status, names) == (200, np.argsort(-cosines)[:4].tolist())
     expected = 1 / (1 + np.exp(-(10 * cosines[names[0]] - 3)))
     assert results[0]["probability"] == pytest.approx(expected, rel=1e-4)
+    assert [result["rank"] for result in results] == [1, 2, 3, 4]
+    middle = 1 / (1 + np.exp(-(10 * np.median(cosines) - 3)))
+    explanation = results[1]["explanation"]
+    assert explanation.startswith(f"Rank 2 of 9. The cosine with the text is {np.sort(cosines)[-2]:.3f}.")
+    assert f"logit is 10 x {np.sort(cosines)[-2]:.3f} - 3 = {10 * np.sort(cosines)[-2] - 3:.3f}" in explanation
+    assert f"in the middle of this folder gets {share_text(middle)}." in explanation
+    status, _, data = ask(server, "GET", "/search?n=2&like=" + urllib.parse.quote("deep/er/3.png"))
+    result = json.loads(data)["results"][0]
+    assert (status, result["path"], result["probability"]) == (200, "deep/er/3.png", None)
+    assert "a cosine is no probability" in result["explanation"]
     status, _, data = ask(server, "POST", "/similar?n=1", PICTURES[6], X_Search="1")
     assert (status, json.loads(data)["results"][0]["path"]) == (200, "6.jpg")
 
@@ -226,6 +244,9 @@ def test_labels(server, model):
         ("GET", "/picture/../../etc/passwd", None, {}, 404),
         ("GET", "/picture/-1", None, {}, 404),
         ("GET", "/search?q=", None, {}, 400),
+        ("GET", "/search?like=../../etc/passwd", None, {}, 404),
+        ("GET", "/browse?n=" + "9" * 5_000, None, {}, 400),
+        ("GET", "/style.css", None, {}, 404),
         ("GET", "/search?q=" + "x" * 1_001, None, {}, 400),
         ("GET", "/about", None, {"Host": "evil.example"}, 403),
         ("GET", "/about", None, {"Host": ""}, 403),

@@ -1,10 +1,15 @@
-"""A query over many pictures: the graph of neighbours (usearch) beside one matrix product, and what it still finds.
+"""A query over many pictures: the graph of neighbors (usearch) beside one matrix product, and what it still finds.
 
 python -m tools.benchmark search [--pictures 1000000] [--dim 768] [--queries 50] [--graph FILE]
+python -m tools.benchmark search --compression [--table FILE]
 
-The vectors are drawn: mixtures of a few directions with noise on top, as neither uniform noise (no neighbours at all)
+The vectors are drawn: mixtures of a few directions with noise on top, as neither uniform noise (no neighbors at all)
 nor separate clusters would be fair. Both searches answer the same queries in turn. `--graph` keeps the graph, whose
 making takes minutes at a million, for another run.
+
+`--compression` measures smaller vectors instead: bytes of a vector, and how many of the ten nearest are found among the
+ten, and the forty, nearest by the smaller vectors. Its drawn vectors have a spectrum that falls like 1/i, so that no
+dimension is free to drop; `--table` measures your own (Parquet, npz, or DuckDB of `tools.search export`).
 """
 
 import argparse
@@ -15,10 +20,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ..search_compression import Compression
 from ..search_neighbours import Neighbours
+from ..search_tables import read_table
 
 _LATENT = 48
 _DRAWN_AT_ONCE = 50_000
+_COMPRESSED = 10_000  # vectors that `--compression` draws at most
 
 
 def drawn(count: int, dim: int, seed: int) -> np.ndarray:
@@ -66,6 +74,57 @@ def measure(pictures: int, dim: int, queries: int, count: int, path: Path) -> di
     return found | {"recall": statistics.mean(recalls), "graph bytes": path.stat().st_size}
 
 
+def falling(count: int, dim: int, seed: int) -> np.ndarray:
+    """Unit vectors (count, dim), float32, whose variance falls like 1/i along directions that are no axes."""
+    rng = np.random.default_rng(seed)
+    turned, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((dim, dim)))
+    vectors = rng.standard_normal((count, dim)) / np.sqrt(np.arange(1, dim + 1)) @ turned
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def compressions(vectors: np.ndarray) -> dict[str, Compression]:
+    """What is measured, by name."""
+    width = vectors.shape[1]
+    kept = [width // share for share in (2, 3, 6)]
+    choices = {"float32": Compression(), "int8": Compression(int8=True)}
+    choices |= {f"first {dims}": Compression.cut(width, dims) for dims in kept}
+    # The directions of fewer dimensions are the first of those of more.
+    directions = Compression.fitted(vectors, kept[0]).projection
+    choices |= {f"principal {dims}": Compression(directions[:, :dims]) for dims in kept}
+    return choices | {f"principal {dims}, int8": Compression(directions[:, :dims], int8=True) for dims in kept}
+
+
+def recalls(vectors: np.ndarray, queries: np.ndarray, compression: Compression, count: int) -> tuple[float, float]:
+    """Share of the `count` nearest that are among the `count`, and among the 4 x `count`, nearest smaller vectors."""
+    codes, scales = compression.encode(vectors)
+    small = codes.astype(np.float32) if scales is None else codes * scales[:, None]
+    found = {1: [], 4: []}
+    for query in queries:
+        exact = np.argpartition(-(vectors @ query), count - 1)[:count]
+        order = np.argsort(-(small @ compression.query(query)), kind="stable")
+        for times, shares in found.items():
+            shares.append(len(np.intersect1d(order[: times * count], exact)) / count)
+    return statistics.mean(found[1]), statistics.mean(found[4])
+
+
+def _print_compression(options: argparse.Namespace) -> None:
+    if options.table is not None:
+        vectors = read_table(options.table).vectors
+        if len(vectors) < 2 * options.queries:
+            raise SystemExit(f"Expected at least {2 * options.queries} vectors. Received: {len(vectors)}.")
+        chosen = np.random.default_rng(0).permutation(len(vectors))
+        asked, vectors = vectors[chosen[: options.queries]], vectors[chosen[options.queries :]]
+    else:
+        vectors = falling(min(options.pictures, _COMPRESSED), options.dim, seed=1)
+        asked = falling(options.queries, options.dim, seed=2)
+    width, count = vectors.shape[1], options.count
+    print(f"{len(vectors):,} vectors of {width}, {len(asked)} queries")
+    print(f"{'':20} {'bytes':>6} {f'recall@{count}':>10} {f'in best {4 * count}':>12}")
+    for name, compression in compressions(vectors).items():
+        same, wider = recalls(vectors, asked, compression, count)
+        print(f"{name:20} {compression.bytes_of(width):6} {100 * same:9.1f}% {100 * wider:11.1f}%", flush=True)
+
+
 def main(arguments: list[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -78,7 +137,14 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--queries", type=int, default=50)
     parser.add_argument("--count", type=int, default=10, help="results a query (10)")
     parser.add_argument("--graph", type=Path, help="file that keeps the graph")
+    parser.add_argument("--compression", action="store_true", help="measure smaller vectors instead")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="with --compression: vectors of your own")
     options = parser.parse_args(arguments)
+    if options.compression:
+        _print_compression(options)
+        return
+    if options.table is not None:
+        parser.error("--table belongs to --compression.")
     with tempfile.TemporaryDirectory() as folder:
         path = options.graph or Path(folder) / "graph"
         found = measure(options.pictures, options.dim, options.queries, options.count, path)
