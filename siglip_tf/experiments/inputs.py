@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import shlex
 import sys
@@ -20,6 +21,7 @@ from siglip_tf.data.sources.base import Source
 from siglip_tf.experiments import build
 from siglip_tf.experiments.config import set_value
 from siglip_tf.experiments.held_out import HeldOut, captions_of, held_out_part
+from siglip_tf.experiments.principal_patches import principal_patches
 
 # Arguments of `SigLIP` that a checkpoint decides, by tower.
 IMAGE = ("image", "image_size", "patch_size", "image_pool")
@@ -40,7 +42,8 @@ class Prepared:
         data: makes the `TrainingData` or `EmbeddingData` that the settings describe by then.
         preprocessing: of the model; None for one without an image tower.
         examples: pairs an epoch.
-        weights: canonical name -> array that the model begins with; the others keep their initial values.
+        weights: canonical name -> array that the model begins with, or a function that returns this; the others keep
+            their initial values.
         finish: called with the trained model and the final checkpoint's path by the chief, in place of
             `model.save_checkpoint`.
         held_out: what the run is judged on, if anything is held out of training.
@@ -49,7 +52,7 @@ class Prepared:
     data: Callable[[], Any]
     preprocessing: Any
     examples: int
-    weights: Mapping[str, Any] | None = None
+    weights: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None
     finish: Callable[[Any, str], None] | None = None
     held_out: HeldOut | None = None
 
@@ -61,6 +64,7 @@ def pairs(
     start: Checkpoint | None = None,
     own_vocabulary: bool = False,
     fit_text: bool = False,
+    fit_patches: bool = False,
     hold_out: bool = False,
     scenes_held_out: int | None = None,
 ) -> Prepared:
@@ -73,6 +77,7 @@ def pairs(
         start: a checkpoint that the model begins with; its tokenizer and image preprocessing are used if it has them.
         own_vocabulary: whether a tokenizer is trained on the captions where none is named.
         fit_text: whether texts get as many tokens as the captions need, `model.text_length` at most.
+        fit_patches: whether the patch projection begins with the pictures' principal components.
         hold_out: whether a part of `data` is held out of training even if no evaluation asks for it.
         scenes_held_out: how many drawn scenes each evaluation takes; `SCENES_HELD_OUT` by default.
 
@@ -105,7 +110,9 @@ def pairs(
             report=f"{folder}/bad_records_{{worker}}.jsonl",
         )
 
-    weights = None if start is None else start.weights
+    weights: Any = None if start is None else start.weights
+    if fit_patches and start is None:
+        weights = functools.partial(principal_patches, c, source, preprocessing.image)
     return Prepared(data, preprocessing, source.size, weights, held_out=held_out)
 
 

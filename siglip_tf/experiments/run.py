@@ -96,7 +96,7 @@ def run(
         keep_every=c.keep_every,
         initial_weights=None
         if prepared.weights is None
-        else _Start(prepared.weights, c.start or c.tower or "the start"),
+        else _Start(prepared.weights, c.start or c.tower or "the pictures"),
         say=say,
     )
     stop = steps if until is None else min(until, steps)
@@ -207,10 +207,12 @@ def _save(model: Any, path: str) -> None:
 class _Start:
     """Puts a checkpoint's weights into the model, and leaves the others at their initial values."""
 
-    def __init__(self, weights: Mapping[str, Any], source: str):
-        self._weights, self._source = weights, source
+    def __init__(self, weights: Mapping[str, Any] | Callable[[], Mapping[str, Any]], source: str):
+        self._given, self._source = weights, source
+        self._weights: Mapping[str, Any] = {}
 
     def __call__(self, model: Any) -> None:
+        self._weights = self._given() if callable(self._given) else self._given
         own = model.named_weights()
         fresh = {name: variable.numpy() for name, variable in own.items() if name not in self._weights}
         model.assign_weights({**fresh, **self._weights})

@@ -1,0 +1,82 @@
+"""A first patch projection from the pictures themselves: their principal components.
+
+From a few thousand pictures a random projection takes hundreds of passes to become a good one. The principal components
+of the training pictures' patches keep what tells the pictures apart from the first step on.
+
+Source: Coates and Ng, "Learning Feature Representations with K-means", 2012 (whitening of patches); Halko et al.,
+"Finding structure with randomness", 2011 (the randomized decomposition).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+from ml_collections import ConfigDict
+
+from siglip_tf.data import ImagePreprocessing
+from siglip_tf.data.sources.base import Source
+from siglip_tf.models import VARIANTS
+
+_PICTURES, _PATCHES = 2_000, 4_000
+_SPARE, _ROUNDS = 16, 3  # directions beyond those that are kept, and power iterations
+# A component of variance v gets the weight v^-_FLATTEN: large ones do not drown small ones, and noise stays small.
+_FLATTEN = 0.25
+
+_as_written = tf.autograph.experimental.do_not_convert
+
+
+def principal_patches(c: ConfigDict, source: Source, preprocessing: ImagePreprocessing) -> dict[str, np.ndarray]:
+    """Kernel and bias of the image tower's patch projection, by their canonical names.
+
+    Args:
+        c: the settings: of the model, and the seed of the rotation that spreads the components over the units.
+        source: the training pictures; 2,000 of them are read, evenly spread.
+        preprocessing: of the model.
+
+    Returns:
+        float32 (patch, patch, 3, width) and (width,). Patches of the training pictures have mean 0 and variance 1 in
+        the mean over the units. Empty where no picture can be read, or all are alike.
+    """
+    name, _, patch = c.model.image.partition("/")
+    size, patch_size = c.model.image_size, int(patch or c.model.patch_size)
+    width = c.model.image_width or VARIANTS[name].width
+    random = np.random.default_rng(c.seed)
+    chosen = np.unique(np.linspace(0, source.size - 1, min(_PICTURES, source.size)).astype(np.int64))
+    pictures = (
+        tf.data.Dataset.from_tensor_slices(chosen)
+        .map(
+            _as_written(lambda index: preprocessing.pixels(source.read(index)["image"], fused=True)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        .ignore_errors()
+    )
+    found = list(pictures.as_numpy_iterator())
+    if not found:
+        return {}
+    across = size // patch_size
+    pixels = np.stack(found)[:, : across * patch_size, : across * patch_size].astype(np.float32) / 127.5 - 1
+    patches = pixels.reshape(len(found), across, patch_size, across, patch_size, 3).swapaxes(2, 3)
+    patches = patches.reshape(-1, patch_size * patch_size * 3)
+    if len(patches) > _PATCHES:
+        patches = patches[np.sort(random.permutation(len(patches))[:_PATCHES])]
+    mean = patches.mean(axis=0)
+    directions, deviations = _components(patches - mean, min(width, *patches.shape), random)
+    if not len(deviations):
+        return {}
+    spread = np.linalg.qr(random.standard_normal((width, len(deviations))))[0].T  # (components, width), orthogonal
+    kernel = (directions * (deviations / deviations[0]) ** (-2 * _FLATTEN)) @ spread
+    kernel /= np.sqrt(np.mean(np.square((patches - mean) @ kernel)))
+    return {
+        "image/patch_embedding/kernel": kernel.reshape(patch_size, patch_size, 3, width).astype(np.float32),
+        "image/patch_embedding/bias": (-mean @ kernel).astype(np.float32),
+    }
+
+
+def _components(rows: np.ndarray, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The directions of largest variance as columns, and the deviations along them, largest first."""
+    guess = random.standard_normal((rows.shape[1], min(count + _SPARE, *rows.shape))).astype(np.float32)
+    for _ in range(_ROUNDS):
+        guess = np.linalg.qr(rows.T @ (rows @ guess))[0]
+    _, singular, right = np.linalg.svd(rows @ guess, full_matrices=False)
+    kept = np.flatnonzero(singular[:count] > 1e-3 * max(singular[0], 1e-6))
+    return guess @ right[kept].T, singular[kept] / np.sqrt(len(rows))

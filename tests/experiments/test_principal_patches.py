@@ -1,0 +1,45 @@
+"""The first patch projection is that of scikit-learn's principal components, up to a rotation."""
+
+import numpy as np
+from sklearn.decomposition import PCA
+
+from recipes import quickstart
+from siglip_tf.data import ImagePreprocessing
+from siglip_tf.experiments.principal_patches import principal_patches
+from tests.data.memory_source import MemorySource
+from tests.experiments.test_advice import png
+
+
+def test_tokens_keep_the_distances_of_principal_components():
+    random = np.random.default_rng(0)
+    mixed = random.standard_normal((60, 6)) @ random.standard_normal((6, 8 * 8 * 3))
+    pixels = np.clip(128 + 25 * mixed, 0, 255).astype(np.uint8).reshape(60, 8, 8, 3)
+    source = MemorySource(60, {i: {"image": png(pixels[i])} for i in range(60)})
+    c = quickstart.RECIPE.settings()
+    for patch, width in ((8, 4), (4, 12)):
+        c.model.update({"image": f"Ti/{patch}", "image_size": 8, "image_width": width})
+        found = principal_patches(c, source, ImagePreprocessing(8))
+        kernel, bias = found["image/patch_embedding/kernel"], found["image/patch_embedding/bias"]
+        assert kernel.shape == (patch, patch, 3, width) and bias.shape == (width,)
+        parts = 8 // patch
+        rows = (
+            (pixels / 127.5 - 1)
+            .reshape(60, parts, patch, parts, patch, 3)
+            .swapaxes(2, 3)
+            .reshape(-1, patch * patch * 3)
+        )
+        tokens = rows @ kernel.reshape(-1, width) + bias
+        np.testing.assert_allclose(tokens.mean(0), 0, atol=1e-3)
+        np.testing.assert_allclose(np.mean(tokens**2), 1, rtol=1e-3)
+        components = PCA(width).fit(rows)
+        expected = components.transform(rows) * components.explained_variance_**-0.25
+        cosines = [v @ v.T / np.linalg.norm(v, axis=1)[:, None] / np.linalg.norm(v, axis=1) for v in (tokens, expected)]
+        np.testing.assert_allclose(*cosines, atol=0.02)
+
+
+def test_pictures_that_are_all_alike_or_broken_give_nothing():
+    c = quickstart.RECIPE.settings()
+    c.model.update({"image": "Ti/4", "image_size": 4, "image_width": 4})
+    alike = MemorySource(5, {i: {"image": png(np.full((4, 4, 3), 7, np.uint8))} for i in range(5)})
+    assert principal_patches(c, alike, ImagePreprocessing(4)) == {}
+    assert principal_patches(c, MemorySource(2, {i: {"image": b"torn"} for i in range(2)}), ImagePreprocessing(4)) == {}
