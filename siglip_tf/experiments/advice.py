@@ -13,7 +13,7 @@ from siglip_tf.experiments.page import Figure
 
 _FEW_PAIRS = 20_000
 _GOOD = 0.9  # a figure above this needs no advice
-_FEW_TOKENS = 4
+_FEW_TOKENS = 16
 _LONGER, _AT_MOST = 8, 3_300  # to train longer: how many times the steps, and about how many seconds for the whole
 
 
@@ -65,7 +65,7 @@ def advice(
             f"Start from a trained model: {examples:,} pairs are few to learn from alone. "
             "python -m recipes.finetune --start CHECKPOINT --data ... does that."
         )
-    if c.model.image and (tokens := _tokens(c)) < _FEW_TOKENS:
+    if c.model.image and examples >= _FEW_PAIRS and (tokens := _tokens(c)) < _FEW_TOKENS:
         sentences.append(
             f"Use smaller patches: the image tower sees {tokens} patches a picture. --set model.image=Ti/8 sees "
             f"{(c.model.image_size // 8) ** 2}, and a step takes longer."

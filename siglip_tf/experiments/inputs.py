@@ -31,6 +31,8 @@ _TEXT += ("text_width", "text_depth", "text_mlp_dim", "text_heads")
 
 
 SCENES_HELD_OUT = 256
+# Initial values by canonical name -> those that the model begins with instead.
+FirstWeights = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 _FITTING = 99.5  # percent of the captions that are not cut
 
 
@@ -42,8 +44,8 @@ class Prepared:
         data: makes the `TrainingData` or `EmbeddingData` that the settings describe by then.
         preprocessing: of the model; None for one without an image tower.
         examples: pairs an epoch.
-        weights: canonical name -> array that the model begins with, or a function that returns this; the others keep
-            their initial values.
+        weights: canonical name -> array that the model begins with, or a function that makes this of the initial
+            values; the others keep their initial values.
         finish: called with the trained model and the final checkpoint's path by the chief, in place of
             `model.save_checkpoint`.
         held_out: what the run is judged on, if anything is held out of training.
@@ -52,7 +54,7 @@ class Prepared:
     data: Callable[[], Any]
     preprocessing: Any
     examples: int
-    weights: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None
+    weights: Mapping[str, Any] | FirstWeights | None = None
     finish: Callable[[Any, str], None] | None = None
     held_out: HeldOut | None = None
 

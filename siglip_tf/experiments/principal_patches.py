@@ -1,13 +1,17 @@
-"""A first patch projection from the pictures themselves: their principal components.
+"""First weights of an image tower from the pictures themselves: the principal components of their patches.
 
 From a few thousand pictures a random projection takes hundreds of passes to become a good one. The principal components
-of the training pictures' patches keep what tells the pictures apart from the first step on.
+of the training pictures' patches keep what tells the pictures apart from the first step on. The blocks begin as small
+changes of them.
 
 Source: Coates and Ng, "Learning Feature Representations with K-means", 2012 (whitening of patches); Halko et al.,
 "Finding structure with randomness", 2011 (the randomized decomposition).
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -22,20 +26,27 @@ _SPARE, _ROUNDS = 16, 3  # directions beyond those that are kept, and power iter
 # A component of variance v gets the weight v^-_FLATTEN: large ones do not drown small ones, and noise stays small.
 _FLATTEN = 0.25
 
+_ENDS_A_BRANCH = re.compile(r"image/(block_\d+/(attention/out|mlp/fc2)|head/mlp/fc2)/kernel")
+_SMALL = np.float32(0.1)
+
 _as_written = tf.autograph.experimental.do_not_convert
 
 
-def principal_patches(c: ConfigDict, source: Source, preprocessing: ImagePreprocessing) -> dict[str, np.ndarray]:
-    """Kernel and bias of the image tower's patch projection, by their canonical names.
+def principal_patches(
+    c: ConfigDict, source: Source, preprocessing: ImagePreprocessing, initial: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """First weights of the image tower by their canonical names: the patch projection, and what ends each branch.
 
     Args:
         c: the settings: of the model, and the seed of the rotation that spreads the components over the units.
         source: the training pictures; 2,000 of them are read, evenly spread.
         preprocessing: of the model.
+        initial: the initial values of all weights.
 
     Returns:
-        float32 (patch, patch, 3, width) and (width,). Patches of the training pictures have mean 0 and variance 1 in
-        the mean over the units. Empty where no picture can be read, or all are alike.
+        Kernel float32 (patch, patch, 3, width) and bias (width,) of the patch projection, by which patches of the
+        training pictures have mean 0 and variance 1 in the mean over the units; and the kernels that end a branch of a
+        block or of the head, a tenth of what they were. Empty where no picture can be read, or all are alike.
     """
     name, _, patch = c.model.image.partition("/")
     size, patch_size = c.model.image_size, int(patch or c.model.patch_size)
@@ -66,7 +77,8 @@ def principal_patches(c: ConfigDict, source: Source, preprocessing: ImagePreproc
     spread = np.linalg.qr(random.standard_normal((width, len(deviations))))[0].T  # (components, width), orthogonal
     kernel = (directions * (deviations / deviations[0]) ** (-2 * _FLATTEN)) @ spread
     kernel /= np.sqrt(np.mean(np.square((patches - mean) @ kernel)))
-    return {
+    branches = {name: _SMALL * array for name, array in initial.items() if _ENDS_A_BRANCH.fullmatch(name)}
+    return branches | {
         "image/patch_embedding/kernel": kernel.reshape(patch_size, patch_size, 3, width).astype(np.float32),
         "image/patch_embedding/bias": (-mean @ kernel).astype(np.float32),
     }

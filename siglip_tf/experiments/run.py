@@ -17,7 +17,7 @@ from siglip_tf.experiments import config
 from siglip_tf.experiments.build import build_model, open_data, parameter_count, total_steps
 from siglip_tf.experiments.feeding import feed
 from siglip_tf.experiments.held_out import held_out_task
-from siglip_tf.experiments.inputs import Prepared
+from siglip_tf.experiments.inputs import FirstWeights, Prepared
 from siglip_tf.experiments.recipe import Recipe
 from siglip_tf.experiments.run_folder import RunFolder
 from siglip_tf.training import PeriodicEvaluation, Resume, Watch, read_metrics, train
@@ -207,15 +207,14 @@ def _save(model: Any, path: str) -> None:
 class _Start:
     """Puts a checkpoint's weights into the model, and leaves the others at their initial values."""
 
-    def __init__(self, weights: Mapping[str, Any] | Callable[[], Mapping[str, Any]], source: str):
+    def __init__(self, weights: Mapping[str, Any] | FirstWeights, source: str):
         self._given, self._source = weights, source
         self._weights: Mapping[str, Any] = {}
 
     def __call__(self, model: Any) -> None:
-        self._weights = self._given() if callable(self._given) else self._given
-        own = model.named_weights()
-        fresh = {name: variable.numpy() for name, variable in own.items() if name not in self._weights}
-        model.assign_weights({**fresh, **self._weights})
+        initial = {name: variable.numpy() for name, variable in model.named_weights().items()}
+        self._weights = self._given(initial) if callable(self._given) else self._given
+        model.assign_weights({**initial, **self._weights})
 
     def __str__(self) -> str:
         return f"{len(self._weights)} of {self._source}"

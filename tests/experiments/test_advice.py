@@ -46,7 +46,9 @@ def test_what_to_try_next_follows_from_the_run():
     quickstart.synthetic(c)
     said = " ".join(advice(c, weak, flat, steps=1200, examples=3_000, seconds=300))
     assert "Train longer: the figures" not in said
-    assert "patches a picture" not in said and "augment.shift=0.1" in said
+    assert "patches a picture" not in said  # they are for more pairs than these
+    assert "sees 9 patches" in " ".join(advice(c, weak, flat, steps=1200, examples=30_000, seconds=300))
+    assert "augment.shift=0.1" in said
     assert advice(c, [Figure("Zero-shot", 0.99, 0.01)], flat, 1200, 3_000, 300) == []
     assert advice(c, [], flat, 1200, 3_000, 300) == []
 

@@ -18,7 +18,10 @@ def test_tokens_keep_the_distances_of_principal_components():
     c = quickstart.RECIPE.settings()
     for patch, width in ((8, 4), (4, 12)):
         c.model.update({"image": f"Ti/{patch}", "image_size": 8, "image_width": width})
-        found = principal_patches(c, source, ImagePreprocessing(8))
+        initial = {"image/block_0/mlp/fc2/kernel": np.ones(3, np.float32), "image/block_0/mlp/fc1/kernel": np.ones(3)}
+        found = principal_patches(c, source, ImagePreprocessing(8), initial)
+        np.testing.assert_allclose(found.pop("image/block_0/mlp/fc2/kernel"), 0.1)
+        assert len(found) == 2
         kernel, bias = found["image/patch_embedding/kernel"], found["image/patch_embedding/bias"]
         assert kernel.shape == (patch, patch, 3, width) and bias.shape == (width,)
         parts = 8 // patch
@@ -41,5 +44,8 @@ def test_pictures_that_are_all_alike_or_broken_give_nothing():
     c = quickstart.RECIPE.settings()
     c.model.update({"image": "Ti/4", "image_size": 4, "image_width": 4})
     alike = MemorySource(5, {i: {"image": png(np.full((4, 4, 3), 7, np.uint8))} for i in range(5)})
-    assert principal_patches(c, alike, ImagePreprocessing(4)) == {}
-    assert principal_patches(c, MemorySource(2, {i: {"image": b"torn"} for i in range(2)}), ImagePreprocessing(4)) == {}
+    assert principal_patches(c, alike, ImagePreprocessing(4), {}) == {}
+    assert (
+        principal_patches(c, MemorySource(2, {i: {"image": b"torn"} for i in range(2)}), ImagePreprocessing(4), {})
+        == {}
+    )

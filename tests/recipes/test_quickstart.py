@@ -30,8 +30,12 @@ SMALL = {
 def small(monkeypatch):
     """The same run with small towers and few pictures to evaluate on."""
     monkeypatch.setattr(quickstart, "MODEL", SMALL)
-    text = {name: size for name, size in SMALL.items() if name in quickstart.SCENES and name.startswith("text_")}
-    monkeypatch.setattr(quickstart, "SCENES", {**quickstart.SCENES, **text, "text_length": 24})
+    sizes = {
+        name: size
+        for name, size in SMALL.items()
+        if name in quickstart.SCENES and name.endswith(("_depth", "_width", "_dim", "_heads"))
+    }
+    monkeypatch.setattr(quickstart, "SCENES", {**quickstart.SCENES, **sizes})
     monkeypatch.setattr(quickstart, "SCENES_EVALUATED", 30)
     monkeypatch.setattr("siglip_tf.experiments.baseline.MOST_DRAWN", 20)
 
@@ -103,7 +107,7 @@ def test_the_size_and_the_length_follow_the_data():
         c = quickstart.RECIPE.settings()
         quickstart.shape(c, {"model.text_width"}, pairs)
         found.append((c.batch, c.model.image_size, c.model.text_width, c.model.text_depth))
-    assert found == [(16, 32, 64, 1), (150, 32, 64, 1), (256, 32, 64, 1), (256, 64, 64, 2)]
+    assert found == [(16, 32, 128, 1), (150, 32, 128, 1), (256, 32, 128, 1), (256, 64, 128, 2)]
 
 
 def test_texts_are_as_long_as_the_captions_need(tmp_path):
