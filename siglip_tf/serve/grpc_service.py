@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
@@ -51,14 +52,17 @@ async def report_ready(checks: health.aio.HealthServicer, ready: bool) -> None:
 
 
 class _Guard(grpc.aio.ServerInterceptor):
-    """Refuses calls without the server's token, health checks excepted."""
+    """Refuses calls without the server's token, health checks excepted, and bytes that are no message."""
 
     def __init__(self, frontend: Frontend):
         self._frontend = frontend
 
     async def intercept_service(self, continuation: Callable, details: grpc.HandlerCallDetails) -> Any:
         handler = await continuation(details)
-        if handler is None or details.method.startswith(_HEALTH):
+        if handler is None:
+            return None
+        handler = _readable(handler)
+        if details.method.startswith(_HEALTH):
             return handler
         given = next((value for key, value in details.invocation_metadata or () if key == "authorization"), "")
         try:
@@ -66,6 +70,25 @@ class _Guard(grpc.aio.ServerInterceptor):
         except RequestError as error:
             return _refusing(error)
         return handler
+
+
+def _readable(handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
+    """A handler that says INVALID_ARGUMENT to bytes that are no message; gRPC would say UNKNOWN and log each."""
+    if handler.unary_unary is None or handler.request_deserializer is None:
+        return handler
+
+    def read(data: bytes) -> Any:
+        try:
+            return handler.request_deserializer(data)
+        except DecodeError as error:
+            return invalid(f"The request cannot be read: {shown(str(error))}")
+
+    async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
+        if isinstance(request, RequestError):
+            return await _abort(context, request)
+        return await handler.unary_unary(request, context)
+
+    return grpc.unary_unary_rpc_method_handler(answer, read, handler.response_serializer)
 
 
 def _refusing(error: RequestError) -> grpc.RpcMethodHandler:

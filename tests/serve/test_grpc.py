@@ -120,6 +120,19 @@ def test_refusals_name_the_field(stub):
         assert (found, named in details) == (code, True), (named, details)
 
 
+def test_bytes_that_are_no_message(channel):
+    right = request_of(x=[1.0]).SerializeToString()
+    for method in ("PredictionService/Predict", "ModelService/GetModelStatus"):
+        call = channel.unary_unary(f"/tensorflow.serving.{method}")
+        for data in (b"\xff\xff\xff", b"\x0a\x7f", right[:-3], right.replace(b"tiny", b"t\xffny")):
+            code, details = refusal(call, data)
+            assert code == "INVALID_ARGUMENT"
+            assert details.startswith(
+                "The request cannot be read: Error parsing message with type 'tensorflow.serving."
+            )
+        assert refusal(call, b"")[0] == "INVALID_ARGUMENT"  # a message without a name
+
+
 def test_other_methods(channel, stub):
     model_service = model_service_pb2_grpc.ModelServiceStub(channel)
     request = get_model_status_pb2.GetModelStatusRequest()
