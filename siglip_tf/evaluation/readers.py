@@ -7,6 +7,7 @@ from dataclasses import replace
 import tensorflow as tf
 
 from siglip_tf.data.sources.listing import is_hidden, is_image, is_picture, walk
+from siglip_tf.data.sources.paths import list_folder
 from siglip_tf.evaluation.image_set import ImageSet, from_files, pad_labels
 from siglip_tf.evaluation.text_files import (
     captions_of_table,
@@ -190,7 +191,7 @@ def _find(file: str, folders: Sequence[str]) -> str:
 def _listdir(path: str) -> list[str]:
     if not tf.io.gfile.isdir(path):
         raise ValueError(f"{path} is not a folder.")
-    return [name.rstrip("/") for name in tf.io.gfile.listdir(path)]
+    return list_folder(path)
 
 
 def _walk_images(path: str) -> tuple[list[str], list[str]]:
