@@ -114,7 +114,6 @@ def test_a_coordinator_that_was_replaced_hears_of_it(inputs, tmp_path):
         served.state(0)
 
 
-@pytest.mark.slow
 def test_broken_records_are_limited_over_all_input_processes():
     statuses = [{"passed": 5000, "skipped": {"not_utf8": 90}}, {"passed": 5000, "skipped": {}}]
     check_limit(statuses, 0.01)
