@@ -172,10 +172,10 @@ TOKENIZERS = [
         ("none", 0, "strip"),
         None,
     ),
-    ({"tokenizer_class": "Siglip2Tokenizer", **GEMMA}, ("unicode", 0, "keep"), None),
-    ({"tokenizer_class": "GemmaTokenizerFast", **GEMMA}, ("unicode", 0, "keep"), "GemmaTokenizer, which"),
+    ({"tokenizer_class": "Siglip2Tokenizer", **GEMMA}, ("simple", 0, "keep"), None),
+    ({"tokenizer_class": "GemmaTokenizerFast", **GEMMA}, ("simple", 0, "keep"), "GemmaTokenizer, which"),
     ({"tokenizer_class": "GemmaTokenizer", **GEMMA, "do_lower_case": False}, ("none", 0, "keep"), None),
-    ({"tokenizer_class": "Siglip2Tokenizer", "pad_token": "<pad>"}, ("unicode", 0, "keep"), "padding_side 'left'"),
+    ({"tokenizer_class": "Siglip2Tokenizer", "pad_token": "<pad>"}, ("simple", 0, "keep"), "padding_side 'left'"),
 ]
 
 
