@@ -137,6 +137,7 @@ def prepare(c: ConfigDict, folder: str, is_synthetic: bool) -> Any:
         own_vocabulary=True,
         fit_text=not is_synthetic,
         fit_patches=not is_synthetic,
+        keep_pictures=not is_synthetic,
         hold_out=True,
         scenes_held_out=SCENES_EVALUATED,
     )

@@ -21,6 +21,7 @@ from siglip_tf.data.sources.base import Source
 from siglip_tf.experiments import build
 from siglip_tf.experiments.config import set_value
 from siglip_tf.experiments.held_out import HeldOut, captions_of, held_out_part
+from siglip_tf.experiments.kept_pictures import KeptPictures, can_keep
 from siglip_tf.experiments.principal_patches import principal_patches
 
 # Arguments of `SigLIP` that a checkpoint decides, by tower.
@@ -67,6 +68,7 @@ def pairs(
     own_vocabulary: bool = False,
     fit_text: bool = False,
     fit_patches: bool = False,
+    keep_pictures: bool = False,
     hold_out: bool = False,
     scenes_held_out: int | None = None,
 ) -> Prepared:
@@ -80,6 +82,7 @@ def pairs(
         own_vocabulary: whether a tokenizer is trained on the captions where none is named.
         fit_text: whether texts get as many tokens as the captions need, `model.text_length` at most.
         fit_patches: whether the patch projection begins with the pictures' principal components.
+        keep_pictures: whether small data are decoded once and kept in memory.
         hold_out: whether a part of `data` is held out of training even if no evaluation asks for it.
         scenes_held_out: how many drawn scenes each evaluation takes; `SCENES_HELD_OUT` by default.
 
@@ -101,8 +104,10 @@ def pairs(
     preprocessing = build.build_preprocessing(c, tokenizer, start)
 
     def data() -> TrainingData:
+        crops = c.augment.crop < 1 or c.augment.flip == "all"
+        keep = keep_pictures and can_keep(source, preprocessing.image, crops)
         return TrainingData(
-            source,
+            KeptPictures(source, preprocessing.image) if keep else source,
             preprocessing,
             c.batch,
             seed=c.seed,
