@@ -102,6 +102,11 @@ class Cell:
         before = whole.get("source", {})
         return sorted(part for part in before.keys() | self.source.keys() if before.get(part) != self.source.get(part))
 
+    def worked(self, root: Path) -> float:
+        """Seconds of the processor that the computed cell took; 0 if that is not known."""
+        whole = self._read(root)
+        return 0.0 if whole is None else whole.get("processor_seconds", 0.0)
+
     def _read(self, root: Path) -> dict[str, Any] | None:
         path = self.folder(root) / "result.json"
         return json.loads(path.read_text()) if path.exists() else None
@@ -120,13 +125,22 @@ def _parts(cell: Cell) -> frozenset[str]:
     return _PARTS[place]
 
 
-def write_result(cell: Cell, root: Path, result: dict[str, Any], seconds: float) -> None:
-    """Writes `result.json`."""
+def write_result(cell: Cell, root: Path, result: dict[str, Any], seconds: float, worked: float = 0.0) -> None:
+    """Writes `result.json`.
+
+    Args:
+        cell: that was computed.
+        root: of all cells.
+        result: JSON-able.
+        seconds: that it took.
+        worked: seconds of the processor; they say more than `seconds` where other programs run beside.
+    """
     whole = {
         "kind": cell.kind,
         "settings": cell.settings,
         "source": cell.source,
         "seconds": round(seconds, 2),
+        "processor_seconds": round(worked, 2),
         "result": result,
     }
     write_file(cell.folder(root) / "result.json", json.dumps(whole, indent=1) + "\n")

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from .cell import with_requirements
+from .cell import Cell, with_requirements
 from .study import PaperRow, Study
 from .sweep import cores
 
@@ -69,20 +69,37 @@ class Line:
 
 
 def small(studies: Sequence[Study], seeds: int, root: Path, out: TextIO) -> None:
-    """Prints each study's cells, how many are computed, and the minutes that the others take."""
+    """Prints each study's cells, how many are computed, and the minutes that the others take on this machine.
+
+    Estimates are corrected by what the computed cells took of the processor.
+    """
     counted: set[str] = set()
-    whole = 0.0
+    parts: list[tuple[str, int, list[Cell]]] = []
+    measured = expected = 0.0
     for study in studies:
         cells = [cell for cell in with_requirements(study.cells(seeds)) if cell.key not in counted]
         counted |= {cell.key for cell in cells}
-        missing = [cell for cell in cells if cell.result(root) is None]
-        seconds = sum(cell.cost for cell in missing) / cores()
+        missing = []
+        for cell in cells:
+            if cell.result(root) is None:
+                missing.append(cell)
+            elif worked := cell.worked(root):
+                measured, expected = measured + worked, expected + cell.cost
+        parts.append((study.name, len(cells), missing))
+    factor = measured / expected if expected else 1.0
+    whole = 0.0
+    for name, count, missing in parts:
+        seconds = factor * sum(cell.cost for cell in missing) / cores()
         whole += seconds
+        minutes = math.ceil(seconds / 60)
         out.write(
-            f"{study.name:<14} {len(cells):>4} cells, {len(cells) - len(missing)} computed; about "
-            f"{math.ceil(seconds / 60)} min for the rest on {cores()} quiet cores\n"
+            f"{name:<14} {count:>4} cells, {count - len(missing)} computed; about {minutes} min for the rest on "
+            f"{cores()} quiet cores\n"
         )
     out.write(f"in all about {math.ceil(whole / 60)} min; what several studies need is counted once\n")
+    if expected:
+        out.write(f"the estimates hold {factor:.2f} times what was expected, as the computed cells took that long\n")
+    out.write(f"a second look at every claim would take about {math.ceil(whole / 60)} min more at most\n")
 
 
 def paper(studies: Sequence[Study], compile_now: bool, out: TextIO) -> None:

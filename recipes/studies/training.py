@@ -49,11 +49,11 @@ def cost(settings: Mapping[str, Any]) -> float:
     steps = settings["examples"] / settings["batch"]
     model = settings["model"]
     frozen = (settings.get("tower") or {}).get("frozen", False)
-    seconds = settings["text"]["length"] / 16 * (model["text_width"] / 32) ** 1.3 * 17e-6
+    seconds = settings["text"]["length"] / 16 * (model["text_width"] / 32) ** 1.3 * 26e-6
     if not frozen:
         seconds += 9 / 16 * (model["image_width"] / 32) ** 1.3 * model["image_depth"] * 20e-6
     pairs = settings["batch"] * (10e-9 if model.get("negatives") is None else 150e-9)
-    return 5 + settings["examples"] * (seconds + pairs) + steps * 0.15e-3
+    return 5 + settings["examples"] * (seconds + pairs) + steps * 0.6e-3
 
 
 def train(settings: Mapping[str, Any], folder: Path, root: Path) -> dict[str, Any]:

@@ -18,11 +18,11 @@ def main(root: Path) -> int:
     os.dup2(2, 1)
     for line in sys.stdin:
         cell = Cell(**json.loads(line))
-        started = time.monotonic()
+        started, worked = time.monotonic(), time.process_time()
         cell.folder(root).mkdir(parents=True, exist_ok=True)
         result = KINDS[cell.kind].compute(cell.settings, cell.folder(root), root)
         seconds = time.monotonic() - started
-        write_result(cell, root, result, seconds)
+        write_result(cell, root, result, seconds, time.process_time() - worked)
         answer = {"seconds": seconds, "summary": KINDS[cell.kind].summary(result)}
         try:
             print(json.dumps(answer), file=answers, flush=True)
