@@ -13,11 +13,10 @@ from pathlib import Path
 from siglip_tf.storage import write_file
 
 from .plots import draw_intervals
-from .study import SEEDS, Study, Table
+from .study import SEEDS, Findings, Study, Table
 from .verdict import NOT_SEEN, RULE, SEEN, SMALLER, TOO_FEW, Verdict
 
 DOCUMENT = Path("docs") / "studies.md"
-_ENOUGH = 0.1  # of a study's cells
 TITLE = "The paper's studies, at small scale"
 HEADLINE = "headline.png"
 HEADLINE_CAPTION = "Differences of the claims above with their intervals; the paper's side is on the right of 0."
@@ -38,24 +37,25 @@ class Section:
 
 
 def sections(studies: Sequence[Study], seeds: int, root: Path, pictures: Path) -> list[Section]:
-    """The studies of which anything is computed, their pictures drawn into a folder."""
+    """All studies, their pictures drawn into a folder; of a study that has no cell yet, its claims alone."""
     found = []
     for study in studies:
         results = study.results(seeds, root)
         total = len(study.cells(seeds))
-        if total - results.missing < _ENOUGH * total:
-            continue
         findings = study.findings(results)
-        for picture in findings.pictures:
-            picture.draw(pictures / f"{picture.name}.png")
         notes = list(findings.notes)
-        if results.missing:
+        if results.missing == total:
+            notes = [f"**None of the {total} cells of this study is computed yet.**"]
+            findings = Findings((), (), findings.verdicts)
+        elif results.missing:
             waiting = sum(verdict.outcome == TOO_FEW for verdict in findings.verdicts)
             notes.insert(
                 0,
                 f"**{results.missing} of the {total} cells of this study are not computed yet**: their places hold a "
                 f"dash, and {waiting} claims wait for them.",
             )
+        for picture in findings.pictures:
+            picture.draw(pictures / f"{picture.name}.png")
         found.append(
             Section(
                 study.title,
@@ -71,15 +71,14 @@ def sections(studies: Sequence[Study], seeds: int, root: Path, pictures: Path) -
     return found
 
 
-def introduction(studies: Sequence[Study], found: Sequence[Section]) -> list[str]:
+def introduction(found: Sequence[Section]) -> list[str]:
     """What stands above the first table, as paragraphs of Markdown."""
-    titles = {section.title for section in found}
-    left_out = [study.title for study in studies if study.title not in titles]
+    waiting = [section.title for section in found if all(v.outcome == TOO_FEW for v in section.verdicts)]
     unfinished = []
-    if left_out:
+    if waiting:
         unfinished = [
-            f"**Not computed yet, and left out here:** {'; '.join(left_out)}. The command in *How to read it* "
-            "computes them."
+            f"**Not computed yet:** {'; '.join(waiting)}. Their claims stand below without a verdict; the command in "
+            "*How to read it* computes them."
         ]
     return [
         "The questions of *Sigmoid Loss for Language Image Pre-Training* asked again of small models on crowded drawn "
@@ -236,7 +235,7 @@ def write(studies: Sequence[Study], seeds: int, root: Path, name: str) -> Path:
     draw_headlines(found, pictures / HEADLINE)
     command = _command(name, seeds)
     path = root / ("report.html" if name == "all" else f"{name}.html")
-    write_file(path, to_html(found, introduction(studies, found), method(command), pictures))
+    write_file(path, to_html(found, introduction(found), method(command), pictures))
     return path
 
 
@@ -246,7 +245,7 @@ def write_document(studies: Sequence[Study], seeds: int, root: Path, document: P
     found = sections(studies, seeds, root, pictures)
     draw_headlines(found, pictures / HEADLINE)
     command = _command("all", seeds)
-    opening = introduction(studies, found)
+    opening = introduction(found)
     write_file(document, to_markdown(found, opening, method(command), pictures.name))
     return found
 

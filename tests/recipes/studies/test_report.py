@@ -53,11 +53,18 @@ def test_the_page_stands_alone(computed):
 def test_what_is_not_computed_is_said_and_nothing_is_advised(tmp_path):
     fill([bias_init.STUDY], 3, tmp_path)
     document = tmp_path / "studies.md"
-    (section,) = write_up.write_document(STUDIES, SEEDS, tmp_path, document)
+    sections = {section.title: section for section in write_up.write_document(STUDIES, SEEDS, tmp_path, document)}
+    section = sections.pop(bias_init.STUDY.title)
     assert section.notes[0].startswith("**10 of the 26 cells of this study are not computed yet**")
     assert all(v.outcome == verdict.TOO_FEW for v in section.verdicts if not v.evidence.startswith("10."))
     assert section.advice == "" and "## Advice" not in document.read_text()
-    assert "3 of 5 seeds so far" in document.read_text() and "left out here:** Batch size" in document.read_text()
+    text = document.read_text()
+    assert "3 of 5 seeds so far" in text and "**Not computed yet:** Batch size" in text
+    for other in sections.values():
+        assert not other.pictures and not other.tables and "is computed yet" in other.notes[0]
+        assert all(
+            f"| {v.claim} | no seed of 5 so far |" in text or "not measured" in v.evidence for v in other.verdicts
+        )
 
 
 def test_advice_follows_from_the_verdict():
