@@ -106,6 +106,10 @@ def method(command: str) -> list[str]:
     return [
         RULE,
         "Small models and drawn scenes are not the paper's: what is not seen here is no proof against it.",
+        "The command below computes what is missing, shows the time left, and goes on after a kill; `--minutes 60` "
+        "ends it early, `--dry-run` prints what is left. A change of a loss, a model or an optimizer makes the cells "
+        "that depend on it stale, and the command says so. `--scale paper --dry-run` prints chips, memory and days of "
+        "the paper's own runs.",
         f"{versions()}. Command: `{command}`.",
     ]
 
@@ -247,6 +251,9 @@ def write_document(studies: Sequence[Study], seeds: int, root: Path, document: P
     command = _command("all", seeds)
     opening = introduction(found)
     write_file(document, to_markdown(found, opening, method(command), pictures.name))
+    for picture in pictures.glob("*.png"):
+        if picture.name not in document.read_text():
+            picture.unlink()  # of an earlier report
     return found
 
 
