@@ -8,6 +8,7 @@ import hmac
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import tensorflow as tf
 
@@ -137,10 +138,10 @@ class Frontend:
                 served = self.model(model)
                 known = served.name
                 with served.use(number) as version:
-                    name = await self._parsed(signature_of, size) or tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
+                    name = await self.converted(signature_of, size) or tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
                     signature = self._signature(version, name, api)
                     asked = signature.name
-                    arrays = await self._parsed(functools.partial(self._checked, signature, arrays_of), size)
+                    arrays = await self.converted(functools.partial(self._checked, signature, arrays_of), size)
                     return version, signature, await self._batcher.run(signature, arrays)
         except TimeoutError:
             code = "DEADLINE_EXCEEDED"
@@ -158,10 +159,11 @@ class Frontend:
         finally:
             self.metrics.answered(api, known, asked, code, time.perf_counter() - started)
 
-    async def _parsed(self, parse: Callable, size: int):
+    async def converted(self, convert: Callable[[], Any], size: int) -> Any:
+        """What `convert` returns, from a thread if `size` bytes would hold up the event loop."""
         if size <= _SMALL_BODY:
-            return parse()
-        return await asyncio.get_running_loop().run_in_executor(self._parsers, parse)
+            return convert()
+        return await asyncio.get_running_loop().run_in_executor(self._parsers, convert)
 
     @staticmethod
     def _signature(version: Version, name: str, api: str) -> Signature:

@@ -1,6 +1,7 @@
 """TensorFlow Serving's RESTful API, health checks and metrics, on aiohttp."""
 
 import asyncio
+import functools
 import json
 import logging
 import re
@@ -19,6 +20,7 @@ _PREDICT = re.compile(rf"{_MODEL}:(?P<method>predict|classify|regress)", re.IGNO
 _METADATA = re.compile(rf"{_MODEL}/metadata", re.IGNORECASE)
 _STATUS = re.compile(_MODEL, re.IGNORECASE)
 _LARGEST_VERSION = 2**63 - 1
+_BYTES_OF_A_NUMBER = 20  # in JSON
 METRICS_PATHS = ("/metrics", "/monitoring/prometheus/metrics")
 
 
@@ -121,7 +123,9 @@ class _Handlers:
                 len(content),
                 "rest",
             )
-            return web.Response(body=to_json(outputs, parsed[0].as_rows), content_type="application/json")
+            size = _BYTES_OF_A_NUMBER * sum(array.size for array in outputs.values())
+            body = await frontend.converted(functools.partial(to_json, outputs, parsed[0].as_rows), size)
+            return web.Response(body=body, content_type="application/json")
 
 
 def _version(found: re.Match) -> int | None:
