@@ -38,8 +38,8 @@ MODEL = {
     "text_length": 64,
     "text_width": 128,
     "text_depth": 1,
-    "text_mlp_dim": 512,
-    "text_heads": 4,
+    "text_mlp_dim": 256,
+    "text_heads": 2,
     "init_bias": -5.0,
     # Twins in a batch are no negatives: several pictures of one thing have one caption.
     "equal_captions": "ignore",
@@ -51,6 +51,8 @@ LARGE = {
     "image_size": 64,
     "image_depth": 4,
     "text_depth": 2,
+    "text_mlp_dim": 512,
+    "text_heads": 4,
 }
 # Large batches have more negatives, and their products fill the processor better. Few pairs get smaller ones.
 BATCH, LEAST_BATCH = 256, 16
@@ -81,6 +83,8 @@ SCENES = {
     "image_depth": 4,
     "text_length": 24,
     "text_depth": 2,
+    "text_mlp_dim": 512,
+    "text_heads": 4,
     "equal_captions": "negative",
 }
 SCENES_BATCH, SCENES_STEPS = 64, 1200

@@ -230,9 +230,13 @@ class TrainingData:
         def decode(pair: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             with tf.control_dependencies([tf.debugging.Assert(pair["caption"] != "", ["No caption to train on."])]):
                 data = tf.identity(pair["image"])
-            image = self.preprocessing.image.pixels(
-                data, self._augmentation, pair["seed"], fused=self._kernel != "tensorflow", note=True
-            )
+            if "pixels" in pair:
+                with tf.control_dependencies([data]):
+                    image = tf.ensure_shape(pair["pixels"], self.preprocessing.image.spec.shape)
+            else:
+                image = self.preprocessing.image.pixels(
+                    data, self._augmentation, pair["seed"], fused=self._kernel != "tensorflow", note=True
+                )
             kept = {key: pair[key] for key in ("caption", "slot", *self._extra_fields)}
             if self._changes_batches:
                 kept["draws"] = self._augmentation.draws(pair["seed"])

@@ -189,6 +189,8 @@ class Reading:
             "caption": chosen(captions),
             "seed": tf.stack([choice, record]),
         }
+        if "pixels" in example:
+            pair["pixels"] = example["pixels"]
         for field in self.extra_fields:
             if field == "group":
                 group = example.get("group", tf.constant(NO_GROUP, tf.int64))

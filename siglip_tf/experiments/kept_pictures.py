@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from siglip_tf.data import ImagePreprocessing
@@ -32,21 +33,21 @@ class KeptPictures(Source):
         self.class_names = getattr(source, "class_names", None)
 
         def small(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            pixels = preprocessing.pixels(source.read(index)["image"], fused=True)
-            return index, tf.io.encode_png(pixels, compression=0)
+            return index, preprocessing.pixels(source.read(index)["image"], fused=True)
 
-        kept = [b""] * source.size
+        pixels = np.zeros([source.size, *preprocessing.spec.shape], np.uint8)
+        sound = np.zeros([source.size], bool)
         decoded = tf.data.Dataset.range(source.size).map(_as_written(small), num_parallel_calls=tf.data.AUTOTUNE)
         for index, picture in decoded.ignore_errors().as_numpy_iterator():
-            kept[index] = picture
-        self._kept = tf.constant(kept)
+            pixels[index], sound[index] = picture, True
+        self._pixels, self._sound = tf.constant(pixels), tf.constant(sound)
 
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One raw example, in-graph, with a small PNG as its picture."""
+        """One raw example, in-graph, with "pixels" in place of the image."""
         example = self._source.read(index)
-        picture = tf.gather(self._kept, index)
-        found = tf.cond(tf.strings.length(picture) > 0, lambda: picture, lambda: self._source.read(index)["image"])
-        return {**example, "image": found}
+        sound = tf.debugging.Assert(tf.gather(self._sound, index), ["The picture cannot be decoded."])
+        with tf.control_dependencies([sound]):
+            return {**example, "image": tf.constant(""), "pixels": tf.gather(self._pixels, index)}
 
     def fetch(self, index: int) -> dict[str, Any]:
         """One raw example outside the graph, as the source has it."""
