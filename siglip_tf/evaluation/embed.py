@@ -13,6 +13,10 @@ from siglip_tf.data.order.bad_records import first_line
 _TEXTS_TOKENISED_AT_ONCE = 4096
 
 
+class _NothingToEmbedError(ValueError):
+    """No example, or none that can be decoded."""
+
+
 class Embedder:
     """Embeds images and texts in batches of one fixed shape; the last one is padded and the padding cut off.
 
@@ -94,7 +98,14 @@ class Embedder:
         Raises:
             ValueError: no image can be decoded.
         """
-        return self._embed_images(examples, pooled, progress, skip=True)
+        try:
+            return self._embed_images(examples, pooled, progress, skip=True)
+        except _NothingToEmbedError as error:
+            broken = self.broken_images(examples)
+            if not broken:
+                raise
+            name, reason = next(iter(broken.values()))
+            raise ValueError(f"{error} The first: {name}: {reason}") from error
 
     def broken_images(
         self, examples: tf.data.Dataset, among: Sequence[int] | None = None
@@ -204,7 +215,7 @@ class Embedder:
             if not keep.all():
                 break
         if done == 0:
-            raise ValueError("There is nothing to embed: no example, or none that can be decoded.")
+            raise _NothingToEmbedError("There is nothing to embed: no example, or none that can be decoded.")
         places = np.concatenate(positions)
         order = np.argsort(places, kind="stable")  # workers differ in how many of theirs are left out
         return np.concatenate(found)[order], places[order]

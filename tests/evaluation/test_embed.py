@@ -106,6 +106,8 @@ def test_broken_image_is_named(model, examples):
     broken = {"image": [b"\xff\xd8\xff not a picture"], "id": ["torn.jpg"]}
     with pytest.raises(ValueError, match=r"Image 11 \(torn.jpg\) cannot be decoded"):
         Embedder(model, 4).images(examples.concatenate(tf.data.Dataset.from_tensor_slices(broken)))
+    with pytest.raises(ValueError, match="none that can be decoded. The first: torn.jpg: "):
+        Embedder(model, 4).sound_images(tf.data.Dataset.from_tensor_slices(broken))
 
 
 def test_bad_input_is_named(model, examples):
