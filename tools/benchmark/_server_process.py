@@ -33,7 +33,8 @@ class ServerProcess:
         command = [sys.executable, "-m", f"{TOOLS}.serve", f"model={base}", *ports, *arguments]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.log: list[str] = []
-        threading.Thread(target=self._read_log, daemon=True).start()
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
+        self._reader.start()
         self.rest_port = self.grpc_port = 0
         for line in self.process.stdout:
             if found := re.search(r"://[^/]*:(\d+)/v1", line):
@@ -42,7 +43,7 @@ class ServerProcess:
                 self.grpc_port = int(found[1])
                 break
         else:
-            self.process.wait()
+            self.stop()
             raise RuntimeError(f"The server did not start:\n{''.join(self.log[-20:])}")
         self.seconds_to_start = time.perf_counter() - started
 
@@ -60,11 +61,14 @@ class ServerProcess:
         """Sends a signal and waits for the end; returns the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(60)
+        status = self.process.wait(60)
+        self._reader.join(60)
+        self.process.stdout.close()
+        return status
 
     def _read_log(self) -> None:
-        for line in self.process.stderr:
-            self.log.append(line)
+        with self.process.stderr as lines:
+            self.log.extend(lines)
 
 
 @contextlib.contextmanager
@@ -74,6 +78,4 @@ def serving(base: pathlib.Path, *arguments: str) -> Iterator[ServerProcess]:
     try:
         yield server
     finally:
-        if server.process.poll() is None:
-            server.stop()
-        server.process.stdout.close()
+        server.stop()
