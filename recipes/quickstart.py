@@ -70,9 +70,9 @@ OPTIMIZER = {
 # A few thousand pictures are seen hundreds of times: small changes keep the model from learning them by heart. None of
 # them makes a caption untrue; pictures are not mirrored, since writing, clocks and "left" would be.
 AUGMENT = {"shift": 0.1, "scale": 0.2, "rotate": 10.0, "color": 0.3}
-# So many passes over the data, but no fewer and no more than these steps (about 2 to 12 minutes on two idle cores).
-PASSES = 400
-LEAST_STEPS, MOST_STEPS = 1_500, 6_000
+# So many passes over the data, but no fewer and no more than these steps, at three to five a second on two idle cores.
+PASSES = 200
+LEAST_STEPS, MOST_STEPS = 1_000, 3_000
 VOCABULARY = 4_000
 
 # The drawn scenes stand on a 3 x 3 grid: a patch is as large as one of its places, and none of them is ever cut. Their
