@@ -90,7 +90,7 @@ def _run(options: argparse.Namespace) -> None:
         require_tf2onnx()
     except ModuleNotFoundError as error:
         raise ValueError(str(error)) from error
-    model = siglip_tf.SigLIP.from_checkpoint(options.checkpoint)
+    model = siglip_tf.SigLIP.from_checkpoint(options.checkpoint, verbose=False)
     if model.max_patches is not None:
         raise ValueError(
             f"Expected a checkpoint of a fixed resolution. Received: {options.checkpoint}, a NaFlex model."
