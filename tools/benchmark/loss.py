@@ -127,7 +127,7 @@ def _keras_hub(n, dim):
         with tf.GradientTape() as tape:
             tape.watch(inputs)
             x, y, t, b = inputs
-            loss = loss_function(tf.eye(n), tf.matmul(x, y, transpose_b=True) * tf.exp(t) + b)
+            loss = loss_function(2 * tf.eye(n) - 1, tf.matmul(x, y, transpose_b=True) * tf.exp(t) + b)
         return loss, *tape.gradient(loss, inputs)
 
     return _on_tensors(step, n, dim)
