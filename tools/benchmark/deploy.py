@@ -36,9 +36,12 @@ CALIBRATION = "runs/digits"
 
 _BATCHES = (1, 8)
 # What each precision may cost: the largest error of an element, the smallest cosine.
-_BOUNDS = {"float32": (1e-4, 1 - 1e-6), "float16": (np.inf, 0.999)}
-_BOUNDS["int8"] = (np.inf, 0.95)  # matrix products in 8 bits too
-_INT8_BOUNDS = (np.inf, 0.99)
+_BOUNDS = {
+    "float32": (1e-4, 1 - 1e-6),
+    "float16": (np.inf, 0.999),
+    "int8_weights": (np.inf, 0.99),
+    "int8": (np.inf, 0.95),  # matrix products in 8 bits too
+}
 _POINT = 0.01
 
 
@@ -226,7 +229,7 @@ def _print(formats: list[Format], data: _Data) -> list[str]:
             f"| {form.name:20} | {form.size / 1e6:7.2f} | {error:7.1e} | {cosine:8.6f} | {100 * accuracy:7.2f} "
             f"| {' | '.join(f'{ms:7.2f}' for ms in times)} |"
         )
-        most, least = _BOUNDS.get(form.precision, _INT8_BOUNDS)
+        most, least = _BOUNDS[form.precision]
         if not (error <= most and cosine >= least and abs(accuracy - expected) <= _POINT):
             failed.append(form.name)
     print()
