@@ -32,7 +32,8 @@ def test_a_baseline_that_wins_is_the_first_sentence():
     assert warning([]) == ""
 
 
-def test_what_to_try_next_follows_from_the_run():
+def test_what_to_try_next_follows_from_the_run(monkeypatch):
+    monkeypatch.delenv("MAKELEVEL", raising=False)
     c = quickstart.RECIPE.settings()
     weak = [Figure("Zero-shot", 0.3, 0.01, baselines={"nearest neighbor": 0.4})]
     rising = [{"step": i, "loss": 5.0 - i / 20, "held_out/top1": i / 100} for i in range(1, 40)]
