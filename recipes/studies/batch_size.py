@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from . import small
 from .command import main
-from .plots import Line, Panel, draw
+from .plots import Panel, draw, final_line
 from .small import LOSSES
 from .study import Findings, PaperRow, Picture, Results, Study, Table
 from .verdict import NOT_SEEN, SEEN, SMALLER, advise, greater
@@ -179,7 +179,7 @@ def _draw(results, path):
     for setup, (_, batches, examples) in SETUPS.items():
         for name, shown in FIGURES.items():
             lines = [
-                Line(loss, batches, [results.estimate(label_of(setup, loss, b), "final", name) for b in batches], i)
+                final_line(results, loss, batches, functools.partial(label_of, setup, loss), i, name)
                 for i, loss in enumerate(LOSSES)
             ]
             panels.append(

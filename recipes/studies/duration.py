@@ -10,7 +10,7 @@ import sys
 
 from . import small
 from .command import main
-from .plots import Line, Panel, draw
+from .plots import Panel, draw, final_line
 from .study import Findings, PaperRow, Picture, Results, Study, Table
 from .verdict import advise, greater
 
@@ -91,9 +91,7 @@ def _advice(verdict):
 
 def _draw(results, path):
     lines = [
-        Line(
-            f"batch {b:,}", EXAMPLES, [results.estimate(label_of(b, e), "final", "zero_shot") for e in EXAMPLES], colour
-        )
+        final_line(results, f"batch {b:,}", EXAMPLES, functools.partial(label_of, b), colour)
         for colour, b in enumerate(BATCHES)
     ]
     draw([Panel("SigLiT, sigmoid loss", "pairs seen", "zero-shot, %", lines, log_x=True, scale=100)], path)

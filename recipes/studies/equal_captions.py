@@ -10,7 +10,7 @@ import sys
 
 from .batch_size import FIGURES, run
 from .command import main
-from .plots import Line, Panel, draw
+from .plots import Panel, draw, final_line
 from .small import LOSSES
 from .study import Findings, Picture, Results, Study, Table
 from .verdict import advise, greater
@@ -91,11 +91,8 @@ def _draw(results, path):
     panels = []
     for share in SHARES:
         lines = [
-            Line(
-                loss,
-                range(len(HANDLED)),
-                [results.estimate(label_of(loss, handled, share), "final", "zero_shot") for handled in HANDLED],
-                colour,
+            final_line(
+                results, loss, HANDLED, lambda handled, loss=loss, share=share: label_of(loss, handled, share), colour
             )
             for colour, loss in enumerate(LOSSES)
         ]

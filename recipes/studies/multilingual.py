@@ -10,7 +10,7 @@ import sys
 
 from . import small
 from .command import main
-from .plots import Line, Panel, draw
+from .plots import Panel, draw, final_line
 from .study import Findings, PaperRow, Picture, Results, Study, Table
 from .verdict import advise, greater
 
@@ -84,9 +84,7 @@ def _advice(verdict):
 def _draw(results, path):
     panels = []
     for name, shown in FIGURES.items():
-        lines = [
-            Line("mean of six languages", BATCHES, [results.estimate(label_of(b), "final", name) for b in BATCHES])
-        ]
+        lines = [final_line(results, "mean of six languages", BATCHES, label_of, figure=name)]
         panels.append(Panel(f"Six languages, {shown}", "batch size", f"{shown}, %", lines, log_x=True, scale=100))
     draw(panels, path, columns=2)
 

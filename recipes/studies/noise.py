@@ -10,7 +10,7 @@ import sys
 
 from .batch_size import run
 from .command import main
-from .plots import Line, Panel, draw
+from .plots import Panel, draw, final_line
 from .small import LOSSES
 from .study import Findings, PaperRow, Picture, Results, Study, Table
 from .verdict import advise, greater
@@ -100,16 +100,11 @@ def _draw(results, path):
         if not any(results.of(label_of(loss, kind, p)) for loss in LOSSES for p in PROBABILITIES):
             continue
         lines = [
-            Line(
-                loss,
-                [100 * p for p in ps],
-                [results.estimate(label_of(loss, kind, p), "final", "zero_shot") for p in ps],
-                colour,
-            )
+            final_line(results, loss, ps, functools.partial(label_of, loss, kind), colour)
             for colour, loss in enumerate(LOSSES)
         ]
         title = name[0].upper() + name[1:]
-        panels.append(Panel(title, "corrupted, %", "zero-shot, %", lines, scale=100))
+        panels.append(Panel(title, "share corrupted", "zero-shot, %", lines, scale=100))
     draw(panels, path)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from siglip_tf.storage import new_file
 
+from .study import Results
 from .verdict import Estimate
 
 COLOURS = ("#2563c9", "#d9731a", "#1a8a4a", "#a23bb0", "#5d6875", "#c2382e")
@@ -61,6 +63,22 @@ class Panel:
     scale: float = 1.0
     x_names: Sequence[str] = ()
     y_range: tuple[float | None, float | None] | None = None
+
+
+def final_line(
+    results: Results,
+    name: str,
+    xs: Sequence[Any],
+    label_of: Callable[[Any], str],
+    colour: int = 0,
+    figure: str = "zero_shot",
+) -> Line:
+    """A line of final figures: at each of `xs` the estimate of the row that `label_of(x)` names.
+
+    Names, which are no places on an axis, stand one after the other.
+    """
+    places = list(range(len(xs))) if isinstance(xs[0], str) else xs
+    return Line(name, places, [results.estimate(label_of(x), "final", figure) for x in xs], colour)
 
 
 def draw(panels: Sequence[Panel], path: Path, columns: int = 3) -> None:

@@ -11,7 +11,7 @@ import sys
 
 from . import small
 from .command import main
-from .plots import Line, Panel, draw
+from .plots import Panel, draw, final_line
 from .study import Findings, Picture, Results, Study, Table
 from .verdict import advise, greater
 
@@ -90,11 +90,8 @@ def _draw(results, path):
     panels = []
     for temperature in TEMPERATURES:
         lines = [
-            Line(
-                f"b = {bias}",
-                BATCHES,
-                [results.estimate(label_of(b, temperature, bias), "final", "zero_shot") for b in BATCHES],
-                colour,
+            final_line(
+                results, f"b = {bias}", BATCHES, lambda b, t=temperature, bias=bias: label_of(b, t, bias), colour
             )
             for colour, bias in enumerate(BIASES)
         ]

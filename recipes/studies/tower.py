@@ -74,7 +74,10 @@ def compute(settings: Mapping[str, Any], folder: Path, root: Path) -> dict[str, 
     @tf.function(autograph=False, jit_compile=settings.get("jit", True))
     def many(pixels, labels):
         count = pixels.shape[0]
-        body = lambda i, _: (i + 1, step(pixels[i], labels[i]))  # noqa: E731
+
+        def body(i, _):
+            return i + 1, step(pixels[i], labels[i])
+
         return tf.while_loop(lambda i, _: i < count, body, (tf.constant(0), tf.constant(0.0)))[1]
 
     pixels, labels = store.load_images(settings["data"], "train", root), _labels(settings["data"], "train", root)

@@ -11,7 +11,7 @@ import sys
 from . import batch_size
 from .batch_size import paired, run
 from .command import main
-from .plots import Line, Panel, draw
+from .plots import Panel, draw, final_line
 from .small import LOSSES
 from .study import Findings, Picture, Results, Study, Table
 from .verdict import advise, greater
@@ -110,12 +110,7 @@ def _draw(results, path):
     panels = []
     for batch in BATCHES:
         lines = [
-            Line(
-                loss,
-                range(len(LEVELS)),
-                [results.estimate(label_of(loss, batch, level), "final", "zero_shot") for level in LEVELS],
-                colour,
-            )
+            final_line(results, loss, tuple(LEVELS), functools.partial(label_of, loss, batch), colour)
             for colour, loss in enumerate(LOSSES)
         ]
         panels.append(Panel(f"Batch {batch:,}", "", "zero-shot, %", lines, scale=100, x_names=tuple(LEVELS)))

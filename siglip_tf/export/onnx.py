@@ -4,6 +4,7 @@ ONNX has no operators for image decoding and SentencePiece. A client resizes ima
 README beside the files says exactly how, and `tokenizer.model` is the checkpoint's own.
 """
 
+import importlib.util
 import json
 import logging
 import os
@@ -86,12 +87,10 @@ def export_onnx(
 
 def require_tf2onnx() -> None:
     """Raises a ModuleNotFoundError that says what to install where tf2onnx is missing."""
-    try:
-        import tf2onnx  # noqa: F401
-    except ModuleNotFoundError as error:
+    if importlib.util.find_spec("tf2onnx") is None:
         raise ModuleNotFoundError(
             "ONNX files are written by tf2onnx, which is not installed: pip install 'siglip-tf[onnx]'."
-        ) from error
+        )
 
 
 def _converted(model: keras.Model, name: str, precision: str) -> tuple[bytes, dict[str, np.ndarray]]:

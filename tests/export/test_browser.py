@@ -18,6 +18,7 @@ import siglip_tf
 from siglip_tf.data import ImagePreprocessing, NaFlexPreprocessing, Preprocessing, Tokenizer
 from siglip_tf.data.text.training import train_tokenizer
 from siglip_tf.export import onnx
+from tests.browser import chromium
 from tests.example_model import example_model, pictures, vocabulary
 
 pytestmark = pytest.mark.slow
@@ -59,20 +60,9 @@ def packages(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    from selenium import webdriver
-
-    programs = [shutil.which("chromium"), shutil.which("chromedriver")]
-    if None in programs:
-        pytest.fail("This test drives a browser: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options, webdriver.ChromeService(programs[1]))
-    browser.set_script_timeout(120)
-    yield browser
-    browser.quit()
+    with chromium() as browser:
+        browser.set_script_timeout(120)
+        yield browser
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

@@ -1,10 +1,10 @@
 """The search page in a real headless browser: search, enlarge, upload, labels. Needs chromium and chromedriver."""
 
-import shutil
 import threading
 
 import pytest
 
+from tests.browser import chromium
 from tests.example_model import example_model, pictures
 from tools.search_index import Index, Towers
 from tools.search_server import SearchServer
@@ -28,20 +28,9 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def browser():
-    from selenium import webdriver
-
-    programs = [shutil.which("chromium"), shutil.which("chromedriver")]
-    if None in programs:
-        pytest.fail("This test drives a browser: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options, webdriver.ChromeService(programs[1]))
-    browser.implicitly_wait(20)
-    yield browser
-    browser.quit()
+    with chromium("--window-size=1280,900") as browser:
+        browser.implicitly_wait(20)
+        yield browser
 
 
 def wait_for(browser, condition):

@@ -4,8 +4,8 @@ usage: python -m tests.data.service.pod FOLDER HOSTS KINDS STEPS KILLS [PORT]
 
 For each kind (names with commas between) `STEPS` global batches from the hosts' runtimes are compared with one host's,
 bit by bit. Input processes are killed and started again `KILLS` times on the way, at random; each time a new
-coordinator goes on where a checkpoint of the old one would stand. A positive count of hosts that is written `4-2` means
-that 4 hosts make the first half, and 2 the rest.
+coordinator continues where the old one would have saved a checkpoint. A count of hosts that is written `4-2` means that
+4 hosts make the first half, and 2 the rest.
 """
 
 import random

@@ -59,7 +59,7 @@ def test_batches_and_positions_are_those_of_one_host(inputs, kind, tmp_path):
         assert served.accounting(24) == local.accounting(24)
         assert served.accounting(24)["used"] == 24 * BATCH and served.accounting(24)["skipped"] > 0
         state = served.state(13)
-    # Another coordinator goes on where the first one's checkpoint stands, with the addresses in another order.
+    # Another coordinator continues from the first one's checkpoint, with the addresses in another order.
     again = ServedData(training_data(kind, tmp_path), inputs[kind][::-1])
     again.restore(state)
     with again.guard():
