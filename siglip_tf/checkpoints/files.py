@@ -27,41 +27,46 @@ _ZIP_DAMAGE = (
     KeyError,
     SyntaxError,
 )
-_PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+# First bytes of a file -> its kind.
+_BEGINNINGS = {
+    b"\x89HDF\r\n\x1a\n": "hdf5",
+    **{
+        bytes([0x80, protocol]): "a pickle, which can run code when it is read; ask for npz or safetensors"
+        for protocol in (2, 3, 4, 5)
+    },
+    b"\x93NUMPY": "a single .npy array, not an npz of named ones",
+    b"version https://git-lfs": "a Git LFS pointer, not the file it points to; fetch it with `git lfs pull`",
+}
 
 
-def kind_of_file(path: Path) -> str:  # noqa: PLR0911  (one return for each kind)
+def kind_of_file(path: Path) -> str:
     """What a file is by its first bytes: "npz", "safetensors", "hdf5", or a description for an error message."""
-    size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(64)
-    if not start:
-        return "an empty file"
     if start.startswith(b"PK"):
-        if not zipfile.is_zipfile(path):
-            return "a truncated zip archive (an npz file that was not written or copied to its end?)"
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-        except _ZIP_DAMAGE as error:
-            return f"a damaged zip archive ({error})"
-        if any(name.endswith("data.pkl") for name in names):
-            return "a PyTorch archive, which holds a pickle; convert it to safetensors with a library you trust it to"
-        if any(name.endswith("model.weights.h5") for name in names):
-            return "a .keras archive; load it with keras.models.load_model"
-        return "npz" if names and all(name.endswith(".npy") for name in names) else "a zip archive without arrays"
-    if start.startswith(b"\x89HDF\r\n\x1a\n"):
-        return "hdf5"
-    if start.startswith(_PICKLE_STARTS):
-        return "a pickle, which can run code when it is read; ask for the weights as npz or safetensors"
-    if start.startswith(b"\x93NUMPY"):
-        return "a single .npy array, not an npz of named ones"
+        return _kind_of_zip(path)
+    for beginning, kind in _BEGINNINGS.items():
+        if start.startswith(beginning):
+            return kind
     header = int.from_bytes(start[:8], "little")
     if start[8:9] == b"{" and header < 100_000_000:
-        return "safetensors" if header + 8 <= size else "a truncated safetensors file"
-    if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the file it points to; fetch it with `git lfs pull`"
-    return f"of an unknown kind (first bytes {start[:16]!r})"
+        return "safetensors" if header + 8 <= path.stat().st_size else "a truncated safetensors file"
+    return f"of an unknown kind (first bytes {start[:16]!r})" if start else "an empty file"
+
+
+def _kind_of_zip(path: Path) -> str:
+    if not zipfile.is_zipfile(path):
+        return "a truncated zip archive (an npz file that was not written or copied to its end?)"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except _ZIP_DAMAGE as error:
+        return f"a damaged zip archive ({error})"
+    if any(name.endswith("data.pkl") for name in names):
+        return "a PyTorch archive, which holds a pickle; convert it to safetensors with a library that you trust"
+    if any(name.endswith("model.weights.h5") for name in names):
+        return "a .keras archive; load it with keras.models.load_model"
+    return "npz" if names and all(name.endswith(".npy") for name in names) else "a zip archive without arrays"
 
 
 def as_float32(array: np.ndarray, name: str) -> np.ndarray:

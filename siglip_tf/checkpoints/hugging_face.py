@@ -262,7 +262,7 @@ def _to_canonical(
     return weights, (f"Widened to float32 from {', '.join(sorted(dtypes))}.",) if dtypes else ()
 
 
-def _from_torch(name: str, array: np.ndarray, heads: int | None) -> np.ndarray:  # noqa: PLR0911  (one for each layout)
+def _from_torch(name: str, array: np.ndarray, heads: int | None) -> np.ndarray:
     if name.startswith("image/head/attention/") and "/out/" not in name:
         part = ("query", "key", "value").index(name.split("/")[3])
         if array.shape[0] % 3:
@@ -270,19 +270,19 @@ def _from_torch(name: str, array: np.ndarray, heads: int | None) -> np.ndarray: 
         array = np.split(array, 3)[part]
     match name.rsplit("/", 2)[-2:]:
         case ["patch_embedding", "kernel"] if array.ndim == 4:
-            return array.transpose(2, 3, 1, 0)  # (d, 3, P, P) to (P, P, 3, d); a NaFlex one is a matrix
+            array = array.transpose(2, 3, 1, 0)  # (d, 3, P, P) to (P, P, 3, d); a NaFlex one is a matrix
         case ["query" | "key" | "value", "kernel"]:
-            return array.T.reshape(array.shape[1], heads, -1)  # (H k, d) to (d, H, k)
+            array = array.T.reshape(array.shape[1], heads, -1)  # (H k, d) to (d, H, k)
         case ["query" | "key" | "value", "bias"]:
-            return array.reshape(heads, -1)
+            array = array.reshape(heads, -1)
         case ["out", "kernel"]:
-            return array.T.reshape(heads, -1, array.shape[0])  # (d, H k) to (H, k, d)
+            array = array.T.reshape(heads, -1, array.shape[0])  # (d, H k) to (H, k, d)
         case [_, "kernel"]:
-            return array.T
+            array = array.T
         case [_, "position_embedding"]:
-            return array[None]
+            array = array[None]
         case ["log_temperature"] | ["bias"]:
-            return array.reshape(())
+            array = array.reshape(())
     return array
 
 
@@ -296,22 +296,22 @@ def _from_canonical(weights: ArrayDict) -> ArrayDict:
     return arrays
 
 
-def _to_torch(name: str, array: np.ndarray) -> np.ndarray:  # noqa: PLR0911  (one for each layout)
+def _to_torch(name: str, array: np.ndarray) -> np.ndarray:
     match name.rsplit("/", 2)[-2:]:
         case ["patch_embedding", "kernel"] if array.ndim == 4:
-            return array.transpose(3, 2, 0, 1)
+            array = array.transpose(3, 2, 0, 1)
         case ["query" | "key" | "value", "kernel"]:
-            return array.reshape(array.shape[0], -1).T
+            array = array.reshape(array.shape[0], -1).T
         case ["query" | "key" | "value", "bias"]:
-            return array.reshape(-1)
+            array = array.reshape(-1)
         case ["out", "kernel"]:
-            return array.reshape(-1, array.shape[-1]).T
+            array = array.reshape(-1, array.shape[-1]).T
         case [_, "kernel"]:
-            return array.T
+            array = array.T
         case [_, "position_embedding"]:
-            return array[0]
+            array = array[0]
         case ["log_temperature"] | ["bias"]:
-            return array.reshape(1)
+            array = array.reshape(1)
     return array
 
 

@@ -114,19 +114,19 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     def __init__(self, frontend: Frontend):
         self._frontend = frontend
 
-    async def Predict(self, request, context):  # noqa: N802 - the service's name
+    async def Predict(self, request, context):
         return await _answer(context, self._predict(request))
 
-    async def GetModelMetadata(self, request, context):  # noqa: N802
+    async def GetModelMetadata(self, request, context):
         return await _answer(context, self._metadata(request))
 
-    async def Classify(self, request, context):  # noqa: N802
+    async def Classify(self, request, context):
         await _abort(context, _examples())
 
-    async def Regress(self, request, context):  # noqa: N802
+    async def Regress(self, request, context):
         await _abort(context, _examples())
 
-    async def MultiInference(self, request, context):  # noqa: N802
+    async def MultiInference(self, request, context):
         await _abort(context, _examples())
 
     async def _predict(self, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
@@ -167,10 +167,10 @@ class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
     def __init__(self, frontend: Frontend):
         self._frontend = frontend
 
-    async def GetModelStatus(self, request, context):  # noqa: N802
+    async def GetModelStatus(self, request, context):
         return await _answer(context, self._status(request))
 
-    async def HandleReloadConfigRequest(self, request, context):  # noqa: N802
+    async def HandleReloadConfigRequest(self, request, context):
         reason = "The models of this server are those of its command line; it finds new versions by itself."
         await _abort(context, RequestError("UNIMPLEMENTED", reason))
 

@@ -68,6 +68,11 @@ def batches(start: int) -> tf.data.Dataset:
     return tf.data.Dataset.range(start, 1_000_000).map(batch).prefetch(2)
 
 
+def no_batches(start: int) -> tf.data.Dataset:
+    """Looks for a batch forever and finds none."""
+    return batches(start).repeat().filter(lambda images, targets: tf.reduce_all(images > 1e9))
+
+
 def pairs(start: int) -> tf.data.Dataset:
     """Batch i of images and texts is a function of i alone."""
 
@@ -220,7 +225,7 @@ def main() -> None:
         callbacks.append(Ready(arguments.ready))
     data = training_data() if arguments.training_data else batches if arguments.sequential else pairs
     if arguments.stall:
-        data = lambda start: batches(start).repeat().filter(lambda images, targets: tf.reduce_all(images > 1e9))  # noqa: E731
+        data = no_batches
     if arguments.evaluate:
         evaluation.Embedder, evaluation.Evaluation = WithoutTowers, WithoutTowers.Evaluation
     train(

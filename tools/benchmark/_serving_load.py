@@ -123,10 +123,10 @@ async def _load(protocol, server, questions, clients, seconds, requests, during)
 
 
 def _asker(protocol: str, server, questions: Sequence[Question]):
-    return _rest(server, questions) if protocol == "rest" else _grpc(server, questions)
+    return (_Rest if protocol == "rest" else _Grpc)(server, questions)
 
 
-class _rest:  # noqa: N801 - a context manager
+class _Rest:
     def __init__(self, server, questions: Sequence[Question]):
         self._url = f"{server.url}:predict"
         self._bodies = [(question.rows, question.body()) for question in questions]
@@ -153,7 +153,7 @@ class _rest:  # noqa: N801 - a context manager
         return None if sizes == {rows} else f"{sizes} rows for {rows}"
 
 
-class _grpc:  # noqa: N801 - a context manager
+class _Grpc:
     def __init__(self, server, questions: Sequence[Question]):
         self._address = f"127.0.0.1:{server.grpc_port}"
         self._messages = [(question.rows, question.message()) for question in questions]
