@@ -52,7 +52,7 @@ MODEL = {
     "tower_norms": True,
     "dtype": "mixed_bfloat16",
 }
-RUN = {"batch": 1_024, "duration": "60 epochs", "topology": "v4:2x2x1", "checkpoint_every": 500}
+RUN: dict[str, Any] = {"batch": 1_024, "duration": "60 epochs", "topology": "v4:2x2x1", "checkpoint_every": 500}
 
 
 def setup(name: str) -> ConfigDict:

@@ -60,7 +60,7 @@ SETUPS: dict[str, dict[str, Any]] = {
 # By pairs of the data, from few to many. Few pairs: small batches, since a step is a share of a pass, and many passes;
 # the lower a block the less it moves, since its features are general. Many pairs: the batch that training from scratch
 # has, one pass or two, and all blocks move alike.
-BY_PAIRS = [
+BY_PAIRS: list[tuple[int | None, dict[str, Any]]] = [
     (10_000, {"batch": 64, "duration": "20 epochs", "schedule.warmup": "10%", "optimizer.layer_decay": 0.8}),
     (1_000_000, {"batch": 512, "duration": "5 epochs", "schedule.warmup": "5%", "optimizer.layer_decay": 0.9}),
     (None, {"batch": 4_096, "duration": "2 epochs", "schedule.warmup": "2%", "optimizer.layer_decay": 1.0}),

@@ -30,6 +30,7 @@ A vocabulary of one's own captions: python -m tools.train_tokenizer --help
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -42,13 +43,13 @@ from . import siglip
 # "a small multilingual vocabulary with 32k tokens, and a large multilingual vocabulary with 250k tokens"; "enabling the
 # bottleneck of size K = 96 for Base architecture with W = 768". "900M total examples" for the comparisons, "30 billion
 # examples" for the run.
-VOCABULARIES = {
+VOCABULARIES: dict[str, dict[str, Any]] = {
     "k96": {"model": {"vocab_size": 250_000, "token_bottleneck": 96}, "duration": "30B examples"},
     "full": {"model": {"vocab_size": 250_000}, "duration": "900M examples"},
     "small": {"model": {"vocab_size": 32_000}, "duration": "900M examples"},
 }
 # "A batch size of 32k is sufficient for a multilingual setup as well."
-BATCH = {"batch": 32_768, "topology": "v4:2x4x4"}
+BATCH: dict[str, Any] = {"batch": 32_768, "topology": "v4:2x4x4"}
 
 
 def setup(name: str) -> ConfigDict:

@@ -29,6 +29,7 @@ SETUP is one of
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -42,11 +43,14 @@ from . import siglip
 # to 64"; "the text encoder is kept the same size (B or L respectively)".
 MODEL = {**siglip.MODEL, "image_size": 256, "text_length": 64}
 # The paper does not say how many chips; with these a chip holds as many pairs as the compiler's report says it can.
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
     "B": {"model": {"image": "B/16", "text": "B"}, "topology": "v4:2x4x4"},
     "L": {"model": {"image": "L/16", "text": "L"}, "topology": "v4:4x4x8"},
 }
-RUN = {"batch": 32_768, "duration": "40B examples"}  # "we train both models for 40 billion examples seen"
+RUN: dict[str, Any] = {
+    "batch": 32_768,
+    "duration": "40B examples",
+}  # "we train both models for 40 billion examples seen"
 
 
 def setup(name: str) -> ConfigDict:

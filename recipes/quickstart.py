@@ -121,7 +121,7 @@ def synthetic(c: ConfigDict) -> None:
 def shape(c: ConfigDict, named: Collection[str], pairs: int) -> list[str]:
     """Chooses what the model and the batch depend on the number of pairs for, unless it was named."""
     batch = min(BATCH, max(LEAST_BATCH, pairs // 8))
-    chosen = {"batch": batch}
+    chosen: dict[str, Any] = {"batch": batch}
     if pairs >= MANY_PAIRS:
         chosen |= {f"model.{key}": value for key, value in LARGE.items()} | LEARNING_RATES
     for key, value in chosen.items():

@@ -45,7 +45,7 @@ IMAGE_SIZES = {"224": 224, "384": 384}  # "on the target resolutions (i.e. 224 o
 # "using a 100x smaller learning rate without weight decay"
 OPTIMIZER = {**siglip.OPTIMIZER, "learning_rate": 1e-3 / 100, "weight_decay": 0.0}
 # "we continue training the pre-trained model for 5 billion examples"
-RUN = {"batch": 32_768, "duration": "5B examples", "topology": "v4:2x4x4"}
+RUN: dict[str, Any] = {"batch": 32_768, "duration": "5B examples", "topology": "v4:2x4x4"}
 
 
 def setup(name: str) -> ConfigDict:

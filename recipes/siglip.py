@@ -31,6 +31,7 @@ Any setting can be another one: --set batch=8192 --set model.loss=softmax --set 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -60,7 +61,7 @@ OPTIMIZER = {"name": "adafactor", "learning_rate": 1e-3, "weight_decay": 1e-4, "
 SCHEDULE = {"name": "cosine", "warmup": "10k steps"}
 DURATION = "9B examples"  # figure 2, middle
 
-BATCHES = {
+BATCHES: dict[str, dict[str, Any]] = {
     "4k": {"batch": 4_096, "topology": "v4:2x2x1"},
     "16k": {"batch": 16_384, "topology": "v4:2x2x4"},
     "32k": {"batch": 32_768, "topology": "v4:2x4x4"},

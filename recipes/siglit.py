@@ -64,7 +64,7 @@ TOWERS = {
 LION = {"name": "lion", "learning_rate": 1e-4, "weight_decay": 1e-7, "beta_1": 0.9, "beta_2": 0.95, "clip": 1.0}
 # Section 4.1 uses the default optimizer of section 4.
 ADAFACTOR = siglip.OPTIMIZER
-RUNS = {
+RUNS: dict[str, dict[str, Any]] = {
     # "linearly warm-up of learning rate over 6.5k steps up to a peak of 1e-4, followed by a cosine decay to 0 ... a
     # total of 65 000 steps with a batch size of 32k"
     "b8": {"batch": 32_768, "duration": "65k steps", "optimizer": LION, "warmup": "6.5k steps"},

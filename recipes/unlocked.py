@@ -46,13 +46,13 @@ MODEL = {**siglip.MODEL, "image_pool": "tok"}
 # "In all the experiments, we apply a 0.1 learning rate multiplier to the pre-trained image tower"; "we also propose
 # disabling weight decay on the pre-trained weights ... only applied to the randomly initialized weights in the text
 # model".
-IMAGE_TOWER = {
+IMAGE_TOWER: dict[str, dict[str, Any]] = {
     "no_decay": {"image_learning_rate": 0.1, "image_decay": 0.0},
     "decay": {"image_learning_rate": 0.1, "image_decay": 1.0},
     "locked": {"freeze_image": True},
 }
 # "We used 16 TPU-v4 chips and train at 16k batch size for 2.4B examples seen."
-RUN = {"batch": 16_384, "duration": "2.4B examples", "topology": "v4:2x2x4"}
+RUN: dict[str, Any] = {"batch": 16_384, "duration": "2.4B examples", "topology": "v4:2x2x4"}
 
 
 def setup(name: str) -> ConfigDict:

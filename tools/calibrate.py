@@ -21,7 +21,9 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 # TensorFlow reads it while it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -105,6 +107,8 @@ def _run(options: argparse.Namespace) -> None:
 
 def _scores(evaluation: Evaluation, task: ZeroShotTask | RetrievalTask):
     """Logits (images, texts), the right texts of each image, the texts' names, and notes."""
+    names: Sequence[str]
+    labels: Any
     if isinstance(task, ZeroShotTask):
         evaluation.embedder.require_tokenizer()
         texts = class_embeddings(evaluation.embedder.texts, task.images.class_names, task.templates)

@@ -70,7 +70,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _examples_of_names(checkpoint: Checkpoint, format: str) -> list[tuple[str, str]]:
     """One weight of every part of the model, by its name here and in the file; none where they are the same."""
-    parts = {}
+    parts: dict[str, tuple[str, str]] = {}
     for name in checkpoint.weights:
         part = re.sub(r"block_\d+", "block", name).rsplit("/", 1)[0]
         parts.setdefault(part, (name, checkpoints.foreign_name(name, format)))

@@ -19,6 +19,7 @@ import argparse
 import os
 import sys
 import time
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -78,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run_litert(options: argparse.Namespace) -> None:
     started = time.monotonic()
     model = load_model(options)
-    data = {}
+    data: dict[str, Any] = {}
     if options.calibration is not None:
         data = dict(
             zip(("calibration_images", "calibration_texts"), calibration_data(model, options.calibration), strict=True)

@@ -143,9 +143,11 @@ def _serve(options: argparse.Namespace) -> None:
     index, towers = _open(options)
     towers.texts(["warm up"])
     with SearchServer(index, towers, options.host, options.port) as server:
-        host, port = server.server_address[:2]
+        host = str(server.server_address[0])
         shown = "localhost" if host == "127.0.0.1" else host
-        print(f"{len(index.files):,} pictures at http://{shown}:{port} - stop with Ctrl-C", flush=True)
+        print(
+            f"{len(index.files):,} pictures at http://{shown}:{server.server_address[1]} - stop with Ctrl-C", flush=True
+        )
         if not server.checks_host:
             print("Anyone who reaches this address can see all indexed pictures.", file=sys.stderr, flush=True)
         try:

@@ -318,7 +318,7 @@ class Index:
 
     def _write_rows(self, path: Path, rows: Sequence[tuple[File, np.ndarray | None, str]]) -> None:
         good = [vector for _, vector, _ in rows if vector is not None]
-        arrays = {
+        arrays: dict[str, Any] = {
             "paths": np.array([json.dumps([file.path for file, *_ in rows])]),
             "sizes": np.array([file.size for file, *_ in rows], np.int64),
             "modified": np.array([file.modified for file, *_ in rows], np.int64),

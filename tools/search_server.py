@@ -45,7 +45,7 @@ class SearchServer(ThreadingHTTPServer):
         self.thumbnail = functools.lru_cache(maxsize=2_000)(self._thumbnail)
         super().__init__((host, port), _Handler)
         # Only then does a page of another site, whose name was pointed at this address, get no answer.
-        self.checks_host = ipaddress.ip_address(self.server_address[0]).is_loopback
+        self.checks_host = ipaddress.ip_address(str(self.server_address[0])).is_loopback
 
     def hits(self, query: np.ndarray, count: int, with_text: bool) -> list[dict]:
         """The best pictures for a query (embed_dim,), as the page takes them: id, path, rank, scores, explanation."""
@@ -64,7 +64,9 @@ class SearchServer(ThreadingHTTPServer):
 
     def some(self, count: int) -> list[dict]:
         """Pictures from all over the index, for who has not asked yet."""
-        places = np.unique(np.linspace(0, len(self.index.files) - 1, count, dtype=int)) if self.index.files else []
+        if not self.index.files:
+            return []
+        places = np.unique(np.linspace(0, len(self.index.files) - 1, count, dtype=int))
         return [{"id": int(i), "path": self.index.files[i].path} for i in places]
 
     def vector_of(self, path: str) -> np.ndarray | None:

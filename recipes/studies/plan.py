@@ -30,8 +30,10 @@ ANCHOR_GIB = 10.9
 _ANCHOR = PaperRow("anchor", "siglip", "v4:2x2x1", 4096, 9e9, {"model.remat": "block"})
 _GIB = 2**30
 # Settings that change neither memory nor time of a step.
-_WITHOUT_WEIGHT = ("duration", "model.init_bias", "model.init_temperature", "optimizer.learning_rate", "seed")
-_WITHOUT_WEIGHT += ("optimizer.weight_decay", "optimizer.beta_1", "optimizer.beta_2", "optimizer.image_decay")
+_WITHOUT_WEIGHT = (
+    "duration", "model.init_bias", "model.init_temperature", "optimizer.learning_rate", "seed",
+    "optimizer.weight_decay", "optimizer.beta_1", "optimizer.beta_2", "optimizer.image_decay",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

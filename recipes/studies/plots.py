@@ -180,7 +180,7 @@ def _draw_panel(axes, panel: Panel) -> None:
 
 def _legend(figure, grid) -> None:
     """One legend for all panels, below them, where it covers nothing."""
-    named = {}
+    named: dict[str, Any] = {}
     for axes in grid:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
             named.setdefault(name, handle)

@@ -105,7 +105,7 @@ def draw_shard(settings: Mapping[str, Any], folder: Path, _: Path) -> dict[str, 
 
     source = _source(settings, settings["split"])
     images = np.empty((settings["count"], settings["image_size"], settings["image_size"], 3), np.uint8)
-    labels, captions, places = [], {language: [] for language in settings["languages"]}, []
+    labels, captions, places = [], {language: [] for language in settings["languages"]}, []  # type: ignore[var-annotated]
     for i in range(settings["count"]):
         example = source.example(settings["first"] + i)
         images[i] = np.asarray(Image.open(io.BytesIO(example.image)))
@@ -172,7 +172,7 @@ def tokenise_noisy(settings: Mapping[str, Any], folder: Path, root: Path) -> dic
     for language in text["languages"]:
         k = CAPTIONS * data["languages"].index(language)
         arrays[language] = _ids(tokenizer, [texts[k : k + CAPTIONS] for texts in worded], text["length"])
-    np.savez(folder / "tokens.npz", **arrays)
+    np.savez(folder / "tokens.npz", **arrays)  # type: ignore[arg-type]
     return {"repeated": float(np.mean(arrays["pictures"] != np.arange(data["images"])))}
 
 

@@ -94,7 +94,7 @@ def compute(settings: Mapping[str, Any], folder: Path, root: Path) -> dict[str, 
     embeddings = {part: _embed(model, store.load_images(settings["data"], part, root)) for part in store.PARTS}
     side = settings["data"]["image_size"]
     noise = generator.integers(0, 256, (min(_NOISE_PICTURES, len(pixels)), side, side, 3), np.uint8)
-    np.savez(folder / "embeddings.npz", **embeddings, noise=_embed(model, noise))
+    np.savez(folder / "embeddings.npz", **embeddings, noise=_embed(model, noise))  # type: ignore[arg-type]
     said = np.split(heads(embeddings["result"] * _LOGIT_SCALE).numpy(), np.cumsum(_SIZES)[:-1], axis=1)[:4]
     right = [
         part.argmax(1) == known for part, known in zip(said, _labels(settings["data"], "result", root).T, strict=False)

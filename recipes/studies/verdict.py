@@ -12,6 +12,7 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 FIRST_LOOK, SECOND_LOOK = 5, 10  # seeds
 ERROR = 0.05  # of a claim
@@ -163,7 +164,7 @@ def greater(
         headline: see `Verdict`.
     """
     seeds = looked_at(larger, smaller)
-    common = {"rows": tuple(rows), "headline": headline, "unit": unit, "digits": digits}
+    common: dict[str, Any] = {"rows": tuple(rows), "headline": headline, "unit": unit, "digits": digits}
     differences = [larger[seed] - smaller[seed] for seed in seeds]
     if len(seeds) < FIRST_LOOK:
         return Verdict(claim, TOO_FEW, evidence=_so_far(differences, scale, digits, unit), **common)
@@ -199,7 +200,7 @@ def close(
         `SEEN` where the interval lies inside the margin, `NOT_SEEN` where it lies outside, else undecided.
     """
     seeds = looked_at(value, reference)
-    common = {"rows": tuple(rows), "headline": headline, "unit": "points", "digits": digits}
+    common: dict[str, Any] = {"rows": tuple(rows), "headline": headline, "unit": "points", "digits": digits}
     differences = [value[seed] - reference[seed] for seed in seeds]
     if len(seeds) < FIRST_LOOK:
         return Verdict(claim, TOO_FEW, evidence=_so_far(differences, 100.0, digits, "points"), **common)

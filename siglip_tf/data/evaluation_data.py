@@ -60,6 +60,7 @@ class EvaluationData:
         self.source = source
         self.preprocessing = preprocessing
         self.batch = batch
+        self._image = preprocessing.fixed_image("Evaluation data")
         self._remainder = remainder
         self._limit = bad_record_limit
         self._report_path = report
@@ -82,7 +83,7 @@ class EvaluationData:
         self.report = BadRecordReport(path)
 
         def explain(certain: bool, records: list[int]) -> list[Cause | None]:
-            explainer = Explainer(self.report, self.preprocessing.image, certain)
+            explainer = Explainer(self.report, self._image, certain)
             return [explainer(self.source, record) for record in records]
 
         self._tracker = PositionTracker(lambda _, records: explain(True, records), self._limit)
@@ -129,7 +130,7 @@ class EvaluationData:
         ):
             data = tf.identity(example["image"])
         decoded = {
-            "image": self.preprocessing.image.pixels(data, fused=True),
+            "image": self._image.pixels(data, fused=True),
             "captions": tf.gather(captions, usable),
             "record": record,
         }

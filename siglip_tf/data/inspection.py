@@ -136,8 +136,7 @@ def inspect(
     """
     if limit < 1:
         raise ValueError(f"limit must be at least 1 record. Received: {limit}")
-    if preprocessing.image is None:
-        raise ValueError("An inspection decodes images: it needs an image preprocessing.")
+    image = preprocessing.fixed_image("An inspection")
     notes = BadRecordReport(report)
     records, chosen = some_in_order(source, limit, seed)
     found = _Found(preprocessing)
@@ -148,7 +147,7 @@ def inspect(
         if progress is not None:
             progress(done, len(chosen), (time.monotonic() - begin) / done * (len(chosen) - done))
     used = found.column("record")
-    explain = Explainer(notes, preprocessing.image)
+    explain = Explainer(notes, image)
     skipped = Counter(explain(source, int(record)).value for record in np.setdiff1d(chosen, used))
     shown = np.sort(np.random.default_rng(seed).permutation(used)[:samples])
     return Inspection(

@@ -97,7 +97,8 @@ class TrainingData:
         self._window_bytes = window_bytes
         self._parallel_calls = parallel_calls
         self._prefetch = prefetch
-        self._kernel = preprocessing.image.resize_kernel
+        self._image = preprocessing.fixed_image("Training data")
+        self._kernel = self._image.resize_kernel
         self._restored: dict[str, Any] | None = None
         self._tracker: PositionTracker | None = None
         self.report: BadRecordReport | None = None
@@ -113,7 +114,7 @@ class TrainingData:
                 pictures by the compiled operation, which this machine cannot build.
         """
         check_state(state, self.seed, self.mixture.fingerprint, self.streams)
-        self._kernel = kernel_to_resume(state, self.preprocessing.image.resize_kernel)
+        self._kernel = kernel_to_resume(state, self._image.resize_kernel)
         self.streams = state["streams"]
         self._restored = state
 
@@ -222,7 +223,7 @@ class TrainingData:
         self._tracker.start(self._first_step, {stream: passed[str(stream)] for stream in streams}, skipped)
 
     def _explain(self, reading: Reading, certain: bool, stream: int, slots: list[int]) -> list[Cause | None]:
-        explainer = Explainer(self.report, self.preprocessing.image, certain=certain)
+        explainer = Explainer(self.report, self._image, certain=certain)
         return [explainer(*reading.locate(stream, slot)) for slot in slots]
 
     def _decoded(self, reading: Reading, stream: int, slot: int, waiting: int) -> tf.data.Dataset:
@@ -232,9 +233,9 @@ class TrainingData:
                 data = tf.identity(pair["image"])
             if "pixels" in pair:
                 with tf.control_dependencies([data]):
-                    image = tf.ensure_shape(pair["pixels"], self.preprocessing.image.spec.shape)
+                    image = tf.ensure_shape(pair["pixels"], self._image.spec.shape)
             else:
-                image = self.preprocessing.image.pixels(
+                image = self._image.pixels(
                     data, self._augmentation, pair["seed"], fused=self._kernel != "tensorflow", note=True
                 )
             kept = {key: pair[key] for key in ("caption", "slot", *self._extra_fields)}
@@ -270,7 +271,7 @@ class TrainingData:
     def _finish(self, batch: dict[str, tf.Tensor], seed: tf.Tensor) -> dict[str, tf.Tensor]:
         captions = batch.pop("caption")
         if self._changes_batches:
-            images = self.preprocessing.image.normalize(batch["image"])
+            images = self._image.normalize(batch["image"])
             images = self._augmentation.batch(images, captions, batch.pop("draws"))
             batch["image"] = tf.saturate_cast(tf.round(127.5 * (images + 1.0)), tf.uint8)
         batch["text"] = self.preprocessing.text(captions)

@@ -206,6 +206,17 @@ class Preprocessing(tf.Module):
             text = self.text.to_config() if vocabulary else self.text.get_config()
         return {"image": None if self.image is None else self.image.to_config(), "text": text}
 
+    def fixed_image(self, user: str) -> ImagePreprocessing:
+        """The preprocessing of images to one size, for `user`, which the error names.
+
+        Raises:
+            ValueError: there is none, or it is a NaFlex model's.
+        """
+        if isinstance(self.image, ImagePreprocessing):
+            return self.image
+        received = "no preprocessing of images" if self.image is None else type(self.image).__name__
+        raise ValueError(f"{user} needs images of one size: expected an ImagePreprocessing. Received: {received}.")
+
     @classmethod
     def from_config(cls, config: dict[str, Any], model_proto: bytes | None = None) -> "Preprocessing":
         """The inverse of `to_config`; `model_proto` is the SentencePiece model where the config holds none."""

@@ -121,7 +121,7 @@ class Reading:
         def window(begin: np.int64) -> list[np.ndarray]:
             found = order.window(stream, int(begin))
             choices = self._choices(order.epochs(stream, begin), found.records_read())
-            return [np.int64(found.end), found.pieces, found.gather[begin - found.first :], choices]
+            return [np.asarray(found.end, np.int64), found.pieces, found.gather[begin - found.first :], choices]
 
         @_as_written
         def next_window(begin: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:

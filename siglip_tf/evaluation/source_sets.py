@@ -91,7 +91,7 @@ def _classes(
     source: Source, rows: list[dict[str, Any]], captions: Sequence[Sequence[str]], given: Sequence[str] | None
 ) -> tuple[np.ndarray | None, tuple[str, ...] | None, list[str]]:
     labels = [row["label"] for row in rows]
-    names = given if given is not None else getattr(source, "class_names", None)
+    names = given if given is not None else source.class_names
     if max(labels) >= 0:
         if names is None:
             return pad_labels(labels), None, []

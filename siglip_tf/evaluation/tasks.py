@@ -4,6 +4,7 @@ import abc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,7 +31,7 @@ class Evaluation:
     def __init__(self, embedder: Embedder, progress: Callable[[str, int, int], None] | None = None):
         self.embedder = embedder
         self._progress = progress
-        self._images: dict[int, tuple[ImageSet, np.ndarray]] = {}
+        self._images: dict[int, tuple[ImageSet, ImageSet, np.ndarray]] = {}
         model = embedder.model
         self.temperature = float(np.exp(np.asarray(model.log_temperature)))
         self.bias = 0.0 if model.bias is None else float(np.asarray(model.bias))
@@ -45,7 +46,8 @@ class Evaluation:
             )
             # The set is kept too: its id must not be given to another one.
             self._images[key] = image_set, self._sound(image_set, positions), vectors
-        return self._images[key][1:]
+        _, sound, vectors = self._images[key]
+        return sound, vectors
 
     def _sound(self, image_set: ImageSet, positions: np.ndarray) -> ImageSet:
         broken = np.setdiff1d(np.arange(len(image_set)), positions)
@@ -90,9 +92,15 @@ class Task(abc.ABC):
         reads_texts: whether the model needs a tokenizer.
     """
 
-    name: str
-    metric_names: tuple[str, ...]
     reads_texts: bool = True
+
+    if TYPE_CHECKING:  # a subclass may have properties or plain attributes
+
+        @property
+        def name(self) -> str: ...
+
+        @property
+        def metric_names(self) -> tuple[str, ...]: ...
 
     @abc.abstractmethod
     def run(self, evaluation: Evaluation) -> TaskResult:
@@ -111,7 +119,7 @@ class ZeroShotTask(Task):
 
     images: ImageSet
     templates: Sequence[str] = ("a photo of a {}",)
-    class_subset: Sequence[int] | str | None = None
+    class_subset: Sequence[int] | np.ndarray | str | None = None
 
     def __post_init__(self):
         if self.images.labels is None or self.images.class_names is None:
@@ -130,9 +138,10 @@ class ZeroShotTask(Task):
 
     def run(self, evaluation: Evaluation) -> TaskResult:
         images, names = self.images, self.images.class_names
-        subset = self.class_subset
-        if isinstance(subset, str):
-            subset = present_classes(images.labels)
+        chosen = self.class_subset
+        if isinstance(chosen, str):
+            chosen = present_classes(images.labels)
+        subset = None if chosen is None else np.asarray(chosen).tolist()
         classes = class_embeddings(evaluation.embedder.texts, names, self.templates)
         images, vectors = evaluation.images(images)
         result = zero_shot(vectors, classes, images.labels, subset)

@@ -41,8 +41,10 @@ def tfds_set(
     if not rows:
         raise ValueError(f"{name}, split {split}, is empty.")
     # Class names are captions in training only.
-    captions = [row["captions"] if reader.captions else () for row in rows]
-    captions = tuple(tuple(caption.decode(errors="replace") for caption in row) for row in captions)
+    captions = tuple(
+        tuple(caption.decode(errors="replace") for caption in (row["captions"] if reader.captions else ()))
+        for row in rows
+    )
     labels = pad_labels([row["label"] for row in rows]) if reader.label else None
     ids = tuple(row.get("id", b"").decode(errors="replace") or f"{i}" for i, row in enumerate(rows))
     names = _class_names(name, builder.info.features[reader.label], class_names) if reader.label else None

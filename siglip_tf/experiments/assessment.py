@@ -101,12 +101,12 @@ def assess(
     figures, mistakes, class_queries, mistakes_note = [], [], [], ""
     if len(task.labels):
         classes = class_embeddings(embedder.texts, task.labels, task.templates)
-        result = zero_shot(images, classes, examples.labels)
+        classified = zero_shot(images, classes, examples.labels)
         everything = len(task.labels)
         figures.append(
             Figure(
                 f"Zero-shot accuracy over {everything} classes",
-                result.top1,
+                classified.top1,
                 1 / everything,
                 task.zero_shot_goal,
                 f"pictures of {task.held_out_name}",
@@ -127,8 +127,8 @@ def assess(
             figures.append(
                 Figure(f"Zero-shot accuracy over {everything} classes, seen", accuracy, 1 / everything, None, note)
             )
-        mistakes = _mistakes(task, examples, result)
-        wrong = round((1 - result.top1) * result.images)
+        mistakes = _mistakes(task, examples, classified)
+        wrong = round((1 - classified.top1) * classified.images)
         mistakes_note = f"Of {wrong:,} pictures in the wrong class those of which the model is surest."
         class_queries = _class_queries(task, examples, images, classes)
 

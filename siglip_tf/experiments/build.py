@@ -107,7 +107,7 @@ def scenes(c: ConfigDict, split: str = "train", size: int | None = None) -> Scen
     """The synthetic data at the model's resolution."""
     side = min(256, max(32, c.model.image_size))
     languages = tuple(LANGUAGES)[: c.languages]
-    options = {} if size is None else {"size": size}
+    options: dict[str, Any] = {} if size is None else {"size": size}
     return SceneSource(split, seed=c.seed, captions=1, languages=languages, image_size=side, **options)
 
 

@@ -143,7 +143,7 @@ def own_data(spec: str, split: str | None = None) -> HeldOut:
         ValueError: nothing there to train on, nothing held out, or nothing left of it.
     """
     train, held_out, named = _parts(spec, split)
-    labels = list(getattr(train, "class_names", None) or _numbered_labels(held_out))
+    labels = list(train.class_names or _numbered_labels(held_out))
     if train.has_groups and not (named and labels):
         held_out = _without_groups(held_out, train, named)
     if not labels:
@@ -211,7 +211,7 @@ class PartOf(Source):
         self.size = len(indices)
         self.name = source.name
         self.record_bytes = source.record_bytes
-        self.class_names = getattr(source, "class_names", None)
+        self.class_names = source.class_names
         self.has_groups = source.has_groups
         self.fingerprint = fingerprint_of(source.fingerprint, self._indices.tobytes())
         if source.runs is not None:

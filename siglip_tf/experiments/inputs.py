@@ -25,11 +25,14 @@ from siglip_tf.experiments.kept_pictures import KeptPictures, can_keep
 from siglip_tf.experiments.principal_patches import principal_patches
 
 # Arguments of `SigLIP` that a checkpoint decides, by tower.
-IMAGE = ("image", "image_size", "patch_size", "image_pool")
-IMAGE += ("image_width", "image_depth", "image_mlp_dim", "image_heads")
-_TEXT = ("text", "text_length", "vocab_size", "text_head", "token_bottleneck")
-_TEXT += ("text_width", "text_depth", "text_mlp_dim", "text_heads")
-
+IMAGE = (
+    "image", "image_size", "patch_size", "image_pool",
+    "image_width", "image_depth", "image_mlp_dim", "image_heads",
+)  # fmt: skip
+_TEXT = (
+    "text", "text_length", "vocab_size", "text_head", "token_bottleneck",
+    "text_width", "text_depth", "text_mlp_dim", "text_heads",
+)  # fmt: skip
 
 SCENES_HELD_OUT = 256
 # Initial values by canonical name -> those that the model begins with instead.

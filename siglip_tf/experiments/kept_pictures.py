@@ -30,7 +30,7 @@ class KeptPictures(Source):
         self._source = source
         self.size, self.name, self.fingerprint = source.size, source.name, source.fingerprint
         self.record_bytes, self.notes, self.has_groups = source.record_bytes, source.notes, source.has_groups
-        self.class_names = getattr(source, "class_names", None)
+        self.class_names = source.class_names
 
         def small(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             return index, preprocessing.pixels(source.read(index)["image"], fused=True)

@@ -111,7 +111,8 @@ def _converted(model: keras.Model, name: str, precision: str) -> tuple[bytes, di
     read = _names_read(graph)  # a key's bias changes no softmax, for one
     del graph.input[:]
     graph.input.extend(inputs)
-    tensors, widening = {}, []
+    tensors: dict[str, np.ndarray] = {}
+    widening: list[Any] = []
     for place, key in placed.items():
         if place in read:
             stored, nodes = _stored(place, key, weights[key], precision)

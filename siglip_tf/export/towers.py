@@ -4,8 +4,8 @@ The weights are variables of a `tf.Module`. If a converter is given a Keras 3 mo
 variables without a word, and what it writes answers with whatever lies in memory, often NaN.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -27,7 +27,7 @@ class Towers:
     """
 
     module: tf.Module
-    functions: dict[str, Callable]
+    functions: dict[str, tf.types.experimental.PolymorphicFunction]
 
 
 def tower_functions(model: keras.Model) -> Towers:
@@ -40,7 +40,7 @@ def tower_functions(model: keras.Model) -> Towers:
     module = tf.Module(name="siglip")
     module.weights = weights = StoredWeights(model)
 
-    def function(side: str) -> Callable:
+    def function(side: str) -> tf.types.experimental.PolymorphicFunction:
         @tf.function(input_signature=_inputs(model, side), autograph=False)
         def encode(*inputs):
             with weights.scope(model, f"{side}/"):
@@ -51,7 +51,9 @@ def tower_functions(model: keras.Model) -> Towers:
     return Towers(module, {name: function(side) for name, side in TOWERS.items()})
 
 
-def pure_tower(model: keras.Model, name: str) -> tuple[Callable, dict[str, np.ndarray]]:
+def pure_tower(
+    model: keras.Model, name: str
+) -> tuple[tf.types.experimental.PolymorphicFunction, dict[str, np.ndarray]]:
     """A tower as a function of its inputs and then of its weights, and those weights by their names.
 
     For converters that take no variables, or no graph of 2 GiB.
@@ -116,7 +118,8 @@ def checked_preprocessing(model: keras.Model, preprocessing: Preprocessing | Non
             "The model has no preprocessing for images and texts of its own. "
             "Set `model.preprocessing` or give `preprocessing=siglip_tf.data.Preprocessing(image, text)`."
         )
-    image, text = preprocessing.image, preprocessing.text
+    image: Any = preprocessing.image
+    text = preprocessing.text
     if model.max_patches is not None:
         if getattr(image, "max_patches", None) != model.max_patches:
             raise ValueError(f"The model takes {model.max_patches} patches; its preprocessing makes another number.")

@@ -130,7 +130,8 @@ class Batcher:
         return now - queue[0].arrived >= self._seconds - 1e-4 or sum(part.rows for part in queue) >= self._sizes[-1]
 
     def _take(self, key: Hashable) -> list[_Part]:
-        queue, parts, rows = self._queues[key], [], 0
+        queue, rows = self._queues[key], 0
+        parts: list[_Part] = []
         while queue and (not parts or rows + queue[0].rows <= self._sizes[-1]):
             part = queue.popleft()
             self.waiting_rows -= part.rows
@@ -170,7 +171,7 @@ class Batcher:
         half = len(parts) // 2
         return self._execute(parts[:half]) + self._execute(parts[half:])
 
-    def _merged(self, signature: Signature, parts: list[_Part]) -> list[Arrays]:
+    def _merged(self, signature: Signature, parts: list[_Part]) -> list[Arrays | RequestError]:
         rows = sum(part.rows for part in parts)
         self._observe(signature, rows)
         if signature.merged is None or not rows:

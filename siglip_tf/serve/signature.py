@@ -1,7 +1,7 @@
 """One signature of a loaded SavedModel: what it takes, which requests may share a batch, and how to run it."""
 
 import dataclasses
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ class Signature:
         merged: the input along whose first axis requests may be merged; None if each request runs alone.
     """
 
-    def __init__(self, name: str, function: Callable[..., dict[str, tf.Tensor]]):
+    def __init__(self, name: str, function: tf.types.experimental.ConcreteFunction):
         self.name = name
         self._function = function
         self.inputs = {key: TensorInfo.of(spec) for key, spec in function.structured_input_signature[1].items()}

@@ -103,7 +103,7 @@ class French(Grammar):
 
 def _plural(words: list[str]) -> list[str]:
     """Every word up to a phrase such as "à rayures" in the plural."""
-    found = []
+    found = []  # type: ignore[var-annotated]  # an annotation would make the stored studies stale
     for i, word in enumerate(words):
         if word == "à":
             return found + words[i:]

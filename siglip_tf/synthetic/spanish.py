@@ -111,7 +111,7 @@ class Spanish(Grammar):
 
 def _plural(words: list[str]) -> list[str]:
     """Every word up to a phrase such as "a rayas" in the plural."""
-    found = []
+    found = []  # type: ignore[var-annotated]  # an annotation would make the stored studies stale
     for i, word in enumerate(words):
         if word in ("a", "de", "con"):
             return found + words[i:]

@@ -63,6 +63,10 @@ class PeriodicEvaluation(keras.callbacks.Callback):
     # A checkpoint of a run that began without evaluation has no state for it.
     optional_state = True
 
+    best_step: int | None
+    best_value: float | None
+    _referenced: list[int | None]
+
     def __init__(
         self,
         tasks: Sequence[Task | str],
@@ -192,9 +196,8 @@ class PeriodicEvaluation(keras.callbacks.Callback):
     def _forget(self) -> None:
         self._evaluated = -1  # the step of the last evaluation, failed ones included; -1 before the first
         self._waited = 0
-        self._referenced: list[int | None] = []
-        self.best_step: int | None = None
-        self.best_value: float | None = None
+        self._referenced = []
+        self.best_step = self.best_value = None
         self.failures = 0
         self.stopped = False
 
@@ -207,7 +210,7 @@ class PeriodicEvaluation(keras.callbacks.Callback):
         strategy = self.model.distribute_strategy
         begin, random = time.monotonic(), process_random_state()
         try:
-            mine = {"figures": self._measure()}
+            mine: dict[str, Any] = {"figures": self._measure()}
         except InterruptedEvaluationError:
             mine = {"interrupted": True}
         except Exception as error:  # a task may be anyone's code: hours of training are not lost to its fault
@@ -238,7 +241,7 @@ class PeriodicEvaluation(keras.callbacks.Callback):
             if self._resume.is_interrupted:
                 raise InterruptedEvaluationError
 
-        figures = {}
+        figures: dict[str, float] = {}
         for result in Evaluation(self._embedder, watch).run(self.tasks):
             figures |= {name: float(value) for name, value in result.logs().items()}
         if self.best not in figures:

@@ -65,7 +65,7 @@ class TrainingState:
         self,
         path: str,
         more: Mapping[str, Any],
-        done: Callable[[], None] | None = None,
+        done: Callable[[str], None] | None = None,
         checkpoint: tf.train.Checkpoint | None = None,
     ) -> None:
         """Writes everything into an empty folder.
@@ -73,7 +73,8 @@ class TrainingState:
         Args:
             path: the folder.
             more: JSON values to keep beside the variables.
-            done: called when all files are written. With it, the variables are copied now and written by a thread.
+            done: called with the path of what was written. With it, the variables are copied now and a thread writes
+                them.
             checkpoint: what `checkpoint()` returned earlier, to use one writing thread for all.
         """
         described = {name: _described(variables) for name, variables in self.variables().items()}

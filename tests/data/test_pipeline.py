@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from siglip_tf.data.embeddings.writer import EmbeddingWriter
+from siglip_tf.data.evaluation_data import EvaluationData
+from siglip_tf.data.images.naflex import NaFlexPreprocessing
+from siglip_tf.data.inspection import inspect
 from siglip_tf.data.order.mixture import Mixture
 from siglip_tf.data.order.position import PositionTracker, merge_states
 from siglip_tf.data.pipeline import TrainingData, training_dataset
@@ -317,6 +321,18 @@ def test_a_run_keeps_the_kernel_that_it_began_with(preprocessing, monkeypatch):
 def test_bad_arguments(preprocessing, arguments, message):
     with pytest.raises(ValueError, match=message):
         _data(_source("plain"), preprocessing, **arguments)
+
+
+def test_preprocessing_without_a_fixed_size_is_refused_at_once(preprocessing, tmp_path):
+    source, naflex = MemorySource(4), Preprocessing(NaFlexPreprocessing(), preprocessing.text)
+    for use in (
+        lambda: TrainingData(source, naflex, 2),
+        lambda: EvaluationData(source, naflex, 2),
+        lambda: inspect(source, naflex),
+        lambda: EmbeddingWriter(tmp_path, source, naflex, lambda x: x, tower="t", embed_dim=2),
+    ):
+        with pytest.raises(ValueError, match=r"expected an ImagePreprocessing. Received: NaFlexPreprocessing"):
+            use()
 
 
 def test_bad_divisions_and_states(preprocessing):

@@ -95,7 +95,7 @@ def pairs(model, path: str, batch: int) -> dict[str, tuple[Callable[[], object],
 
 def measure(functions_by_name: dict, rounds: int) -> dict[str, list[list[float]]]:
     """Seconds of bare and served by name, a list a round each."""
-    seconds = {name: [[], []] for name in functions_by_name}
+    seconds: dict[str, list[list[float]]] = {name: [[], []] for name in functions_by_name}
     for turn in range(rounds + 1):
         for name, functions in functions_by_name.items():
             for side in (0, 1) if turn % 2 else (1, 0):

@@ -6,11 +6,12 @@ import collections
 import dataclasses
 import json
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 _JSON_STARTS = ("", "{", "[", "null", "1e999", '"\\ud800"', "[" * 5_000, '{"inputs":' * 500, "\x00", "NaN")
-_VALUES = (
+_VALUES: tuple[Any, ...] = (
     None,
     True,
     -1,

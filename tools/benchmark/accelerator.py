@@ -84,7 +84,7 @@ def prepare(options: argparse.Namespace) -> None:
     """Writes the programs, a manifest and run.py into the folder."""
     folder = Path(options.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    manifest = []
+    manifest: list[dict] = []
 
     def add(program, name, **entry):
         file = f"{entry['kind']}_{len(manifest)}.mlir"

@@ -207,7 +207,7 @@ def loaders(images: list[bytes], folder: Path, size: int, cores: int) -> list[Ca
 
     shard = folder / "00000.tar"
     write_tar(shard, images)
-    candidates = []
+    candidates: list[Any] = []
     has_torch = all(importlib.util.find_spec(name) for name in ("torch", "webdataset"))
     tokenizer = Tokenizer(train_tokenizer(_captions(200), 100), length=16)
     for name, options in (

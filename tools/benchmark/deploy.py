@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 # TensorFlow reads it while it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -182,15 +183,15 @@ def _formats(model, data, folder: Path, options):
         )
 
     for precision in litert.PRECISIONS:
-        given = {}
+        given: dict[str, Any] = {}
         if precision == "int8":
             images, texts = calibration_data(model, options.calibration)
             given = {"calibration_images": images, "calibration_texts": texts}
-        export = litert.export_litert(model, folder / precision, precision=precision, **given)
-        yield towers(f"litert {precision}", export, litert_towers(export.path, options.threads))
+        file = litert.export_litert(model, folder / precision, precision=precision, **given)
+        yield towers(f"litert {precision}", file, litert_towers(file.path, options.threads))
     for precision in onnx.PRECISIONS:
-        export = onnx.export_onnx(model, folder / f"onnx {precision}", precision=precision)
-        yield towers(f"onnx {precision}", export, onnx_towers(export.path, options.threads))
+        files = onnx.export_onnx(model, folder / f"onnx {precision}", precision=precision)
+        yield towers(f"onnx {precision}", files, onnx_towers(files.path, options.threads))
 
 
 def _embed(form: Format, data: _Data) -> None:

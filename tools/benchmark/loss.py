@@ -248,7 +248,8 @@ def error(found: list, right: list[np.ndarray]) -> float:
 def measure_times(names: list[str], n: int, dim: int, rounds: int) -> tuple[dict[str, list[float]], dict[str, list]]:
     """Seconds of each round of each candidate, taken in turn, and each one's loss and gradients."""
     functions = {name: CANDIDATES[name](n, dim) for name in names}
-    times, results = {name: [] for name in names}, {}
+    times: dict[str, list[float]] = {name: [] for name in names}
+    results = {}
     for round_number in range(rounds + 1):
         for name, function in functions.items():
             start = time.perf_counter()

@@ -59,7 +59,8 @@ def measure(pictures: int, dim: int, queries: int, count: int, path: Path) -> di
     made = graph.follow(range(pictures), vectors, progress)
     found = {"graph made of": made, "graph making": time.perf_counter() - start}
     print()
-    times, recalls = {"product": [], "graph": []}, []
+    times: dict[str, list[float]] = {"product": [], "graph": []}
+    recalls = []
     for query in asked:
         began = time.perf_counter()
         scores = vectors @ query
@@ -98,7 +99,7 @@ def recalls(vectors: np.ndarray, queries: np.ndarray, compression: Compression, 
     """Share of the `count` nearest that are among the `count`, and among the 4 x `count`, nearest smaller vectors."""
     codes, scales = compression.encode(vectors)
     small = codes.astype(np.float32) if scales is None else codes * scales[:, None]
-    found = {1: [], 4: []}
+    found: dict[int, list[float]] = {1: [], 4: []}
     for query in queries:
         exact = np.argpartition(-(vectors @ query), count - 1)[:count]
         order = np.argsort(-(small @ compression.query(query)), kind="stable")

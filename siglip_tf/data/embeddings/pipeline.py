@@ -109,7 +109,8 @@ class EmbeddingData:
 
         @tf.autograph.experimental.do_not_convert
         def batch(number: tf.Tensor) -> dict[str, tf.Tensor]:
-            pairs = self._pairs(*tf.numpy_function(gather, [number], (self._wire_dtype, tf.int32)), share.size)
+            embeddings, texts = tf.numpy_function(gather, [number], (self._wire_dtype, tf.int32))
+            pairs = self._pairs(embeddings, texts, share.size)
             if self._corruption is None:
                 return pairs
             return self._corruption(pairs, tf.stack([number, tf.constant(share.worker + self.seed, tf.int64)]))

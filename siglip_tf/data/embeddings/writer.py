@@ -100,7 +100,8 @@ class EmbeddingWriter:
         self._batch_size = batch_size
         self._limit = bad_record_limit
         self._report = BadRecordReport(report)
-        self._explainer = Explainer(self._report, preprocessing.image)
+        self._image = preprocessing.fixed_image("Stored embeddings")
+        self._explainer = Explainer(self._report, self._image)
         self._count = -(-source.size // shard_records)
         self._mine = range(worker * self._count // workers, (worker + 1) * self._count // workers)
         self._claim_folder()
@@ -173,7 +174,7 @@ class EmbeddingWriter:
             usable = usable_captions(example["captions"])
             with tf.control_dependencies([usable]):  # before an image is decoded in vain
                 image = tf.identity(example["image"])
-            return {"record": record, "pixels": self._preprocessing.image.pixels(image, fused=True), "captions": usable}
+            return {"record": record, "pixels": self._image.pixels(image, fused=True), "captions": usable}
 
         @tf.autograph.experimental.do_not_convert
         def tokenize(batch: dict[str, Any]) -> dict[str, tf.Tensor]:
@@ -215,7 +216,7 @@ class EmbeddingWriter:
         """Ends the run early if most records are broken; `_write` judges each shard exactly."""
 
         def explain(certain: bool, numbers: list[int]) -> list[Cause | None]:
-            explainer = Explainer(self._report, self._preprocessing.image, certain)
+            explainer = Explainer(self._report, self._image, certain)
             return [explainer(self._source, record) for record in spans.records(numbers)]
 
         limit = max(self._limit, _MOSTLY_BROKEN) if self._limit < 1 else max(2.0, self._source.size)
@@ -259,7 +260,8 @@ class EmbeddingWriter:
         names = [shard_name(shard, self._count) for shard in range(self._count)]
         if not all(tf.io.gfile.exists(f"{self._folder}/{name}") for name in names):
             return None
-        shards, skipped = [], Counter()
+        shards: list[dict[str, Any]] = []
+        skipped: Counter[str] = Counter()
         for name in names:
             arrays, causes = read_shard(f"{self._folder}/{name}")
             shards.append({"file": name, "images": len(arrays["record"]), "texts": len(arrays["text"])})

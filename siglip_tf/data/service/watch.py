@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from siglip_tf.data.order.bad_records import TooManyBadRecordsError
@@ -106,7 +106,7 @@ def _silent_error(client: InputClient, silence: float, error: Exception) -> Inpu
     )
 
 
-def check_limit(statuses: list[Mapping[str, Any]], limit: float) -> None:
+def check_limit(statuses: Sequence[Mapping[str, Any]], limit: float) -> None:
     """Refuses more broken records over all shares than the limit allows.
 
     Raises:

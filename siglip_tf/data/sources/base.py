@@ -2,7 +2,7 @@
 
 import abc
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ class Source(abc.ABC):
             then shuffled by runs, and by records within windows of several runs.
         record_bytes: mean size of a record, which decides how many runs make a window.
         has_groups: whether examples say their group.
+        class_names: names of the labels, or None.
         notes: lines for people, about how the source is read: which files say the captions, what is left out.
     """
 
@@ -34,6 +35,7 @@ class Source(abc.ABC):
     runs: np.ndarray | None = None
     record_bytes: float = 100_000.0
     has_groups: bool = False
+    class_names: Sequence[str] | None = None
     notes: tuple[str, ...] = ()
 
     @abc.abstractmethod

@@ -74,7 +74,7 @@ class Layout:
 
     where: str
     root: str
-    rows: list[Row | BrokenRow]
+    rows: Sequence[Row | BrokenRow]
     note: str
     classes: bool = False
 
@@ -376,7 +376,7 @@ def _sidecar_captions(path: str) -> list[Any]:
         content = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {shown(error)}") from error
-    value = next((content[key] for key in CAPTIONS if content.get(key)), []) if isinstance(content, dict) else []
+    value: Any = next((content[key] for key in CAPTIONS if content.get(key)), []) if isinstance(content, dict) else []
     return value if isinstance(value, list) else [value]
 
 

@@ -123,7 +123,9 @@ def _open(path: str, kind: str, split: str | None, written: dict[str, str], opti
     if family == "tfds":
         return open_tfds(path.removeprefix("tfds:"), split or "train", **options)
     if family == "folder":
-        return FolderSource(path, split=split, **({"classes": True} if kind == "classes" else {}), **options)
+        if kind == "classes":
+            options["classes"] = True
+        return FolderSource(path, split=split, **options)
     sources: dict[str, Callable[..., Source]] = {"tar": TarSource, "tfrecord": TFRecordSource, "parquet": ParquetSource}
     return sources[family](path, **options)
 

@@ -272,8 +272,9 @@ def _cells(
                 "in it must be quoted."
             )
         if problem:
-            cells = BrokenRow(path, number, f"{problem} Received: {line.strip()[:SHOWN]!r}")
-        yield number, cells
+            yield number, BrokenRow(path, number, f"{problem} Received: {line.strip()[:SHOWN]!r}")
+        else:
+            yield number, cells
 
 
 def _stands_alone(cells: list[str], following: str | None) -> bool:

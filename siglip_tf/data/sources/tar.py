@@ -100,7 +100,7 @@ class TarSource(Source):
         self._mapped = None
         if self._index.random_access:
             index_sizes = [tf.io.gfile.stat(file).length for file in self._index.files]
-            self._mapped = MappedFiles(paths, self._index.sizes), MappedFiles(self._index.files, index_sizes)
+            self._mapped = MappedFiles(paths, self._index.sizes.tolist()), MappedFiles(self._index.files, index_sizes)
         else:
             self.runs = self._borders
 

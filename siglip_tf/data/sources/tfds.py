@@ -64,7 +64,7 @@ def open_tfds(
         verbose: shows the indexing's progress.
 
     Returns:
-        A source with one more attribute, `class_names`: names of the labels, or None.
+        A source whose captions, or class names, come from the data set's features.
 
     Raises:
         ValueError: an unknown data set or split, no image, or neither text nor class names.
@@ -77,22 +77,28 @@ def open_tfds(
     reader = TfdsReader(builder, captions, template, group=group)
     if reader.captions is None and reader.class_names is None:
         raise ValueError(f"{name} has neither captions nor class names: name the captions. {reader.known}")
-    signature = (split, captions, template, *([group] if group else []))
-    options = {"name": f"tfds:{builder.info.full_name} ({split})", "signature": repr(signature)}
+    signature = repr((split, captions, template, *([group] if group else [])))
+    title = f"tfds:{builder.info.full_name} ({split})"
     if splits and builder.info.file_format.value == "tfrecord":
         paths = [str(path) for path in splits[split].filepaths]
         # The data set's metadata say how many records each file holds.
         lengths = np.array(splits[split].shard_lengths, np.int64)
         counts = lengths if len(lengths) == len(paths) else None
         source: Source = RecordFileSource(
-            paths, reader.parser(), index_dir=index_dir, counts=counts, verbose=verbose, **options
+            paths,
+            reader.parser(),
+            name=title,
+            signature=signature,
+            index_dir=index_dir,
+            counts=counts,
+            verbose=verbose,
         )
     else:
         import tensorflow_datasets as tfds
 
         # Its own deserialisation is Python's, and decodes the images.
         data = builder.as_data_source(split=split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
-        source = _DataSource(data, reader.parser(), **options)
+        source = _DataSource(data, reader.parser(), title, signature)
     source.class_names, source.has_groups = reader.class_names, group is not None
     source.notes = (f"captions from {reader.captions or f'the names of {reader.label!r}'}",)
     return source

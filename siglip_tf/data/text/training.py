@@ -93,7 +93,7 @@ def train_tokenizer(
             character_coverage=character_coverage,
             byte_fallback=byte_fallback,
             minloglevel=2,
-            **ID_LAYOUTS[layout],
+            **ID_LAYOUTS[layout],  # type: ignore[arg-type]  # the stub knows only its named arguments
         )
     except RuntimeError as error:
         if not counted.count:
