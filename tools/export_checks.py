@@ -12,6 +12,7 @@ import tensorflow as tf
 
 import siglip_tf
 from siglip_tf.export import Export, litert, onnx
+from siglip_tf.export.towers import TowersExport
 from siglip_tf.export.warmup import example_requests
 
 _TEXT = "A photo of a drawing"
@@ -60,7 +61,7 @@ def check_saved_model(model: siglip_tf.SigLIP, export: Export, precision: str) -
     return f"Its embeddings differ from the model's by at most {worst:.1e}."
 
 
-def check_litert(model: siglip_tf.SigLIP, export: litert.LiteRTExport) -> str:
+def check_litert(model: siglip_tf.SigLIP, export: TowersExport) -> str:
     """Compares the answers of a LiteRT file with the model's; raises a ValueError as `check_saved_model` does."""
     try:
         ask = litert_towers(export.path)
@@ -69,7 +70,7 @@ def check_litert(model: siglip_tf.SigLIP, export: litert.LiteRTExport) -> str:
     return _compared(model, ask, export.precision)
 
 
-def check_onnx(model: siglip_tf.SigLIP, export: onnx.ONNXExport) -> str:
+def check_onnx(model: siglip_tf.SigLIP, export: TowersExport) -> str:
     """Compares the answers of ONNX files with the model's; raises a ValueError as `check_saved_model` does."""
     try:
         ask = onnx_towers(export.path)

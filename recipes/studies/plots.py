@@ -128,13 +128,18 @@ def draw_intervals(rows: Sequence[tuple[str, tuple[float, float, float]]], label
     axes.set_yticks(range(len(rows)), [textwrap.fill(name, 62) for name, _ in rows])
     axes.invert_yaxis()
     axes.set_xlabel(label, fontsize=8.5, color=_SOFT)
-    axes.tick_params(labelsize=7.5, colors=_SOFT, length=0)
-    axes.grid(axis="x", color=_RULE, linewidth=0.8)
+    _plain(axes, grid="x", label_size=7.5)
+    _save(figure, path)
+
+
+def _plain(axes, grid: str, label_size: float) -> None:
+    """Soft grid lines along one axis, and no frame but the bottom."""
+    axes.tick_params(labelsize=label_size, colors=_SOFT, length=0)
+    axes.grid(axis=grid, color=_RULE, linewidth=0.8)
     axes.set_axisbelow(True)
     for name, spine in axes.spines.items():
         spine.set_visible(name == "bottom")
         spine.set_color(_RULE)
-    _save(figure, path)
 
 
 def _draw_panel(axes, panel: Panel) -> None:
@@ -143,12 +148,7 @@ def _draw_panel(axes, panel: Panel) -> None:
     axes.set_title(panel.title, fontsize=9.5, color=_INK, loc="left", fontweight="bold")
     axes.set_xlabel(panel.x_label, fontsize=8.5, color=_SOFT)
     axes.set_ylabel(panel.y_label, fontsize=8.5, color=_SOFT)
-    axes.tick_params(labelsize=8, colors=_SOFT, length=0)
-    axes.grid(axis="y", color=_RULE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for name, spine in axes.spines.items():
-        spine.set_visible(name == "bottom")
-        spine.set_color(_RULE)
+    _plain(axes, grid="y", label_size=8)
     if panel.log_x:
         axes.set_xscale("log", base=2)
         marks = sorted({x for line in panel.lines for x in line.x})

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import html
 import platform
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from siglip_tf import pages
 from siglip_tf.storage import write_file
 
 from .plots import draw_intervals
@@ -185,51 +183,26 @@ def _markdown_table(table):
 
 def to_html(found: Sequence[Section], opening: Sequence[str], how: Sequence[str], pictures: Path) -> str:
     """The report as one page without links; pictures are read from a folder and put into it."""
-    body = [f"<h1>{html.escape(TITLE)}</h1>", *(f"<p>{_inline(text)}</p>" for text in opening)]
-    body.append(_html_table(headlines(found)))
-    if (pictures / HEADLINE).exists():
-        body.append(_html_picture(pictures / HEADLINE, HEADLINE_CAPTION))
-    body.append("<h2>How to read it</h2>" + "".join(f"<p>{_inline(text)}</p>" for text in how))
-    for section in found:
-        body.append(f"<section><h2>{html.escape(section.title)}</h2>")
-        body += [f"<p>{_inline(text)}</p>" for text in section.paragraphs]
-        body += [_html_picture(pictures / name, caption) for name, caption in section.pictures]
-        body.append(_html_table(claims(section)))
-        for table in section.tables:
-            body.append(f'<p class="caption">{_inline(table.caption)}</p>{_html_table(table)}')
-        if section.advice:
-            body.append(f"<p><b>Advice:</b> {_inline(section.advice)}</p>")
-        body += [f'<p class="note">{_inline(note)}</p>' for note in section.notes]
-        body.append(f'<p class="note"><code>{html.escape(section.command)}</code></p></section>')
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(TITLE)}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{_STYLE}</style></head><body><main>{''.join(body)}</main></body></html>\n"
+    headline = pictures / HEADLINE
+    shown = [
+        {
+            "section": section,
+            "tables": [claims(section), *section.tables],
+            "pictures": [((pictures / name).read_bytes(), caption) for name, caption in section.pictures],
+        }
+        for section in found
+    ]
+    return pages.render(
+        "studies.html",
+        __package__,
+        title=TITLE,
+        opening=opening,
+        headlines=headlines(found),
+        headline_picture=headline.read_bytes() if headline.exists() else None,
+        headline_caption=HEADLINE_CAPTION,
+        method=how,
+        sections=shown,
     )
-
-
-def _html_picture(path, caption):
-    data = base64.b64encode(path.read_bytes()).decode()
-    return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="{html.escape(caption)}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-    )
-
-
-def _html_table(table):
-    def row(cells, tag):
-        return "<tr>" + "".join(f"<{tag}>{_inline(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    rows = "".join(row(cells, "td") for cells in table.rows)
-    return f'<div class="scroll"><table>{row(table.header, "th")}{rows}</table></div>'
-
-
-def _inline(text):
-    """Emphasis, code and bold of Markdown."""
-    text = html.escape(text)
-    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
-    text = re.sub(r"\*\*([^*]+)\*\*", r"<b>\1</b>", text)
-    return re.sub(r"\*([^*]+)\*", r"<i>\1</i>", text)
 
 
 def write(studies: Sequence[Study], seeds: int, root: Path, name: str) -> Path:
@@ -259,20 +232,3 @@ def write_document(studies: Sequence[Study], seeds: int, root: Path, document: P
 
 def _command(name, seeds):
     return f"python -m recipes.studies.{name} --scale small" + ("" if seeds == SEEDS else f" --seeds {seeds}")
-
-
-_STYLE = """
-:root{--ground:#f5f6f8;--card:#fff;--ink:#1c2530;--soft:#5d6875;--rule:#e3e7ec}
-body{margin:0;background:var(--ground);color:var(--ink);font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,
-"Helvetica Neue",Arial,sans-serif}
-main{max-width:960px;margin:0 auto;padding:36px 24px 60px}
-h1{font-size:29px;line-height:1.2;margin:0 0 12px}h2{font-size:20px;margin:0 0 10px}
-section{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:20px 24px;margin-top:24px}
-p{max-width:80ch}figure{margin:16px 0}img{max-width:100%;height:auto;display:block}
-figcaption,.note,small{color:var(--soft);font-size:13px}.caption{margin:18px 0 6px;font-size:13.5px;color:var(--soft)}
-table{border-collapse:collapse;font-size:13.5px;font-variant-numeric:tabular-nums}
-td,th{padding:5px 14px 5px 0;border-bottom:1px solid var(--rule);text-align:right;white-space:nowrap}
-th{font-weight:500;color:var(--soft);white-space:normal;vertical-align:bottom}
-td:first-child,th:first-child{text-align:left;white-space:normal}.scroll{overflow-x:auto}
-code{font-size:13px;background:var(--ground);padding:1px 4px;border-radius:4px}
-"""

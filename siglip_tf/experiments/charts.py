@@ -1,9 +1,10 @@
-"""Line charts as inline SVG, coloured by the page's own CSS variables."""
+"""Line charts as inline SVG, colored by the page's own CSS variables."""
 
-import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from siglip_tf import pages
 
 _WIDTH, _HEIGHT = 480, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 14, 12, 30
@@ -28,48 +29,41 @@ def line_chart(series: Sequence[Series], x_label: str, log_y: bool = False, refe
         reference: a value that a dashed line marks.
 
     Returns:
-        An `<svg>` element.
+        An `<svg>` element as `markupsafe.Markup`.
     """
+    from markupsafe import Markup
+
     xs = [x for line in series for x in line.x]
     ys = [y for line in series for y in line.y] + ([] if reference is None else [reference])
     if not xs:
-        return '<p class="note">No points were logged.</p>'
+        return Markup('<p class="note">No points were logged.</p>')
     x_ticks = _linear_ticks(min(xs), max(xs))
     y_ticks = _log_ticks(min(ys), max(ys)) if log_y else _linear_ticks(min(ys), max(ys))
     x_low, x_high = min(xs), max(*xs, min(xs) + 1e-9)
     low, high = min([*ys, y_ticks[0]]), max([*ys, y_ticks[-1]])
 
     def across(x: float) -> float:
-        return _LEFT + (x - x_low) / (x_high - x_low) * (_WIDTH - _LEFT - _RIGHT)
+        return round(_LEFT + (x - x_low) / (x_high - x_low) * (_WIDTH - _LEFT - _RIGHT), 1)
 
     def down(y: float) -> float:
         share = math.log(y / low) / math.log(high / low) if log_y else (y - low) / (high - low)
-        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
+        return round(_HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM), 1)
 
-    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">']
-    for tick in y_ticks:
-        parts.append(
-            f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{down(tick):.1f}" y2="{down(tick):.1f}"/>'
-        )
-        parts.append(
-            f'<text class="tick" x="{_LEFT - 8}" y="{down(tick) + 4:.1f}" text-anchor="end">{_number(tick)}</text>'
-        )
-    for tick in x_ticks:
-        if x_low <= tick <= x_high:
-            below = _HEIGHT - _BOTTOM + 17
-            parts.append(
-                f'<text class="tick" x="{across(tick):.1f}" y="{below}" text-anchor="middle">{_number(tick)}</text>'
-            )
-    parts.append(
-        f'<text class="tick" x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 1}" text-anchor="end">{html.escape(x_label)}</text>'
+    svg = pages.render(
+        "chart.svg",
+        "siglip_tf.experiments",
+        width=_WIDTH,
+        height=_HEIGHT,
+        left=_LEFT,
+        right=_WIDTH - _RIGHT,
+        bottom=_HEIGHT - _BOTTOM,
+        x_label=x_label,
+        x_ticks=[(across(tick), _number(tick)) for tick in x_ticks if x_low <= tick <= x_high],
+        y_ticks=[(down(tick), _number(tick)) for tick in y_ticks],
+        reference=None if reference is None else down(reference),
+        lines=[[(across(x), down(y)) for x, y in zip(line.x, line.y, strict=True)] for line in series],
     )
-    if reference is not None:
-        y = f"{down(reference):.1f}"
-        parts.append(f'<line class="reference" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>')
-    for number, line in enumerate(series):
-        points = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in zip(line.x, line.y, strict=True))
-        parts.append(f'<polyline class="line line-{number}" points="{points}"/>')
-    return "".join([*parts, "</svg>"])
+    return Markup(svg)
 
 
 def _linear_ticks(low: float, high: float, wanted: int = 5) -> list[float]:

@@ -99,8 +99,6 @@ class Page:
 
     def _charts(self) -> list[dict[str, Any]]:
         """Title, legend and SVG of each chart that there are numbers for."""
-        from markupsafe import Markup
-
         charts = [
             ("Loss", ["loss"], False, None),
             *((name, [name], False, None) for name in self._evaluated()),
@@ -115,7 +113,7 @@ class Page:
             series = [line for line in (self._series(name, log_y) for name in names) if line.x]
             if series:
                 legend = [line.name for line in series] if len(series) > 1 else []
-                svg = Markup(line_chart(series, "step", log_y, reference))  # made of numbers and escaped names
+                svg = line_chart(series, "step", log_y, reference)
                 drawn.append({"title": title, "legend": legend, "svg": svg})
         return drawn
 

@@ -9,7 +9,6 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -18,20 +17,11 @@ import tensorflow as tf
 from siglip_tf.data.preprocessing import Preprocessing
 from siglip_tf.export.client import SETTINGS_FILE, TOKENIZER_FILE, client_settings
 from siglip_tf.export.client_readme import litert_readme
-from siglip_tf.export.towers import checked_preprocessing, tower_functions
+from siglip_tf.export.towers import TowersExport, checked_preprocessing, tower_functions
 from siglip_tf.storage import write_file
 
 PRECISIONS = ("float32", "float16", "int8_weights", "int8")
 FILE = "model.tflite"
-
-
-@dataclass(frozen=True)
-class LiteRTExport:
-    """What was written: the folder, the precision, and the bytes of the model file."""
-
-    path: str
-    precision: str
-    model_bytes: int
 
 
 def export_litert(
@@ -42,7 +32,7 @@ def export_litert(
     precision: str = "float32",
     calibration_images: np.ndarray | None = None,
     calibration_texts: Sequence[str] = (),
-) -> LiteRTExport:
+) -> TowersExport:
     """Writes `directory/model.tflite`, `tokenizer.model`, `preprocessing.json`, and `README.md`.
 
     Signatures: `encode_image`, `images` float32 (batch, height, width, 3) in [-1, 1] -> `embedding` (batch, dim), and
@@ -94,7 +84,7 @@ def export_litert(
     write_file(f"{directory}/{SETTINGS_FILE}", json.dumps(client_settings(model, preprocessing), indent=1))
     write_file(f"{directory}/README.md", litert_readme(model, preprocessing, precision, len(content)))
     write_file(f"{directory}/{FILE}", content)  # last: a folder with this file is complete
-    return LiteRTExport(directory, precision, len(content))
+    return TowersExport(directory, precision, len(content))
 
 
 def _calibration(images: np.ndarray, ids: np.ndarray) -> Callable:

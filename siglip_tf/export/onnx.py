@@ -8,7 +8,6 @@ import importlib.util
 import json
 import logging
 import os
-from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 from siglip_tf.data.preprocessing import Preprocessing
 from siglip_tf.export.client import SETTINGS_FILE, TOKENIZER_FILE, client_settings
 from siglip_tf.export.client_readme import onnx_readme
-from siglip_tf.export.towers import TOWERS, checked_preprocessing, pure_tower
+from siglip_tf.export.towers import TOWERS, TowersExport, checked_preprocessing, pure_tower
 from siglip_tf.export.weights import cast_to_float16, contracted_axes, is_matrix, quantize
 from siglip_tf.storage import write_file
 
@@ -30,22 +29,13 @@ _PAGE = ("index.html", "siglip.mjs")
 _MOST_BYTES = 2**31 - 2**24  # a protobuf message holds 2 GiB, the graph included
 
 
-@dataclass(frozen=True)
-class ONNXExport:
-    """What was written: the folder, the precision, and the bytes of both model files."""
-
-    path: str
-    precision: str
-    model_bytes: int
-
-
 def export_onnx(
     model: keras.Model,
     directory: str | os.PathLike,
     *,
     preprocessing: Preprocessing | None = None,
     precision: str = "float32",
-) -> ONNXExport:
+) -> TowersExport:
     """Writes `encode_image.onnx`, `encode_text.onnx`, and what a client needs beside them.
 
     That is `tokenizer.model`, `preprocessing.json`, `README.md`, and a page for browsers: `index.html`, `siglip.mjs`.
@@ -82,7 +72,7 @@ def export_onnx(
         write_file(f"{directory}/{name}", resources.files("siglip_tf.export").joinpath("browser", name).read_bytes())
     for name, content in contents.items():  # last: a folder with these files is complete
         write_file(f"{directory}/{name}.onnx", content)
-    return ONNXExport(directory, precision, model_bytes)
+    return TowersExport(directory, precision, model_bytes)
 
 
 def require_tf2onnx() -> None:

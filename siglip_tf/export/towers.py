@@ -18,6 +18,15 @@ TOWERS = {"encode_image": "image", "encode_text": "text"}
 
 
 @dataclass(frozen=True)
+class TowersExport:
+    """What was written: the folder, the precision, and the bytes of the model's files."""
+
+    path: str
+    precision: str
+    model_bytes: int
+
+
+@dataclass(frozen=True)
 class Towers:
     """`module` holds the weights; `functions` are `encode_image` and `encode_text`, of any batch size.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import math
+import re
 from typing import Any
 
 _KINDS = ((b"\x89PNG", "png"), (b"GIF8", "gif"), (b"BM", "bmp"), (b"RIFF", "webp"))
@@ -37,7 +38,7 @@ def _environment(package: str | None) -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"data_url": data_url, "share": share_text, "sigmoid": sigmoid}
+    environment.filters |= {"data_url": data_url, "marked": marked, "share": share_text, "sigmoid": sigmoid}
     return environment
 
 
@@ -45,6 +46,16 @@ def data_url(picture: bytes) -> str:
     """A `data:` URL of an encoded picture (PNG, GIF, BMP, WebP, or else JPEG), so that a page holds it."""
     kind = next((name for magic, name in _KINDS if picture.startswith(magic)), "jpeg")
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"
+
+
+def marked(text: str) -> str:
+    """The `markupsafe.Markup` of a text whose code, bold, and emphasis are written as in Markdown."""
+    from markupsafe import Markup, escape
+
+    html = str(escape(text))
+    for mark, tag in ((r"`([^`]+)`", "code"), (r"\*\*([^*]+)\*\*", "b"), (r"\*([^*]+)\*", "i")):
+        html = re.sub(mark, rf"<{tag}>\1</{tag}>", html)
+    return Markup(html)
 
 
 def sigmoid(logit: float) -> float:
