@@ -174,8 +174,3 @@ class EvaluationData:
                 for key, value in batch.items()
             }
         return batch
-
-
-def evaluation_dataset(source: Source, preprocessing: Preprocessing, batch: int, **options: Any) -> tf.data.Dataset:
-    """`EvaluationData(...).dataset()`; options as `EvaluationData`'s."""
-    return EvaluationData(source, preprocessing, batch, **options).dataset()

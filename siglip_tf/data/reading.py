@@ -203,21 +203,19 @@ class Reading:
         return pair
 
 
-def in_order(source: Source, start: int, stop: int, parallel_calls: int = tf.data.AUTOTUNE) -> tf.data.Dataset:
+def in_order(source: Source, start: int, stop: int) -> tf.data.Dataset:
     """Records of a source in its own order, by runs if it has them.
 
     Returns:
         Dataset of `(index, raw example)`. A record that cannot be read raises an error; `ignore_errors` skips it.
     """
     if source.runs is None:
-        return _one_by_one(source, tf.data.Dataset.range(start, stop), parallel_calls)
+        return _one_by_one(source, tf.data.Dataset.range(start, stop))
     borders = np.unique(np.clip(source.runs, start, stop))
     return _by_pieces(source, np.stack([borders[:-1], np.diff(borders)], axis=1))
 
 
-def some_in_order(
-    source: Source, count: int, seed: int, parallel_calls: int = tf.data.AUTOTUNE
-) -> tuple[tf.data.Dataset, np.ndarray]:
+def some_in_order(source: Source, count: int, seed: int) -> tuple[tf.data.Dataset, np.ndarray]:
     """A random sample of `count` records of a source, in its own order; whole runs if it has them.
 
     Returns:
@@ -225,7 +223,7 @@ def some_in_order(
     """
     if source.runs is None:
         chosen = np.sort(RecordOrder(source.size, seed).records(0, np.arange(min(count, source.size))))
-        return _one_by_one(source, tf.data.Dataset.from_tensor_slices(chosen), parallel_calls), chosen
+        return _one_by_one(source, tf.data.Dataset.from_tensor_slices(chosen)), chosen
     lengths = np.diff(source.runs)
     drawn = RecordOrder(len(lengths), seed).records(0, np.arange(len(lengths)))
     runs = np.sort(drawn[: int(np.searchsorted(np.cumsum(lengths[drawn]), count)) + 1])
@@ -233,8 +231,8 @@ def some_in_order(
     return _by_pieces(source, pieces), np.concatenate([np.arange(first, first + n) for first, n in pieces])
 
 
-def _one_by_one(source: Source, indices: tf.data.Dataset, parallel_calls: int) -> tf.data.Dataset:
-    return indices.map(_as_written(lambda index: (index, source.read(index))), parallel_calls, deterministic=True)
+def _one_by_one(source: Source, indices: tf.data.Dataset) -> tf.data.Dataset:
+    return indices.map(_as_written(lambda index: (index, source.read(index))), tf.data.AUTOTUNE, deterministic=True)
 
 
 def _by_pieces(source: Source, pieces: np.ndarray) -> tf.data.Dataset:

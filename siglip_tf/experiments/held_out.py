@@ -160,20 +160,20 @@ def own_data(spec: str, split: str | None = None) -> HeldOut:
     )
 
 
-def held_out_task(held_out: HeldOut, most: int = MAX_ON_THE_WAY) -> Task:
+def held_out_task(held_out: HeldOut) -> Task:
     """The held-out part as a task of `siglip_tf.evaluation`: zero-shot where there are labels, else retrieval.
 
-    It is called "held_out". Records that cannot be used are left out.
+    It is called "held_out" and has at most `MAX_ON_THE_WAY` pictures, evenly spread. Records that cannot be used are
+    left out.
 
     Args:
         held_out: the part.
-        most: pictures at most, evenly spread.
 
     Raises:
         TooManyBadRecordsError: no record can be used; it says why.
     """
     source = held_out.held_out
-    chosen = np.unique(np.linspace(0, source.size - 1, min(most, source.size)).astype(np.int64))
+    chosen = np.unique(np.linspace(0, source.size - 1, min(MAX_ON_THE_WAY, source.size)).astype(np.int64))
     records = tf.data.Dataset.from_tensor_slices(chosen).map(
         _as_written(source.read), num_parallel_calls=tf.data.AUTOTUNE
     )
@@ -332,16 +332,15 @@ def captions_of(source: Source, limit: int = _MAX_CAPTIONS_READ) -> Iterator[str
                 yield text
 
 
-def prompts_from_captions(captions: Iterable[str], labels: Sequence[str], count: int = _PROMPTS) -> list[str]:
+def prompts_from_captions(captions: Iterable[str], labels: Sequence[str]) -> list[str]:
     """The sentences in which captions name labels, most widely used first: the wording that the model has learned.
 
     Args:
         captions: of training pictures.
         labels: class names.
-        count: how many at most.
 
     Returns:
-        Prompts with one `{}`; general ones where captions do not name labels in common sentences.
+        At most `_PROMPTS` prompts with one `{}`; general ones where captions do not name labels in common sentences.
     """
     name = re.compile(r"\b(" + "|".join(sorted(map(re.escape, labels), key=len, reverse=True)) + r")\b", re.IGNORECASE)
     uses: Counter[str] = Counter()
@@ -354,7 +353,7 @@ def prompts_from_captions(captions: Iterable[str], labels: Sequence[str], count:
             named[sentence].add(match[0].lower())
     common = [sentence for sentence in uses if len(named[sentence]) > len(labels) / 2]
     common.sort(key=lambda sentence: (-len(named[sentence]), -uses[sentence], sentence))
-    return common[:count] or list(_FALLBACK_PROMPTS)
+    return common[:_PROMPTS] or list(_FALLBACK_PROMPTS)
 
 
 def _numbered_labels(source: Source) -> list[str]:

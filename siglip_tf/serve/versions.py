@@ -13,12 +13,11 @@ from siglip_tf.serve.errors import RequestError, shown
 from siglip_tf.serve.loaded import LoadedModel
 
 _LOG = logging.getLogger(__name__)
-STATES = ("LOADING", "AVAILABLE", "UNLOADING", "END")
 
 
 @dataclasses.dataclass(eq=False)
 class Version:
-    """One version and what became of it. `state` is one of `STATES`, as TensorFlow Serving names them."""
+    """One version. `state` is LOADING, AVAILABLE, UNLOADING, or END, as TensorFlow Serving names them."""
 
     number: int
     path: str

@@ -103,13 +103,6 @@ class CheckpointStore:
             self._remove(self.path(step))
         return removed
 
-    def discard_after(self, step: int) -> list[int]:
-        """Removes the checkpoints later than a step, which belong to another past."""
-        later = [other for other in self.steps() if other > step]
-        for other in later:
-            self._remove(self.path(other))
-        return later
-
     def sweep(self) -> None:
         """Removes what a killed process left half written or half deleted. Only the one writer may call this."""
         if not tf.io.gfile.isdir(self.directory):

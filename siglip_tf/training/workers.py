@@ -47,8 +47,8 @@ def left_files(strategy: tf.distribute.Strategy, directory: str) -> dict[int, st
     return {i: tf.io.gfile.join(directory, f"left_{i}") for i in range(1, this_worker(strategy).count)}
 
 
-def leave_together(strategy: tf.distribute.Strategy, directory: str, seconds: float = 60.0) -> None:
-    """Lets the chief wait until the other workers do not need it any more.
+def leave_together(strategy: tf.distribute.Strategy, directory: str) -> None:
+    """Lets the chief wait until the other workers have finished, or for a minute: one of them may have been killed.
 
     A worker that has the result of a collective may still owe its parts to another worker, which fails if this process
     ends first. A collective cannot tell when that is over, so the others say by a file that they have finished.
@@ -56,7 +56,6 @@ def leave_together(strategy: tf.distribute.Strategy, directory: str, seconds: fl
     Args:
         strategy: the run's strategy; nothing happens with one worker.
         directory: a folder that all workers share.
-        seconds: after which the chief stops waiting (a worker may have been killed).
     """
     worker = this_worker(strategy)
     if worker.count == 1:
@@ -65,7 +64,7 @@ def leave_together(strategy: tf.distribute.Strategy, directory: str, seconds: fl
     if not worker.is_chief:
         write_file(files[worker.index], "")
         return
-    end, pause = time.monotonic() + seconds, 1.0 if is_object_store(directory) else 0.05
+    end, pause = time.monotonic() + 60.0, 1.0 if is_object_store(directory) else 0.05
     while not all(tf.io.gfile.exists(file) for file in files.values()) and time.monotonic() < end:
         time.sleep(pause)
     for file in files.values():

@@ -1,7 +1,6 @@
 """Files of a folder: which are images, and which are hidden. Every reader of folders shares these rules."""
 
 import os
-import posixpath
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -58,9 +57,3 @@ def _walk_local(folder: str, entered: set[str]) -> Iterator[tuple[str, list[str]
     yield folder, [entry.name for entry in entries if not entry.is_dir()]
     for path in folders:
         yield from _walk_local(path, entered)
-
-
-def walk_images(folder: str) -> Iterator[str]:
-    """Paths of the images below a folder, hidden ones left out, folder by folder in order of their names."""
-    for where, files in walk(folder):
-        yield from (posixpath.join(where, file) for file in files if is_image(file))
