@@ -15,8 +15,8 @@ import urllib.parse
 from pathlib import Path
 
 from .command import command_parser, exit_status
-from .search_index import Index, Towers
-from .search_server import SearchServer
+from .search.index import Index, Towers
+from .search.server import SearchServer
 
 _SIZE = "1200,860"
 

@@ -14,7 +14,7 @@ def test_graph_finds_what_the_product_finds(tmp_path, capsys):
     assert again["graph made of"] == 0 and again["recall"] == 1.0
 
 
-def test_drawn_vectors_have_near_neighbours():
+def test_drawn_vectors_have_near_neighbors():
     vectors = search.drawn(500, 64, seed=1)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
     cosines = np.sort(vectors @ vectors.T, axis=1)[:, :-1]

@@ -8,7 +8,7 @@ import pytest
 from siglip_tf.data import NaFlexPreprocessing, Preprocessing
 from tests.example_model import example_model, pictures
 from tools import evaluate, precompute_embeddings
-from tools.search_index import Index, Towers
+from tools.search.index import Index, Towers
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from PIL import Image
 from siglip_tf.pages import share_text
 from tests.example_model import example_model, pictures
 from tools import search
-from tools.search_index import INDEX_FOLDER, Index, Towers
-from tools.search_neighbours import Neighbours
-from tools.search_server import MAX_UPLOAD, SearchServer
+from tools.search.index import INDEX_FOLDER, Index, Towers
+from tools.search.neighbors import Neighbors
+from tools.search.server import MAX_UPLOAD, SearchServer
 
 PICTURES = pictures(9)
 
@@ -45,7 +45,7 @@ def vectors(model):
 
 
 def test_index_follows_the_folder(model, towers, tmp_path, monkeypatch):
-    monkeypatch.setattr("tools.search_index._CHUNK", 4)
+    monkeypatch.setattr("tools.search.index._CHUNK", 4)
     fill(tmp_path)
     report = Index(tmp_path).update(towers, "tiny")
     assert (report.embedded, report.kept, report.forgotten) == (10, 0, 0)
@@ -73,7 +73,7 @@ def test_index_follows_the_folder(model, towers, tmp_path, monkeypatch):
 
 
 def test_a_killed_run_goes_on(towers, tmp_path, monkeypatch):
-    monkeypatch.setattr("tools.search_index._CHUNK", 3)
+    monkeypatch.setattr("tools.search.index._CHUNK", 3)
     fill(tmp_path)
 
     def stop(done, total):
@@ -109,7 +109,7 @@ def test_search_is_an_exact_ranking(rng):
 
 def test_graph_finds_what_the_exact_search_finds(towers, rng, tmp_path, monkeypatch):
     """Clustered vectors, as embeddings are; then files come and go and the graph follows."""
-    monkeypatch.setattr("tools.search_index.WORTH_A_GRAPH", 5)
+    monkeypatch.setattr("tools.search.index.WORTH_A_GRAPH", 5)
     fill(tmp_path)
     index = Index(tmp_path)
     index.update(towers, "tiny")
@@ -129,11 +129,11 @@ def test_graph_finds_what_the_exact_search_finds(towers, rng, tmp_path, monkeypa
     centres = rng.normal(size=(50, 64))
     vectors = centres[rng.integers(0, 50, 4_000)] + 0.5 * rng.normal(size=(4_000, 64))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    graph = Neighbours(tmp_path / "graph", 64)
+    graph = Neighbors(tmp_path / "graph", 64)
     assert graph.follow(range(4_000), vectors) == 4_000
     hits = [len({*graph.search(v, 20)} & {*np.argsort(-(vectors @ v))[:10].tolist()}) for v in vectors[:200]]
     assert np.mean(hits) > 9.8
-    assert Neighbours(tmp_path / "graph", 64).follow(range(10, 4_005), np.resize(vectors, (3_995, 64))) == 5
+    assert Neighbors(tmp_path / "graph", 64).follow(range(10, 4_005), np.resize(vectors, (3_995, 64))) == 5
 
 
 def test_commands(model, checkpoint, tmp_path, capsys):

@@ -6,8 +6,8 @@ import pytest
 
 from tests.browser import chromium
 from tests.example_model import example_model, pictures
-from tools.search_index import Index, Towers
-from tools.search_server import SearchServer
+from tools.search.index import Index, Towers
+from tools.search.server import SearchServer
 
 pytestmark = pytest.mark.slow
 

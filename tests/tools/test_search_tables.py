@@ -11,10 +11,10 @@ import pytest
 from tests.example_model import example_model
 from tests.tools.test_search import PICTURES, fill, vectors
 from tools import search
-from tools.search_compression import Compression
-from tools.search_exchange import import_table
-from tools.search_index import Index, Towers
-from tools.search_tables import Table, read_table, write_table
+from tools.search.compression import Compression
+from tools.search.exchange import import_table
+from tools.search.index import Index, Towers
+from tools.search.tables import Table, read_table, write_table
 
 
 def unit(rng, rows, dim=24):

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..search_compression import Compression
-from ..search_neighbours import Neighbours
-from ..search_tables import read_table
+from ..search.compression import Compression
+from ..search.neighbors import Neighbors
+from ..search.tables import read_table
 
 _LATENT = 48
 _DRAWN_AT_ONCE = 50_000
@@ -30,7 +30,7 @@ _COMPRESSED = 10_000  # vectors that `--compression` draws at most
 
 
 def drawn(count: int, dim: int, seed: int) -> np.ndarray:
-    """Unit vectors (count, dim), float32, that have near and far neighbours."""
+    """Unit vectors (count, dim), float32, that have near and far neighbors."""
     directions = np.random.default_rng(0).standard_normal((_LATENT, dim), np.float32)
     rng = np.random.default_rng(seed)
     vectors = np.empty((count, dim), np.float32)
@@ -48,7 +48,7 @@ def drawn(count: int, dim: int, seed: int) -> np.ndarray:
 def measure(pictures: int, dim: int, queries: int, count: int, path: Path) -> dict[str, float]:
     """Seconds and recall; prints how far the graph is while it is made."""
     vectors, asked = drawn(pictures, dim, seed=1), drawn(queries, dim, seed=2)
-    graph = Neighbours(path, dim)
+    graph = Neighbors(path, dim)
     start = time.perf_counter()
 
     def progress(done, total):

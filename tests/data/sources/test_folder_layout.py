@@ -10,7 +10,7 @@ from siglip_tf.data.sources import FolderSource, open_source
 from siglip_tf.data.sources.listing import is_image, walk
 from tests.data.memory_source import encode
 from tests.data.sources.reading import in_graph
-from tools.search_index import File, scan
+from tools.search.index import File, scan
 
 ROWS = [{"file_name": "a.png", "text": "a cat"}, {"file_name": "b.png", "text": "two dogs"}]
 CSV = "file_name,text\na.png,a cat\nb.png,two dogs\n"

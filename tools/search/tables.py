@@ -20,7 +20,7 @@ import numpy as np
 
 from siglip_tf.storage import new_file
 
-from .search_compression import Compression, projection_of
+from .compression import Compression, projection_of
 
 SUFFIXES = (".parquet", ".npz", ".duckdb")
 _KEY = "siglip_tf"

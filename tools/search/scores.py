@@ -6,7 +6,7 @@ import numpy as np
 
 from siglip_tf import pages
 
-from .search_index import Towers
+from .index import Towers
 
 _SAMPLE = 2_000  # pictures that stand for the folder
 

@@ -1,4 +1,4 @@
-"""Approximate nearest neighbours for large indexes, by usearch's HNSW graph (`pip install usearch`), optional.
+"""Approximate nearest neighbors for large indexes, by usearch's HNSW graph (`pip install usearch`), optional.
 
 An exact search reads every vector: 3 GB a query at a million of 768 numbers. The graph reads a few thousand of them,
 and what it finds is ranked again by the exact scores.
@@ -35,7 +35,7 @@ def key_of(path: str, size: int, modified: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-class Neighbours:
+class Neighbors:
     """A graph of vectors by key, kept in one file.
 
     Args:

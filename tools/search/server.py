@@ -11,9 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 
-from .search_index import Index, Towers
-from .search_page import ICON, search_page
-from .search_scores import Scores, label_shares
+from .index import Index, Towers
+from .page import ICON, search_page
+from .scores import Scores, label_shares
 
 MAX_UPLOAD = 16 * 2**20  # bytes of a picture
 _MAX_QUERY = 1_000  # characters

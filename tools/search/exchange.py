@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .search_compression import Compression
-from .search_index import File, Index, Towers, scan
-from .search_tables import Table, read_table, write_table
+from .compression import Compression
+from .index import File, Index, Towers, scan
+from .tables import Table, read_table, write_table
 
 _SAMPLE = 4  # pictures that are embedded again, to see whether a table's vectors are this model's
 _LEAST_COSINE = 0.98  # between float32 and float16 or int8 of the same picture it is above 0.999

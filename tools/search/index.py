@@ -21,7 +21,7 @@ import tensorflow as tf
 from siglip_tf.data.sources.listing import is_image, walk
 from siglip_tf.storage import new_file, write_file
 
-from .search_neighbours import WORTH_A_GRAPH, Neighbours, available, key_of
+from .neighbors import WORTH_A_GRAPH, Neighbors, available, key_of
 
 INDEX_FOLDER = ".siglip_search"
 _GRAPH = "neighbours.usearch"
@@ -38,7 +38,7 @@ class File:
 
     @property
     def key(self) -> int:
-        """Its number in the graph of neighbours."""
+        """Its number in the graph of neighbors."""
         return key_of(self.path, self.size, self.modified)
 
 
@@ -176,7 +176,7 @@ class Index:
         self.files: list[File] = []
         self.vectors = np.empty((0, 0), np.float32)
         self.broken: dict[str, str] = {}
-        self._neighbours: Neighbours | None = None
+        self._neighbors: Neighbors | None = None
         self._positions: dict[int, int] = {}
 
     def manifest(self) -> dict:
@@ -265,11 +265,11 @@ class Index:
         """The `count` nearest pictures as (position in `files`, cosine), best first."""
         if not self.files:
             return []
-        if self._neighbours is None:
+        if self._neighbors is None:
             candidates = np.arange(len(self.files))
             scores = self.vectors @ vector
         else:
-            keys = self._neighbours.search(vector, 2 * count)
+            keys = self._neighbors.search(vector, 2 * count)
             candidates = np.array(sorted(self._positions[key] for key in keys if key in self._positions))
             scores = self.vectors[candidates] @ vector
         count = min(count, len(scores))
@@ -278,18 +278,18 @@ class Index:
         return [(int(candidates[i]), float(scores[i])) for i in best]
 
     def use_graph(self) -> bool:
-        """Searches by the graph of neighbours from now on, if `update` made one of all files and usearch is there."""
+        """Searches by the graph of neighbors from now on, if `update` made one of all files and usearch is there."""
         if not (self.store / _GRAPH).exists() or not available():
             return False
         graph = self._open_graph()
         if len(graph) != len(self.files):
             return False
-        self._neighbours = graph
+        self._neighbors = graph
         self._positions = {file.key: i for i, file in enumerate(self.files)}
         return True
 
-    def _open_graph(self) -> Neighbours:
-        return Neighbours(self.store / _GRAPH, self.vectors.shape[1])
+    def _open_graph(self) -> Neighbors:
+        return Neighbors(self.store / _GRAPH, self.vectors.shape[1])
 
     def _chunks(self) -> list[Path]:
         return sorted(self.store.glob("chunk-*.npz"))

@@ -22,10 +22,10 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from .command import command_parser, exit_status
-from .search_exchange import check_model, export_index, import_table
-from .search_index import Index, Towers
-from .search_tables import is_table, read_table
+from ..command import command_parser, exit_status
+from .exchange import check_model, export_index, import_table
+from .index import Index, Towers
+from .tables import is_table, read_table
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -138,7 +138,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    from .search_server import SearchServer
+    from .server import SearchServer
 
     index, towers = _open(options)
     towers.texts(["warm up"])
@@ -185,7 +185,3 @@ def _towers(options: argparse.Namespace, batch_size: int = 16) -> Towers:
 
     model = siglip_tf.SigLIP.from_checkpoint(options.model, tokenizer=options.tokenizer, verbose=False)
     return Towers(model, batch_size)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
