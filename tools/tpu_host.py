@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from .command import command_parser
-from .tpu_check import check
+from .tpu.check import check
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,15 +47,15 @@ def measured(arguments: argparse.Namespace) -> str:
     from siglip_tf.distribution import tpu_system
     from siglip_tf.tpu.topology import GIB
 
-    from . import tpu_measure
+    from .tpu import measure
     from .tpu_report import find_recipe
 
     recipe = find_recipe(arguments.recipe)
     strategy = tpu_system.connect(arguments.tpu)
     found = {
-        "seconds a step": tpu_measure.step_seconds(strategy, recipe, arguments.global_batch, arguments.steps),
-        "loss, relative error": tpu_measure.loss_error(strategy),
-        "peak GiB of a chip": tpu_measure.peak_bytes(strategy) / GIB,
+        "seconds a step": measure.step_seconds(strategy, recipe, arguments.global_batch, arguments.steps),
+        "loss, relative error": measure.loss_error(strategy),
+        "peak GiB of a chip": measure.peak_bytes(strategy) / GIB,
     }
     expected = {"loss, relative error": 1e-6}
     if arguments.estimate:

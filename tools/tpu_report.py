@@ -22,15 +22,15 @@ from pathlib import Path
 from siglip_tf import tpu
 
 from .packages import RECIPES
-from .tpu_page import write_page
-from .tpu_table import table
+from .tpu.page import write_page
+from .tpu.table import table
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     arguments = _parser().parse_args(argv)
     if arguments.paper:
-        from .tpu_paper import run_paper
+        from .tpu.paper import run_paper
 
         return run_paper(arguments.only, sys.stdout, progress_line)
     if not arguments.recipe:

@@ -8,13 +8,14 @@ import pytest
 
 from siglip_tf.distribution import tpu_system
 from tests.replicas import two_replicas
-from tools import tpu_check, tpu_host, tpu_measure
+from tools import tpu_host
+from tools.tpu import check, measure
 
 
 @pytest.mark.slow
 def test_two_columns_side_by_side(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(tpu_system, "connect", lambda name: two_replicas())
-    monkeypatch.setattr(tpu_measure, "peak_bytes", lambda strategy: 3 << 30)  # TensorFlow counts no CPU's memory
+    monkeypatch.setattr(measure, "peak_bytes", lambda strategy: 3 << 30)  # TensorFlow counts no CPU's memory
     estimate = tmp_path / "estimate.json"
     estimate.write_text(json.dumps({"sigmoid": [{"seconds": 0.25, "used_gib": 2.5}]}))
     arguments = ["tests.tpu.programs:tiny", "--global-batch", "8", "--steps", "2"]
@@ -31,16 +32,16 @@ def test_names_are_found_in_a_library_and_missed_in_another(tmp_path):
     core.write_bytes(
         b"\0Tpu_One not available in this library.\0xx\0malloc not available in this library.\0Tpu_Two not"
     )
-    assert tpu_check.looked_up(core) == ["Tpu_One", "malloc"]
-    assert tpu_check.missing_names(Path("libc.so.6"), ["malloc", "Tpu_One"]) == ["Tpu_One"]
+    assert check.looked_up(core) == ["Tpu_One", "malloc"]
+    assert check.missing_names(Path("libc.so.6"), ["malloc", "Tpu_One"]) == ["Tpu_One"]
 
 
 def test_a_check_stops_at_the_first_step_that_fails(monkeypatch, capsys):
     def lacking():
-        raise tpu_check.CheckFailedError("libtpu lacks a name")
+        raise check.CheckFailedError("libtpu lacks a name")
 
-    monkeypatch.setattr(tpu_check, "_versions", lambda: "tensorflow 2.20.0")
-    monkeypatch.setattr(tpu_check, "_names", lacking)
+    monkeypatch.setattr(check, "_versions", lambda: "tensorflow 2.20.0")
+    monkeypatch.setattr(check, "_names", lacking)
     assert tpu_host.main(["--check"]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "versions: tensorflow 2.20.0",

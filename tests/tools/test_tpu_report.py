@@ -12,7 +12,8 @@ from recipes import siglit
 from siglip_tf import tpu
 from siglip_tf.optimizers import Lion
 from siglip_tf.tpu.topology import GIB
-from tools import tpu_paper, tpu_report
+from tools import tpu_report
+from tools.tpu import paper
 
 COST = tpu.Cost(
     seconds=1.0,
@@ -89,7 +90,7 @@ def test_a_search_with_two_losses_as_json_and_as_a_page(made_up, capsys, tmp_pat
     ("arguments", "message"),
     [
         (["nothing_such"], "Expected a recipe with tpu_subject"),
-        (["tools.tpu_paper:nothing"], "Expected a recipe with tpu_subject"),
+        (["tools.tpu.paper:nothing"], "Expected a recipe with tpu_subject"),
         (["siglip", "--topology", "v3:2x2"], "Received: 'v3:2x2'"),
         (["siglip", "--set", "remat"], "Expected --set name=value"),
         (["siglip", "--search-batch", "--global-batch", 1000], "multiple of 256"),
@@ -106,27 +107,27 @@ def test_a_batch_that_chips_do_not_divide_is_refused_before_anything_is_built(ca
 
 
 def test_every_row_of_the_paper_is_judged(made_up, capsys, monkeypatch):
-    monkeypatch.setattr(tpu_paper, "_loss_alone", lambda out, progress: 0)
+    monkeypatch.setattr(paper, "_loss_alone", lambda out, progress: 0)
     code, out, _ = run(capsys, "--paper")
     assert code == 1  # made-up figures do not hold all that is claimed
     assert out.startswith(f"Compiled by {tpu.compiler_version()}; traced by TensorFlow {tf.__version__}")
-    for row in tpu_paper.rows():
+    for row in paper.rows():
         assert f"{row.name}: global batch {row.global_batch}" in out
     assert "holds: at most 1.5 s" in out and "FAILS: at most 12 GiB" in out
     assert re.search(r"sigmoid: 6\d\d\d; paper: 4096", out) and re.search(r"softmax: 3\d\d\d; paper: 2048", out)
-    names = [row.name for row in tpu_paper.rows()]
+    names = [row.name for row in paper.rows()]
     assert len(set(names)) == len(names)
 
 
 def test_rows_are_recipes_at_the_papers_chips_and_batches():
-    sizes = {row.name: (tpu.Topology(row.topology).chips, row.global_batch) for row in tpu_paper.rows()}
+    sizes = {row.name: (tpu.Topology(row.topology).chips, row.global_batch) for row in paper.rows()}
     assert sizes["B/16 4096"] == (4, 4096) and sizes["B/16 32768, microbatches"] == (4, 32_768)
     # Table 1.
     assert sizes["SigLiT B/8 + L*, 32k"] == (4, 32_768) and sizes["SigLiT g/14 + L, 20k"] == (4, 20_480)
     assert sizes["SigLIP B/16 unlocked, 16k on 16 chips"] == (16, 16_384)
     assert sizes["SigLIP B/16, 32k on 32 chips"] == (32, 32_768)
     with tpu.weightless_scope(tpu.made_up_tpu_strategy(1)):
-        made = tpu_paper.subject(siglit.RECIPE, "b8", text_depth=1, examples=18e9)
+        made = paper.subject(siglit.RECIPE, "b8", text_depth=1, examples=18e9)
     assert isinstance(made.model.optimizer, Lion) and made.model.optimizer.schedule is None
     assert made.examples == pytest.approx(18e9, rel=1e-5) and not made.model.tower_norms
 

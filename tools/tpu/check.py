@@ -25,7 +25,7 @@ _FIND = (
     "print(*(name for name in sys.stdin.read().split() if not hasattr(library, name)))"
 )
 # The module that runs the steps that import TensorFlow, here and in an installed wheel.
-_STEPS = f"{__package__}.tpu_check"
+_STEPS = f"{__package__}.check"
 
 
 class CheckFailedError(Exception):

@@ -11,7 +11,7 @@ from siglip_tf.storage import write_file
 from siglip_tf.tpu import Report
 from siglip_tf.tpu.topology import GIB
 
-from .tpu_table import details
+from .table import details
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 720, 330, 56, 20, 16, 36
 _COLUMNS = ("batch", "peak GiB", "s / step", "images / s / chip", "share of peak", "days", "")

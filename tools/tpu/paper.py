@@ -19,7 +19,7 @@ from siglip_tf.experiments.recipe import Recipe
 from siglip_tf.losses import sigmoid_loss_and_gradients
 from siglip_tf.tpu.topology import GIB
 
-from .packages import recipe_module
+from ..packages import recipe_module
 
 SIGLIP, SIGLIT, UNLOCKED = (recipe_module(name).RECIPE for name in ("siglip", "siglit", "unlocked"))
 
