@@ -4,7 +4,7 @@
     run          one run; `run_folder` says whose folder it is
     inputs       data, preprocessing and first weights; `held_out` the part that training does not see
     build        settings to model, optimizer (`tuning` has its parameter groups) and data
-    report       the end of a run: `assessment`, `baseline`, `advice`, and the page (`page`, `charts`)
+    report       the end of a run: its figures, advice, and page
     plan         what `--dry-run` prints; `compiled` keeps what the TPU compiler said
 
 The words: a *recipe* is a module of `recipes` with the values of an experiment; a *setup* is one of its variants; a

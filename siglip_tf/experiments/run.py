@@ -75,7 +75,7 @@ def run(
             say(line)
     steps = total_steps(c, prepared.examples)
     if (figures := folder.finished(steps)) is not None and until is None:
-        from siglip_tf.experiments.report import show
+        from siglip_tf.experiments.report.run_report import show
 
         say(f"Done already: {steps:,} steps in {path}. --fresh trains again from the start.")
         show(figures, say)
@@ -179,7 +179,7 @@ def _finish(
         "seconds": round(seconds_of(metrics, c.batch)),
     }
     if c.report:
-        from siglip_tf.experiments.report import report
+        from siglip_tf.experiments.report.run_report import report
 
         figures |= report(recipe, c, folder, model, prepared, metrics, figures, command, _say)
     folder.finish(figures)

@@ -8,10 +8,10 @@ import tensorflow as tf
 from PIL import Image
 
 from recipes import quickstart
-from siglip_tf.experiments.advice import advice, longer_command, warning
-from siglip_tf.experiments.baseline import Baseline
 from siglip_tf.experiments.held_out import PartOf, held_out_task, own_data
-from siglip_tf.experiments.page import Figure
+from siglip_tf.experiments.report.advice import advice, longer_command, warning
+from siglip_tf.experiments.report.baseline import Baseline
+from siglip_tf.experiments.report.page import Figure
 from siglip_tf.experiments.run import seconds_of
 from tests.data.memory_source import MemorySource
 

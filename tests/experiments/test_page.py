@@ -3,8 +3,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from siglip_tf.experiments.charts import Series, line_chart
-from siglip_tf.experiments.page import Asked, Figure, Found, Mistake, Page
+from siglip_tf.experiments.report.charts import Series, line_chart
+from siglip_tf.experiments.report.page import Asked, Figure, Found, Mistake, Page
 
 JPEG, PNG = b"\xff\xd8\xff\xe0picture", b"\x89PNG\r\n\x1a\npicture"
 METRICS = [

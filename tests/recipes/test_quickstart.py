@@ -37,7 +37,7 @@ def small(monkeypatch):
     }
     monkeypatch.setattr(quickstart, "SCENES", {**quickstart.SCENES, **sizes})
     monkeypatch.setattr(quickstart, "SCENES_EVALUATED", 30)
-    monkeypatch.setattr("siglip_tf.experiments.baseline.MOST_DRAWN", 20)
+    monkeypatch.setattr("siglip_tf.experiments.report.baseline.MOST_DRAWN", 20)
 
 
 def test_a_whole_run_reports_and_then_says_that_it_is_done(small, tmp_path, capsys):

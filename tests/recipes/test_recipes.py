@@ -151,7 +151,7 @@ def check(whole, halves, metrics):
 def _few_scenes():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("siglip_tf.experiments.inputs.SCENES_HELD_OUT", 12)
-        patch.setattr("siglip_tf.experiments.baseline.MOST_DRAWN", 20)
+        patch.setattr("siglip_tf.experiments.report.baseline.MOST_DRAWN", 20)
         patch.setattr("recipes.siglit.SYNTHETIC_SCENES", 48)
         yield
 

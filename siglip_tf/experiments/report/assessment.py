@@ -14,9 +14,9 @@ from siglip_tf.data.sources.base import Source
 from siglip_tf.evaluation import Embedder, class_embeddings, retrieval, top_k, zero_shot
 from siglip_tf.evaluation.report import thumbnail
 from siglip_tf.evaluation.retrieval import RetrievalResult
-from siglip_tf.experiments.baseline import Baseline
 from siglip_tf.experiments.held_out import MAX_EVALUATED, HeldOut
-from siglip_tf.experiments.page import Figure, Found, Mistake
+from siglip_tf.experiments.report.baseline import Baseline
+from siglip_tf.experiments.report.page import Figure, Found, Mistake
 
 _CLASS_QUERIES, _CAPTION_QUERIES, _FOUND_EACH = 6, 6, 8
 _MISTAKES = 16

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from siglip_tf import pages
-from siglip_tf.experiments.charts import Series, line_chart
+from siglip_tf.experiments.report.charts import Series, line_chart
 from siglip_tf.storage import write_file
 
 
@@ -95,7 +95,7 @@ class Page:
         """The page as text."""
         shown = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "metrics"}
         baselines = list(dict.fromkeys(name for figure in self.figures for name in figure.baselines))
-        return pages.render("run.html", "siglip_tf.experiments", charts=self._charts(), baselines=baselines, **shown)
+        return pages.render("run.html", __package__, charts=self._charts(), baselines=baselines, **shown)
 
     def _charts(self) -> list[dict[str, Any]]:
         """Title, legend and SVG of each chart that there are numbers for."""

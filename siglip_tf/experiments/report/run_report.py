@@ -17,13 +17,13 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 import siglip_tf
-from siglip_tf.experiments import advice
-from siglip_tf.experiments.assessment import Assessment, assess, shown
-from siglip_tf.experiments.baseline import Baseline
 from siglip_tf.experiments.held_out import HeldOut
 from siglip_tf.experiments.inputs import Prepared
-from siglip_tf.experiments.page import Asked, Figure, Page
 from siglip_tf.experiments.recipe import Recipe
+from siglip_tf.experiments.report import advice
+from siglip_tf.experiments.report.assessment import Assessment, assess, shown
+from siglip_tf.experiments.report.baseline import Baseline
+from siglip_tf.experiments.report.page import Asked, Figure, Page
 from siglip_tf.experiments.run_folder import RunFolder
 from siglip_tf.storage import write_file
 from siglip_tf.training.progress import duration_text

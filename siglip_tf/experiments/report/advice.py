@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from siglip_tf.experiments.page import Figure
+from siglip_tf.experiments.report.page import Figure
 
 _FEW_PAIRS = 20_000
 _GOOD = 0.9  # a figure above this needs no advice

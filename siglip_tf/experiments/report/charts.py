@@ -51,7 +51,7 @@ def line_chart(series: Sequence[Series], x_label: str, log_y: bool = False, refe
 
     svg = pages.render(
         "chart.svg",
-        "siglip_tf.experiments",
+        __package__,
         width=_WIDTH,
         height=_HEIGHT,
         left=_LEFT,
