@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from siglip_tf.distribution import Ring
+from siglip_tf.primitives.compilation import target_device
 
 # (image tensors (i, ...), text tensors (j, ...), diagonal) -> (what each total of the images gains, of the texts).
 # `diagonal` says that row k and column k are an image and its own text.
@@ -39,8 +40,13 @@ class Total:
         return tf.fill((examples, *self.shape), tf.constant(self.start, dtype))
 
 
-def automatic_tile_size(examples: int, largest: int = 1024) -> int:
-    """The tile size for a replica's examples: near `largest`, and as even as can be, so that no thin tail remains."""
+def automatic_tile_size(examples: int) -> int:
+    """The tile size for a replica's examples: as even as can be, so that no thin tail remains.
+
+    On a CPU and on a TPU's core, tiles of about 1,024 rows stay near the arithmetic. A GPU reads and writes its totals
+    once a tile, and needs large products: on an H100, 65,536 pairs take 174 ms by tiles of 1,024 and 53 ms by 8,192.
+    """
+    largest = 8192 if target_device() == "GPU" else 1024
     return -(-examples // -(-examples // largest))
 
 

@@ -4,7 +4,7 @@ import math
 
 import tensorflow as tf
 
-from siglip_tf.primitives.rematerialization import is_compiling_with_xla
+from siglip_tf.primitives.compilation import is_compiling_with_xla, stored, target_device
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -57,6 +57,10 @@ def tile_logits(
     logits = matmul(scaled_images, texts, precision, transpose_b=True)
     if bias is not None:
         logits += bias
+    if target_device() == "GPU":
+        # There a matrix product is a kernel of its own. XLA would let each of its readers read the tile and compute its
+        # part of the loss again; with a barrier between they are one pass.
+        logits = stored(logits)
     if diagonal:
         logits = tf.linalg.set_diag(logits, tf.fill(logits.shape[:1], tf.cast(NOT_A_NEGATIVE, logits.dtype)))
     return logits

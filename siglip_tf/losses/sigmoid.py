@@ -27,6 +27,7 @@ from siglip_tf.losses.interface import (
 from siglip_tf.losses.negatives import Negatives, weigh
 from siglip_tf.losses.numerics import matmul, tile_logits, total
 from siglip_tf.losses.pair_labels import PAIR_SUMS, PairLabels, pair_labels, pair_sums
+from siglip_tf.primitives.compilation import target_device
 
 
 def sigmoid_loss(
@@ -120,6 +121,7 @@ def sigmoid_loss_and_gradients(
     n = labels.count(ring, b, images.dtype)
     temperature = tf.exp(log_temperature)
     scaled_images = temperature * images
+    scale_by_tile = target_device() == "GPU"  # a copy of all images would be a third of the memory there
 
     def logits_of(scaled_images, texts, diagonal):
         return tile_logits(scaled_images, texts, diagonal, bias, precision)
@@ -138,6 +140,8 @@ def sigmoid_loss_and_gradients(
 
     def tile(images, texts, diagonal):
         scaled_images, *image_extras = images
+        if scale_by_tile:
+            scaled_images = temperature * scaled_images
         texts, *text_extras = texts
         logits = logits_of(scaled_images, texts, diagonal)
         losses, slopes = tf.nn.softplus(logits), tf.sigmoid(logits)
@@ -161,7 +165,7 @@ def sigmoid_loss_and_gradients(
     row_totals = [Total()] * (4 + len(PAIR_SUMS) if labels else 2)
     image_sums, text_sums = visit_all_pairs(
         ring,
-        [scaled_images, *extras],
+        [images if scale_by_tile else scaled_images, *extras],
         [texts, *extras],
         row_totals + [Total((d,))] * (gradients and not frozen_images),
         [Total((d,))] * gradients,

@@ -30,9 +30,9 @@ from siglip_tf.models.naflex import image_tower, patches_of
 from siglip_tf.models.text_tower import TextTower
 from siglip_tf.models.trainability import restore_trainability, trainability
 from siglip_tf.models.variants import image_tower_size, tower_size
+from siglip_tf.primitives.compilation import compiling_for, target_device
 from siglip_tf.primitives.dropout import RandomState
 from siglip_tf.primitives.hashing import hash_bits
-from siglip_tf.primitives.rematerialization import compiling_with_xla
 from siglip_tf.primitives.stacking import sums_of_squares
 
 LOSSES = ("sigmoid", "softmax")
@@ -80,8 +80,8 @@ class SigLIP(keras.Model):
         stochastic_depth: rate of dropped branches of the deepest blocks while training.
         remat: "none", or "block" to keep only the input of every block for the backward pass and compute the block
             again; see `Encoder`.
-        attention: "einsum", or "fused": the same maths, on TPU by one kernel that keeps the (tokens, tokens) weights
-            out of memory. Tracing for a TPU then needs jax.
+        attention: "einsum", or "fused": the same maths, on TPUs and in steps that XLA compiles for GPUs by one kernel
+            that keeps the (tokens, tokens) weights out of memory. Tracing for a TPU then needs jax.
         scan_layers: one loop over a tower's blocks while training in place of unrolled copies: the same numbers, and
             minutes less for a TPU's compiler. Needs remat="block".
         microbatch_size: examples that pass through the towers at a time; the gradient stays that of the whole batch.
@@ -482,14 +482,24 @@ class SigLIP(keras.Model):
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Nothing to build: weights exist from the start, the optimizer's since `compile`."""
 
+    def _compiler_target(self):
+        """The kind of device that XLA compiles the step for; None without XLA."""
+        if isinstance(self.distribute_strategy, tf.distribute.TPUStrategy):
+            return target_device() or "TPU"  # or what a tool says that lowers the step for another device
+        if not self.jit_compile:
+            return None
+        return "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+
     def train_step(self, data):
         """One update from one replica's batch; returns scalars that are equal on every replica."""
-        ring, on_tpu = current_ring(), isinstance(self.distribute_strategy, tf.distribute.TPUStrategy)
+        ring = current_ring()
         variables = self._variables_to_train()
         scalars_of_loss = {id(self.log_temperature), id(self.bias)}
         of_towers = [v for v in variables if id(v) not in scalars_of_loss]
         batch = batch_checks.check_training_batch(data, self._train_examples)
-        with compiling_with_xla(self.jit_compile or on_tpu):
+        target = self._compiler_target()
+        on_tpu = target == "TPU"
+        with compiling_for(target):
             # Keras clips gradients before it sums them over replicas, which is wrong for a loss over the global batch.
             # Here they are summed first, so that the optimizer clips the gradient of the global batch.
             seed = tf.bitcast(hash_bits(self.seed, tf.cast(self.optimizer.iterations, tf.int32)), tf.int32)

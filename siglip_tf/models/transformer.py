@@ -7,10 +7,11 @@ from siglip_tf.models.block_loop import loop_over_blocks
 from siglip_tf.models.variants import TowerSize
 from siglip_tf.primitives.activations import gelu_tanh
 from siglip_tf.primitives.attention import MultiHeadAttention
+from siglip_tf.primitives.compilation import stored
 from siglip_tf.primitives.dropout import Dropout, StochasticDepth, own_random_state, random_state
 from siglip_tf.primitives.normalization import LayerNorm
 from siglip_tf.primitives.projection import Projection
-from siglip_tf.primitives.rematerialization import rematerialize, stored
+from siglip_tf.primitives.rematerialization import rematerialize
 
 REMAT_POLICIES = ("none", "block")
 # Policies of earlier versions, which kept more than "block" does and were slower and larger on every chip.
@@ -73,7 +74,7 @@ class Block(keras.layers.Layer):
         size: of the tower.
         dropout: rate of dropped units behind attention, inside and behind the MLP.
         stochastic_depth: rate of dropped branches.
-        attention: "einsum", or "fused" for one kernel on TPU.
+        attention: "einsum", or "fused" for one kernel on TPUs and GPUs.
 
     Call arguments:
         x: (batch * tokens, width), built for (batch, tokens, width); the result has the same shape.
@@ -124,7 +125,7 @@ class Encoder(keras.layers.Layer):
         stochastic_depth: rate of dropped branches of the deepest block while training.
         remat: "none" keeps every tensor for the backward pass; "block" keeps the input of every block and computes the
             block again. "selective" and "attention" of earlier versions mean "block".
-        attention: "einsum", or "fused" for one kernel on TPU.
+        attention: "einsum", or "fused" for one kernel on TPUs and GPUs.
         scan_layers: one loop over the blocks while training; needs remat="block".
 
     Raises:

@@ -14,7 +14,7 @@ class MultiHeadAttention(keras.layers.Layer):
 
     Args:
         num_heads: heads H; must divide the width.
-        fused: one kernel on TPU; see `attention_of_rows`.
+        fused: one kernel on TPUs and GPUs; see `attention_of_rows`.
 
     Call arguments:
         rows: (batch * tokens, width), built for (batch, tokens, width).

@@ -6,7 +6,7 @@ a sum of ones ends at 256. Here it sums in float32. XLA does so by itself.
 
 import tensorflow as tf
 
-from siglip_tf.primitives.rematerialization import is_compiling_with_xla
+from siglip_tf.primitives.compilation import is_compiling_with_xla
 
 
 def add_bias(rows: tf.Tensor, bias: tf.Tensor, by_matmul: bool = False) -> tf.Tensor:

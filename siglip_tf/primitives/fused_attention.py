@@ -1,7 +1,9 @@
-"""Self-attention of rows, by one TPU kernel each way under TPUStrategy and by einsum elsewhere: the same function."""
+"""Self-attention of rows by one kernel each way on TPUs and GPUs, and by einsum elsewhere: the same function."""
 
 import tensorflow as tf
 
+from siglip_tf.primitives import attention_cudnn
+from siglip_tf.primitives.compilation import target_device
 from siglip_tf.primitives.tensorflow_internals import xla_custom_call
 
 _TARGET = "tpu_custom_call"
@@ -14,7 +16,8 @@ def attention_of_rows(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, tokens: int, num
         q: (batch * tokens, heads * head size), likewise `k` and `v`.
         tokens: tokens of an example.
         num_heads: heads, cut from the last axis in order.
-        fused: under TPUStrategy, use the kernel of `attention_kernel`; needs jax installed and static shapes.
+        fused: use one kernel, which needs static shapes: that of `attention_kernel` under TPUStrategy, which needs jax
+            installed; cuDNN's where XLA compiles a step for a GPU, if it has one for the dtype and head size.
 
     Returns:
         (batch * tokens, heads * head size). Softmax is float32 whatever the dtype.
@@ -22,16 +25,20 @@ def attention_of_rows(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, tokens: int, num
     Raises:
         ImportError: the kernel is to be used and jax is not installed.
     """
-    if fused and isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy):
-        return _fused(q, k, v, tokens, num_heads)
-    split = (-1, tokens, num_heads, q.shape[1] // num_heads)
-    q, k, v = (tf.reshape(t, split) for t in (q * tf.cast(split[-1] ** -0.5, q.dtype), k, v))
+    head_size = q.shape[1] // num_heads
+    on_gpu = target_device() == "GPU"
+    if fused and not on_gpu and isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy):
+        return _by_tpu_kernel(q, k, v, tokens, num_heads)
+    split = (-1, tokens, num_heads, head_size)
+    if fused and on_gpu and attention_cudnn.supports(q.dtype, head_size) and q.shape.is_fully_defined():
+        return tf.reshape(attention_cudnn.attention(*(tf.reshape(t, split) for t in (q, k, v))), q.shape)
+    q, k, v = (tf.reshape(t, split) for t in (q * tf.cast(head_size**-0.5, q.dtype), k, v))
     logits = tf.einsum("bnhk,bmhk->bhnm", q, k)
     weights = tf.cast(tf.nn.softmax(tf.cast(logits, tf.float32)), v.dtype)
-    return tf.reshape(tf.einsum("bhnm,bmhk->bnhk", weights, v), (-1, split[2] * split[3]))
+    return tf.reshape(tf.einsum("bhnm,bmhk->bnhk", weights, v), (-1, num_heads * head_size))
 
 
-def _fused(q, k, v, tokens, num_heads):
+def _by_tpu_kernel(q, k, v, tokens, num_heads):
     try:
         from siglip_tf.primitives import attention_kernel
     except ImportError as error:

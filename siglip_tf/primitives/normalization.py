@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from siglip_tf.primitives.rematerialization import is_compiling_with_xla
+from siglip_tf.primitives.compilation import is_compiling_with_xla
 
 
 @keras.saving.register_keras_serializable(package="siglip_tf")

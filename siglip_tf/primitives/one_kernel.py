@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from siglip_tf.primitives.rematerialization import is_compiling_with_xla
+from siglip_tf.primitives.compilation import is_compiling_with_xla
 
 # Elements of a tensor that no cache holds; below, a kernel of its own is not worth compiling.
 _SMALLEST = 1 << 20

@@ -4,45 +4,12 @@
 the two. Here the inputs of the second computation pass through a barrier.
 """
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator
-
 import keras
 import tensorflow as tf
 
+from siglip_tf.primitives.compilation import is_compiling_with_xla
 from siglip_tf.primitives.dropout import current_random_state, random_state
 from siglip_tf.primitives.tensorflow_internals import optimization_barrier
-
-
-class _Compiler(threading.local):
-    xla = False
-
-
-_compiler = _Compiler()
-
-
-@contextlib.contextmanager
-def compiling_with_xla(active: bool) -> Iterator[None]:
-    """Says what will compile the graph that is traced inside: XLA, or TensorFlow's own executor."""
-    before = _compiler.xla
-    _compiler.xla = active
-    try:
-        yield
-    finally:
-        _compiler.xla = before
-
-
-def is_compiling_with_xla() -> bool:
-    """What `compiling_with_xla` says of the graph that is traced now."""
-    return _compiler.xla
-
-
-@tf.custom_gradient
-def stored(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    """The same tensor, which XLA writes to memory once: its producer and its readers stay separate kernels."""
-    y = optimization_barrier([x])[0] if is_compiling_with_xla() else tf.identity(x)
-    return y, lambda upstream: upstream
 
 
 def rematerialize(layer: keras.layers.Layer, x: tf.Tensor, **arguments) -> tf.Tensor:

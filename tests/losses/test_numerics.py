@@ -4,8 +4,10 @@ import numpy as np
 import tensorflow as tf
 
 from siglip_tf import losses
+from siglip_tf.distribution import current_ring
 from siglip_tf.losses import interface, numerics
-from siglip_tf.primitives.rematerialization import compiling_with_xla
+from siglip_tf.losses.all_pairs import automatic_tile_size
+from siglip_tf.primitives.compilation import compiling_for
 from tests.losses import dense
 
 T, B = np.float32(np.log(10)), np.float32(-10)
@@ -15,7 +17,7 @@ def lowered(precision):
     """The StableHLO of one product as a compiled step traces it."""
 
     def product(a, b):
-        with compiling_with_xla(True):
+        with compiling_for("CPU"):
             return numerics.matmul(a, b, precision, transpose_b=True)
 
     spec = tf.TensorSpec((4, 8))
@@ -61,3 +63,37 @@ def test_eager_calls_trace_once_for_each_shape_and_keep_a_bounded_number(rng):
     counts = interface._trace.cache_info()
     assert (counts.misses, counts.hits) == (4, 6)
     assert counts.maxsize == 32
+
+
+def test_a_gpus_tiles_are_one_pass_and_the_same_loss(rng):
+    images, texts = dense.pairs(rng, 37)
+    expected, *gradients = dense.sigmoid(images, texts, T, B)
+
+    def step(device):
+        @tf.function(jit_compile=True, autograph=False)
+        def run(x, y):
+            with compiling_for(device):
+                result = losses.sigmoid_loss_and_gradients(current_ring(), x, y, tf.constant(T), tf.constant(B), 16)
+            return result.loss, *result.gradients()
+
+        return run
+
+    inputs = tf.constant(images, tf.float32), tf.constant(texts, tf.float32)
+
+    def barriers(device):
+        graph = step(device).get_concrete_function(*inputs).graph
+        functions = [graph, *(graph._get_function(name).graph for name in graph._functions)]
+        return sum(op.type == "XlaOptimizationBarrier" for g in functions for op in g.get_operations())
+
+    assert barriers("GPU") > 0
+    assert barriers("TPU") == barriers("CPU") == 0
+    loss, *found = step("GPU")(*inputs)
+    assert dense.relative_error(loss, expected) < 1e-6
+    for got, wanted in zip(found, gradients, strict=True):
+        assert dense.relative_error(got, wanted) < 1e-6
+
+
+def test_a_gpus_tiles_are_larger():
+    assert automatic_tile_size(65_536) == 1024
+    with compiling_for("GPU"):
+        assert automatic_tile_size(65_536) == 8192 and automatic_tile_size(9000) == 4500

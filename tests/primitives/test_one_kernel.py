@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from siglip_tf.primitives import one_kernel as module
 from siglip_tf.primitives.activations import gelu_tanh
-from siglip_tf.primitives.rematerialization import compiling_with_xla
+from siglip_tf.primitives.compilation import compiling_for
 
 
 def value_and_gradient(x, upstream):
@@ -51,7 +51,7 @@ def test_not_where_something_else_compiles_or_places_the_step():
     x = tf.ones((3, 4))
 
     def step(x, upstream):
-        with compiling_with_xla(True):
+        with compiling_for("CPU"):
             return value_and_gradient(x, upstream)
 
     assert compiled_parts(tf.function(step, autograph=False), x, x) == 0

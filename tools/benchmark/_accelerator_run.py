@@ -1,6 +1,6 @@
 """Runs prepared programs on this machine's accelerator through jax, checks them and times them beside rivals.
 
-python run.py [--rounds 10] [--rivals FOLDER] [--seconds 600]
+python run.py [--rounds 10] [--rivals FOLDER] [--seconds 600] [--profile]
 
 It needs numpy and jax, no TensorFlow and nothing of siglip_tf. `python -m tools.benchmark accelerator` puts it beside
 the programs it runs. Rivals need torch; siglip-kernel and memeff are looked for in FOLDER, where their wheels are
@@ -8,8 +8,10 @@ installed (`pip install --no-deps --target FOLDER siglip-kernel memeff`). Result
 """
 
 import argparse
+import concurrent.futures
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 import sys
@@ -18,6 +20,7 @@ import time
 import numpy as np
 
 HERE = pathlib.Path(__file__).parent
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs memory on the same card
 LOG_TEMPERATURE, BIAS = np.float32(np.log(10)), np.float32(-10)
 SAMPLE = 64  # rows and columns whose gradients are compared with float64 where the batch is large
 WHOLE = 8192  # up to here all of them are, and the loss
@@ -117,9 +120,8 @@ def value_of(argument, rng):
     return (0.02 * rng.standard_normal(shape)).astype(dtype) if len(shape) > 1 else np.zeros(shape, dtype)
 
 
-def ours(entry):
-    """(one timed call, what to report) of a prepared program."""
-    program = Program(entry)
+def ours(entry, program):
+    """(one timed call, what to report) of a compiled program."""
     if entry["kind"] == "loss":
         images, texts = embeddings(entry["n"], entry["dim"])
         values = {"images": images, "texts": texts, "log_temperature": LOG_TEMPERATURE, "bias": BIAS}
@@ -149,6 +151,27 @@ def ours(entry):
 
 
 # Rivals ------------------------------------------------------------------------------------------------------------
+
+
+def three_matmuls(x, y):
+    """A bound: the loss' products by tiles, with nothing between them."""
+    import torch
+
+    n, chunk = len(x), min(8192, len(x))
+    scores = x.new_empty(chunk, chunk)
+    to_x, to_y = torch.empty_like(x[:chunk]), torch.empty_like(y[:chunk])
+
+    def run():
+        for i in range(0, n - chunk + 1, chunk):
+            for j in range(0, n - chunk + 1, chunk):
+                rows, columns = x[i : i + chunk], y[j : j + chunk]
+                torch.mm(rows, columns.T, out=scores)
+                torch.mm(scores, columns, out=to_x)
+                torch.mm(scores.T, rows, out=to_y)
+        if x.is_cuda:
+            torch.cuda.synchronize()
+
+    return run, {}
 
 
 def rivals(n, dim, folder):
@@ -203,6 +226,7 @@ def rivals(n, dim, folder):
         return make
 
     found = {
+        "the three matmuls alone, torch": lambda: three_matmuls(*(leaf.detach() for leaf in leaves()[:2])),
         "Algorithm 1, torch": timed(algorithm_1),
         "Algorithm 1, torch.compile": timed(torch.compile(algorithm_1)) if on_gpu else "needs a GPU here",
         "checkpointed chunks, torch": timed(chunked),
@@ -265,9 +289,9 @@ def transformers_step(entry):
 # Timing and tables -------------------------------------------------------------------------------------------------
 
 
-def measure(makers, rounds, deadline):
-    """name -> what is known of it: "seconds" of each round, taken in turn, or "left_out" with the reason."""
-    found, calls = {}, {}
+def measure(makers, rounds, deadline, to_profile):
+    """(name -> what is known of it, name -> its kernels); "seconds" of each round in turn, or why it is "left_out"."""
+    found, calls, kernels = {}, {}, {}
     for name, make in makers.items():
         if isinstance(make, str):
             found[name] = {"left_out": make}
@@ -282,11 +306,30 @@ def measure(makers, rounds, deadline):
     for _ in range(rounds):
         for name, call in calls.items():
             if time.monotonic() > deadline:
-                return found
+                return found, kernels
             start = time.perf_counter()
             call()
             found[name]["seconds"].append(time.perf_counter() - start)
-    return found
+    for name in set(to_profile) & set(calls):
+        try:
+            kernels[name] = profiled(calls[name])
+        except Exception as error:  # torch or CUPTI is missing: the figures are worth more than the list
+            kernels[name] = f"not profiled: {type(error).__name__}: {error}"
+    return found, kernels
+
+
+def profiled(call, top=30):
+    """The kernels of one call, the dearest first, by CUPTI: lines of milliseconds, launches, and name."""
+    import torch
+
+    call()
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        call()
+        torch.cuda.synchronize()
+    rows = sorted(((e.self_device_time_total / 1000, e.count, e.key) for e in profile.key_averages()), reverse=True)
+    lines = [f"{sum(row[0] for row in rows):.2f} ms in {sum(row[1] for row in rows)} kernels"]
+    return "\n".join(lines + [f"{ms:9.3f} ms {count:5d} x {name[:110]}" for ms, count, name in rows[:top]])
 
 
 def table(title, found):
@@ -320,6 +363,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--rivals", default=HERE / "rivals", help="folder with the wheels of siglip-kernel and memeff")
     parser.add_argument("--seconds", type=float, default=600, help="no new round begins after this time")
+    parser.add_argument("--profile", action="store_true", help="also list the kernels of our programs (needs torch)")
     options = parser.parse_args()
     import jax
 
@@ -328,19 +372,25 @@ def main():
     device = jax.devices()[0]
     results = {"device": f"{device.platform} {device.device_kind}", "versions": versions(), "tables": {}}
     text = [f"Device: {results['device']}. Versions: {results['versions']}."]
-    for n in dict.fromkeys((entry["kind"], entry["n"]) for entry in manifest):
-        entries = [entry for entry in manifest if (entry["kind"], entry["n"]) == n]
-        makers = {entry["name"]: lambda entry=entry: ours(entry) for entry in entries}
-        if n[0] == "loss":
-            makers |= rivals(n[1], entries[0]["dim"], options.rivals)
-            title = f"Loss and gradients, n = {n[1]:,}, d = {entries[0]['dim']}"
+    pool = concurrent.futures.ThreadPoolExecutor()  # a step's compile takes minutes: all of them at once
+    programs = {entry["file"]: pool.submit(Program, entry) for entry in manifest}
+    concurrent.futures.wait(programs.values())  # nothing is timed beside a compiler
+    for kind, n in dict.fromkeys((entry["kind"], entry["n"]) for entry in manifest):
+        entries = [entry for entry in manifest if (entry["kind"], entry["n"]) == (kind, n)]
+        makers = {e["name"]: lambda e=e: ours(e, programs.pop(e["file"]).result()) for e in entries}
+        if kind == "loss":
+            makers |= rivals(n, entries[0]["dim"], options.rivals)
+            title = f"Loss and gradients, n = {n:,}, d = {entries[0]['dim']}"
         else:
             makers["transformers + torch"] = lambda entry=entries[0]: transformers_step(entry)
-            title = f"Training step, {n[1]} pairs"
-        found = measure(makers, options.rounds, deadline)
+            title = f"Training step, {n} pairs"
+        found, kernels = measure(makers, options.rounds, deadline, [e["name"] for e in entries] * options.profile)
         results["tables"][title] = found
         text.append(table(title, found))
         print(text[-1], flush=True)
+        for name, listed in kernels.items():
+            text.append(f"\n{title}: {name}\n\n{listed}")
+            print(text[-1], flush=True)
         (HERE / "results.json").write_text(json.dumps(results, indent=1))
         (HERE / "results.md").write_text("\n".join(text) + "\n")
 

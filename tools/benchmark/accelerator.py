@@ -3,9 +3,9 @@
 python -m tools.benchmark accelerator FOLDER                     here, on a CPU: lowers the programs into FOLDER
 python FOLDER/run.py                                             there: checks, times, rivals
 
-The programs are the StableHLO that a TPU would compile, of one replica with plain attention. FOLDER/run.py hands them
-to jax's own client and needs no TensorFlow. Try it here first, smaller: --n 256 --pairs 4 --size mu --patch 8
---image-size 16 --text-length 5 --vocab-size 40.
+The programs are the StableHLO of one replica's step as XLA for a GPU gets it, with cuDNN's attention. FOLDER/run.py
+hands them to jax's own client and needs no TensorFlow. Try it here first, smaller: --n 256 --pairs 4 --attention einsum
+--size mu --patch 8 --image-size 16 --text-length 5 --vocab-size 40.
 """
 
 import argparse
@@ -19,8 +19,9 @@ import tensorflow as tf
 import siglip_tf
 from siglip_tf import losses, optimizers, tpu
 from siglip_tf.distribution import current_ring
+from siglip_tf.models.transformer import ATTENTIONS
 from siglip_tf.models.variants import VARIANTS
-from siglip_tf.primitives.rematerialization import compiling_with_xla
+from siglip_tf.primitives.compilation import compiling_for
 from tools.benchmark import _accelerator_run
 
 
@@ -28,7 +29,7 @@ def loss_program(n: int, dim: int, precision: str, tile_size: int | None = None)
     """The sigmoid loss of n pairs and its gradients in images, texts, log temperature and bias."""
 
     def step(batch):
-        with compiling_with_xla(True):
+        with compiling_for("GPU"):
             result = losses.sigmoid_loss_and_gradients(
                 current_ring(),
                 batch["images"],
@@ -45,7 +46,7 @@ def loss_program(n: int, dim: int, precision: str, tile_size: int | None = None)
     return tpu.trace_step(step, batch, tpu.made_up_tpu_strategy(1), [])
 
 
-def step_program(pairs: int, options: argparse.Namespace) -> tpu.ReplicaProgram:
+def step_program(pairs: int, attention: str, options: argparse.Namespace) -> tpu.ReplicaProgram:
     """One AdamW step of a whole model in mixed_bfloat16."""
 
     def recipe():
@@ -56,13 +57,15 @@ def step_program(pairs: int, options: argparse.Namespace) -> tpu.ReplicaProgram:
             text_length=options.text_length,
             vocab_size=options.vocab_size,
             dtype="mixed_bfloat16",
+            attention=attention,
             name="siglip",
         )
         model.compile(optimizers.AdamW(1e-3, name="optimizer"))
         image = tf.TensorSpec((options.image_size, options.image_size, 3))
         return tpu.Subject(model, {"image": image, "text": tf.TensorSpec((options.text_length,), tf.int32)})
 
-    return tpu.trace_recipe(recipe, 1, pairs)[0]
+    with compiling_for("GPU"):
+        return tpu.trace_recipe(recipe, 1, pairs)[0]
 
 
 def _described(program, options):
@@ -101,7 +104,10 @@ def prepare(options: argparse.Namespace) -> None:
     shape = {"width": tower.width, "mlp_dim": tower.mlp_dim, "depth": tower.depth, "heads": tower.num_heads}
     shape |= {key: getattr(options, key) for key in ("patch", "image_size", "text_length", "vocab_size")}
     for pairs in options.pairs:
-        add(step_program(pairs, options), "siglip_tf, mixed_bfloat16", kind="step", n=pairs, shape=shape)
+        for attention in options.attention:
+            program = step_program(pairs, attention, options)
+            name = f"siglip_tf, mixed_bfloat16, {'cuDNN' if attention == 'fused' else 'plain'} attention"
+            add(program, name, kind="step", n=pairs, shape=shape)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     shutil.copy(_accelerator_run.__file__, folder / "run.py")
     print(f"Copy {folder} to the machine with the accelerator and run: python {folder.name}/run.py")
@@ -115,8 +121,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("folder")
     parser.add_argument("--n", type=int, nargs="*", default=[8192, 65536, 262144], help="batches of the loss")
     parser.add_argument("--dim", type=int, default=768, help="size of an embedding (768)")
-    parser.add_argument("--tiles", type=int, nargs="+", default=[1024, 4096], help="tile sizes of the loss")
+    parser.add_argument("--tiles", type=int, nargs="+", default=[4096, 8192], help="tile sizes of the loss")
     parser.add_argument("--pairs", type=int, nargs="*", default=[64, 128, 256, 512], help="batches of the step")
+    parser.add_argument(
+        "--attention", nargs="+", default=["fused"], choices=ATTENTIONS, help="of the step: cuDNN's (fused), einsum"
+    )
     parser.add_argument("--size", default="B", choices=list(VARIANTS), metavar="SIZE", help="of both towers (B)")
     parser.add_argument("--patch", type=int, default=16, help="pixels of a patch's side (16)")
     parser.add_argument("--image-size", type=int, default=224, help="pixels of an image's side (224)")
