@@ -26,9 +26,9 @@ import tensorflow as tf
 
 from siglip_tf.data.sources.opening import shards_of
 from siglip_tf.data.sources.paths import open_binary
-from siglip_tf.data.sources.record_file import scan_records
-from siglip_tf.data.sources.shard_counts import ProgressLine, count_key, find_counts, keep_counts
-from siglip_tf.data.sources.tar_members import count_records
+from siglip_tf.data.sources.shards.counts import ProgressLine, count_key, find_counts, keep_counts
+from siglip_tf.data.sources.shards.record_file import scan_records
+from siglip_tf.data.sources.shards.tar_members import count_records
 
 from .command import command_parser, exit_status
 from .source_argument import SOURCE_HELP

@@ -2,7 +2,7 @@
 
 from sklearn.datasets import load_digits
 
-from siglip_tf.data.sources.folder import FolderSource
+from siglip_tf.data.sources.folders.source import FolderSource
 from tools.digits import main
 
 

@@ -202,7 +202,7 @@ def loaders(images: list[bytes], folder: Path, size: int, cores: int) -> list[Ca
 
     from siglip_tf.data import ImagePreprocessing, Preprocessing, Tokenizer
     from siglip_tf.data.pipeline import TrainingData
-    from siglip_tf.data.sources.tar import TarSource
+    from siglip_tf.data.sources.shards.tar import TarSource
     from siglip_tf.data.text.training import train_tokenizer
 
     shard = folder / "00000.tar"

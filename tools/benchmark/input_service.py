@@ -24,7 +24,7 @@ def data_of(folder: str):
     """Pictures and captions of the tar shards in a folder, as the recipes read them."""
     from siglip_tf.data import ImagePreprocessing, Preprocessing, Tokenizer
     from siglip_tf.data.pipeline import TrainingData
-    from siglip_tf.data.sources.tar import TarSource
+    from siglip_tf.data.sources.shards.tar import TarSource
     from siglip_tf.data.text.training import train_tokenizer
 
     captions = [f"a photo of thing {i}" for i in range(200)]

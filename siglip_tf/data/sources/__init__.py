@@ -1,11 +1,14 @@
-"""Where records come from: one interface (`base.Source`), one source a file, and one line that opens any of them.
+"""Where records come from: one interface (`base.Source`), and one line that opens any source (`opening`).
+
+`folders` holds the source of folders and of `tables`, `shards` those of files with many records, and `tfds` that of
+TensorFlow Datasets.
 
 Glossary:
     record: an image with its captions; what one index of a source gives, broken or not.
     shard: a file that holds many records (tar, TFRecord, Parquet).
     index: where each record of a shard begins, in a file beside the shards or in memory.
     count: how many records a shard holds, by a file beside it; checked when the shard is read.
-    run: neighbouring records that are read in one go, a remote shard or a Parquet row group.
+    run: neighboring records that are read in one go, a remote shard or a Parquet row group.
     layout: which files of a folder say the captions of its images.
 """
 
@@ -14,11 +17,11 @@ from typing import Any
 
 # Public name: the module of this package that defines it, imported on first use.
 _MODULES = {
-    "FolderSource": "folder",
-    "ParquetSource": "parquet",
+    "FolderSource": "folders.source",
+    "ParquetSource": "shards.parquet",
     "Source": "base",
-    "TFRecordSource": "tfrecord",
-    "TarSource": "tar",
+    "TFRecordSource": "shards.tfrecord",
+    "TarSource": "shards.tar",
     "fingerprint_of": "base",
     "open_source": "opening",
     "open_tfds": "tfds",

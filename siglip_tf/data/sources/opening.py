@@ -13,15 +13,15 @@ from typing import Any
 import tensorflow as tf
 
 from siglip_tf.data.sources.base import Source
-from siglip_tf.data.sources.folder import FolderSource
+from siglip_tf.data.sources.folders.source import FolderSource
 from siglip_tf.data.sources.options import NAMES, check_options, split_options
-from siglip_tf.data.sources.parquet import ParquetSource, holds_images
 from siglip_tf.data.sources.paths import archive_of, expand_braces, find_shards, join, list_folder, shard_kind
 from siglip_tf.data.sources.registry import registered
-from siglip_tf.data.sources.tables import table_kind
-from siglip_tf.data.sources.tar import TarSource
+from siglip_tf.data.sources.shards.parquet import ParquetSource, holds_images
+from siglip_tf.data.sources.shards.tar import TarSource
+from siglip_tf.data.sources.shards.tfrecord import TFRecordSource
+from siglip_tf.data.sources.tables.reading import table_kind
 from siglip_tf.data.sources.tfds import open_tfds
-from siglip_tf.data.sources.tfrecord import TFRecordSource
 
 USAGE = (
     "a folder of shards or images, a path or glob of .tar, .tfrecord or .parquet shards, a .jsonl, .json, .csv, .tsv "

@@ -17,7 +17,7 @@ import tensorflow as tf
 from siglip_tf.data.sources.base import Source, fingerprint_of
 from siglip_tf.data.sources.class_names import spoken
 from siglip_tf.data.sources.groups import groups_in_graph
-from siglip_tf.data.sources.record_file import Parse, RecordFileSource
+from siglip_tf.data.sources.shards.record_file import Parse, RecordFileSource
 
 _CAPTION_FEATURES = ("captions/text", "captions", "caption", "text", "sentences/raw", "description")
 _ID_FEATURES = ("image/filename", "file_name", "filename", "image/id", "image_id", "id", "key")

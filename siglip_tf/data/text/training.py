@@ -19,8 +19,8 @@ from typing import Any, Final, TextIO
 import tensorflow as tf
 
 from siglip_tf.data.sources.paths import open_binary
-from siglip_tf.data.sources.rows import BrokenRow
-from siglip_tf.data.sources.tables import check_not_utf16, csv_rows
+from siglip_tf.data.sources.tables.reading import check_not_utf16, csv_rows
+from siglip_tf.data.sources.tables.rows import BrokenRow
 from siglip_tf.data.text.captions import is_blank
 
 # EOS is 1 in both. SigLIP pads with EOS and leaves id 0 unused; SigLIP 2 pads with 0.

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from siglip_tf.data import ImagePreprocessing
 from siglip_tf.data.order.bad_records import BadRecordReport, Explainer
-from siglip_tf.data.sources.folder import FolderSource
+from siglip_tf.data.sources.folders.source import FolderSource
 from siglip_tf.data.sources.opening import open_source
 from tests.data.memory_source import encode
 from tests.data.sources.reading import in_graph, same

@@ -6,7 +6,7 @@ import pyarrow.parquet
 import pytest
 import tensorflow as tf
 
-from siglip_tf.data.sources.parquet import ParquetSource
+from siglip_tf.data.sources.shards.parquet import ParquetSource
 from tests.data.memory_source import encode
 from tests.data.sources.reading import in_graph, run, same
 

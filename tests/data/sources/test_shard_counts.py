@@ -16,7 +16,7 @@ from siglip_tf.data.order.bad_records import BadRecordReport, Explainer
 from siglip_tf.data.order.mixture import Mixture
 from siglip_tf.data.reading import Reading
 from siglip_tf.data.sources import TarSource, TFRecordSource
-from siglip_tf.data.sources.shard_counts import find_counts, keep_counts
+from siglip_tf.data.sources.shards.counts import find_counts, keep_counts
 from tests.data.memory_source import encode
 from tests.data.sources.reading import in_graph, run, same
 from tests.data.sources.test_tar import img2dataset_sample

@@ -8,8 +8,8 @@ import pyarrow
 import pyarrow.csv
 import pytest
 
-from siglip_tf.data.sources.rows import BrokenRow
-from siglip_tf.data.sources.tables import csv_rows, read_table, refuse_hopeless, refuse_other_encoding
+from siglip_tf.data.sources.tables.reading import csv_rows, read_table, refuse_hopeless, refuse_other_encoding
+from siglip_tf.data.sources.tables.rows import BrokenRow
 
 ROWS = [
     {"image": "a.png", "caption": 'a "quoted", comma\u2028and line'},

@@ -13,8 +13,8 @@ import tensorflow as tf
 import webdataset
 
 from siglip_tf.data.order.bad_records import diagnose
-from siglip_tf.data.sources.tar import TarSource
-from siglip_tf.data.sources.tar_members import plain_members
+from siglip_tf.data.sources.shards.tar import TarSource
+from siglip_tf.data.sources.shards.tar_members import plain_members
 from tests.data.memory_source import encode
 from tests.data.sources.reading import assert_reads_shards, fill_shards, in_graph, same
 
@@ -239,7 +239,7 @@ def test_the_index_is_kept_and_renewed(shards, tmp_path, monkeypatch):
 
 def test_progress_is_shown(shards, capsys, monkeypatch):
     times = iter(range(0, 1000, 3))
-    monkeypatch.setattr("siglip_tf.data.sources.shard_counts.time.monotonic", lambda: next(times))
+    monkeypatch.setattr("siglip_tf.data.sources.shards.counts.time.monotonic", lambda: next(times))
     TarSource(str(shards))
     assert "Indexing shards: 2/3, " in capsys.readouterr().err
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from siglip_tf.data.sources import open_source
-from siglip_tf.data.sources.tfrecord import TFRecordSource
+from siglip_tf.data.sources.shards.tfrecord import TFRecordSource
 from tests.data.memory_source import encode
 from tests.data.sources.reading import assert_reads_shards, fill_shards, in_graph, run, same
 

@@ -15,8 +15,8 @@ import tensorflow as tf
 
 from siglip_tf.data.order.bad_records import Cause
 from siglip_tf.data.sources.base import Source, fingerprint_of
-from siglip_tf.data.sources.mapped_files import MappedFiles, int64s_at
-from siglip_tf.data.sources.shard_index import HEADER_BYTES, Scan, index_shards
+from siglip_tf.data.sources.shards.index import HEADER_BYTES, Scan, index_shards
+from siglip_tf.data.sources.shards.mapped_files import MappedFiles, int64s_at
 
 # A record's row: where its frame begins, and its cause if it is torn.
 _COLUMNS = 2

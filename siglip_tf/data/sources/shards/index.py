@@ -21,9 +21,9 @@ import numpy as np
 import tensorflow as tf
 
 from siglip_tf.data.order.bad_records import Cause
-from siglip_tf.data.sources.mapped_files import can_map
 from siglip_tf.data.sources.paths import join, open_binary
-from siglip_tf.data.sources.shard_counts import ProgressLine, find_counts
+from siglip_tf.data.sources.shards.counts import ProgressLine, find_counts
+from siglip_tf.data.sources.shards.mapped_files import can_map
 from siglip_tf.storage import write_file
 
 _MAGIC = 0x5349474C49585F31

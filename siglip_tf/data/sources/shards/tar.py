@@ -18,10 +18,10 @@ from siglip_tf.data.images.other_formats import described
 from siglip_tf.data.order.bad_records import Cause
 from siglip_tf.data.sources.base import Source, fingerprint_of
 from siglip_tf.data.sources.groups import NO_GROUP, group_number
-from siglip_tf.data.sources.mapped_files import MappedFiles, bytes_at, int64s_at
 from siglip_tf.data.sources.paths import find_shards, shards_name
-from siglip_tf.data.sources.shard_index import HEADER_BYTES, Scan, index_shards
-from siglip_tf.data.sources.tar_members import IMAGES, Record, grouped, read_members, records_of
+from siglip_tf.data.sources.shards.index import HEADER_BYTES, Scan, index_shards
+from siglip_tf.data.sources.shards.mapped_files import MappedFiles, bytes_at, int64s_at
+from siglip_tf.data.sources.shards.tar_members import IMAGES, Record, grouped, read_members, records_of
 
 _CAUSES = (None, *Cause)
 # A row: offset and length of image and text in the shard, of id, captions and problem in the index's blob; label;

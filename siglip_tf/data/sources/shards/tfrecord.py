@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 
 from siglip_tf.data.sources.groups import NO_GROUP, group_number, groups_in_graph
 from siglip_tf.data.sources.paths import find_shards, shards_name
-from siglip_tf.data.sources.record_file import Parse, RecordFileSource
+from siglip_tf.data.sources.shards.record_file import Parse, RecordFileSource
 
 # Names of features, and the kinds that each field can be read from.
 _FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

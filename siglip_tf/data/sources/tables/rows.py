@@ -1,7 +1,7 @@
-"""Rows of a table: a dictionary each that knows where it stands, and what could not be understood."""
+"""Rows of a folder or table: a dictionary each that knows where it stands, and what could not be understood."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from siglip_tf.data.order.bad_records import Cause
@@ -71,3 +71,22 @@ def shown(value: Any) -> str:
         return "[" + ", ".join(map(shown, value[:4])) + ", ..." * (len(value) > 4) + "]"
     text = repr(value) if not isinstance(value, Exception) else str(value)
     return text if len(text) <= SHOWN else text[:SHOWN] + "..."
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The rows of a folder or table.
+
+    Attributes:
+        where: the folder or table, for messages.
+        root: the folder that the rows' images are relative to.
+        rows: a dictionary for each pair or image, by column; what of a table cannot be understood stands among them.
+        note: one line that says what was read.
+        classes: whether the "label" of each row is the name of its folder.
+    """
+
+    where: str
+    root: str
+    rows: Sequence[Row | BrokenRow]
+    note: str
+    classes: bool = False

@@ -19,8 +19,8 @@ from siglip_tf.data.order.bad_records import Cause
 from siglip_tf.data.sources.base import Source, fingerprint_of
 from siglip_tf.data.sources.groups import NO_GROUP, group_number
 from siglip_tf.data.sources.paths import find_shards, is_remote, open_binary, shards_name
-from siglip_tf.data.sources.shard_counts import ProgressLine
-from siglip_tf.data.sources.tables import shown
+from siglip_tf.data.sources.shards.counts import ProgressLine
+from siglip_tf.data.sources.tables.reading import shown
 
 _COLUMNS = {
     "image": ("jpg", "image", "png", "webp", "jpeg"),

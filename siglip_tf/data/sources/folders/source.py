@@ -10,12 +10,13 @@ import tensorflow as tf
 from siglip_tf.data.order.bad_records import Cause
 from siglip_tf.data.sources.base import Source, fingerprint_of
 from siglip_tf.data.sources.class_names import spoken
-from siglip_tf.data.sources.columns import CAPTIONS, IMAGES, choose
-from siglip_tf.data.sources.folder_layout import SPLITS, read_layout
+from siglip_tf.data.sources.folders.layout import read_layout
+from siglip_tf.data.sources.folders.tree import SPLITS
 from siglip_tf.data.sources.groups import NO_GROUP, group_numbers
 from siglip_tf.data.sources.paths import join
-from siglip_tf.data.sources.rows import BrokenRow, Row, shown
-from siglip_tf.data.sources.tables import refuse_hopeless
+from siglip_tf.data.sources.tables.columns import CAPTIONS, IMAGES, choose
+from siglip_tf.data.sources.tables.reading import refuse_hopeless
+from siglip_tf.data.sources.tables.rows import BrokenRow, Row, shown
 
 _SPLIT_PARTS = {"train": (0, 90), "validation": (90, 95), "test": (95, 100)}
 

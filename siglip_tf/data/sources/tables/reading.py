@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Any, TextIO
 
-from siglip_tf.data.sources.json_tables import rows_of_json
 from siglip_tf.data.sources.listing import is_picture
 from siglip_tf.data.sources.paths import open_binary
-from siglip_tf.data.sources.rows import SHOWN, BrokenRow, Row, shown
+from siglip_tf.data.sources.tables.json_documents import rows_of_json
+from siglip_tf.data.sources.tables.rows import SHOWN, BrokenRow, Row, shown
 
 _KINDS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",

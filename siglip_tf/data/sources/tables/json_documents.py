@@ -13,8 +13,8 @@ Source: https://cocodataset.org/#format-data; https://cs.stanford.edu/people/kar
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from siglip_tf.data.sources.columns import CAPTIONS, IMAGES
-from siglip_tf.data.sources.rows import BrokenRow, Row
+from siglip_tf.data.sources.tables.columns import CAPTIONS, IMAGES
+from siglip_tf.data.sources.tables.rows import BrokenRow, Row
 
 Object = dict[str, Any]
 
