@@ -1,9 +1,9 @@
 """Pictures of a run's report and of the search page, as the README shows them, by a headless Chromium.
 
-    python -m tools.screenshots RUN PICTURES OUT --query "a red circle"
+    python -m tools.screenshots runs/quickstart docs/pictures
 
-RUN is a run's folder with its report and checkpoint, PICTURES a folder that `python -m tools.search index` has indexed,
-OUT the folder for report.png and search.png.
+It draws new scenes of compositions that training never shows, indexes them beside the run, and writes report.png and
+search.png.
 """
 
 import argparse
@@ -24,24 +24,32 @@ _SIZE = "1200,860"
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = command_parser("screenshots", __doc__)
-    parser.add_argument("run", metavar="RUN", type=Path)
-    parser.add_argument("pictures", metavar="PICTURES", type=Path)
-    parser.add_argument("out", metavar="OUT", type=Path)
-    parser.add_argument("--query", required=True, help="what the search page shows")
+    parser.add_argument("run", metavar="RUN", type=Path, help="a quickstart's folder, with its report and checkpoint")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder for the two pictures")
+    parser.add_argument("--query", default="a red heart", help="what the search page shows (%(default)s)")
+    parser.add_argument("--scenes", type=int, default=60, help="pictures to search (%(default)s)")
     options = parser.parse_args(arguments)
     return exit_status(lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:
     import siglip_tf
+    from siglip_tf.synthetic import SceneSource
 
     options.out.mkdir(parents=True, exist_ok=True)
     report = options.run / "report.html"
     if not report.is_file():
         raise ValueError(f"Expected a run with a report. Received: {options.run}, which has no report.html.")
     screenshot(report.resolve().as_uri(), options.out / "report.png")
-    towers = Towers(siglip_tf.SigLIP.from_checkpoint(options.run / "checkpoint", verbose=False))
-    with SearchServer(Index(options.pictures), towers, port=0) as server:
+    checkpoint, pictures = options.run / "checkpoint", options.run / "pictures"
+    pictures.mkdir(exist_ok=True)
+    scenes = SceneSource("test", size=options.scenes, seed=5, image_size=128)
+    for i in range(options.scenes):
+        (pictures / f"{i:03d}.jpg").write_bytes(scenes.example(i).image)
+    towers = Towers(siglip_tf.SigLIP.from_checkpoint(checkpoint, verbose=False))
+    index = Index(pictures)
+    index.update(towers, str(checkpoint.resolve()))
+    with SearchServer(index, towers, port=0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         query = urllib.parse.urlencode({"q": options.query})
         screenshot(f"http://localhost:{server.server_address[1]}/?{query}", options.out / "search.png")
