@@ -9,6 +9,7 @@ import tensorflow as tf
 from siglip_tf.distribution.cluster import check_own_port, read_tf_config
 from siglip_tf.distribution.rendezvous import meet
 from siglip_tf.distribution.tpu_system import TPUError, connect, has_tpu
+from siglip_tf.primitives.compilation import are_ampere_or_later
 
 _REASONS = "_siglip_tf_reason"  # Set on a strategy: why it was chosen, for `describe`.
 
@@ -113,8 +114,7 @@ def recommended_dtype_policy(gpus: list[tf.config.PhysicalDevice] | None = None)
     if isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy):
         return "mixed_bfloat16"
     gpus = tf.config.list_physical_devices("GPU") if gpus is None else gpus
-    capabilities = [tf.config.experimental.get_device_details(gpu).get("compute_capability") for gpu in gpus]
-    return "mixed_bfloat16" if gpus and all(c is not None and tuple(c) >= (8, 0) for c in capabilities) else "float32"
+    return "mixed_bfloat16" if gpus and are_ampere_or_later(gpus) else "float32"
 
 
 def describe(strategy: tf.distribute.Strategy) -> str:

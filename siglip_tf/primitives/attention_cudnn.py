@@ -8,6 +8,7 @@ import json
 
 import tensorflow as tf
 
+from siglip_tf.primitives.compilation import are_ampere_or_later
 from siglip_tf.primitives.tensorflow_internals import xla_custom_call
 
 FORWARD, BACKWARD = "__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"
@@ -31,8 +32,9 @@ _PRODUCTS = {
 
 
 def supports(dtype: tf.DType, head_size: int) -> bool:
-    """Whether cuDNN has the kernel: half precision, and heads of a multiple of 8 up to 128."""
-    return dtype.name in _ELEMENT_TYPES and head_size % 8 == 0 and head_size <= _LARGEST_HEAD
+    """Whether cuDNN has the kernel: half precision, heads of a multiple of 8 up to 128, no card older than Ampere."""
+    known = dtype.name in _ELEMENT_TYPES and head_size % 8 == 0 and head_size <= _LARGEST_HEAD
+    return known and are_ampere_or_later(tf.config.list_physical_devices("GPU"))
 
 
 def attention(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor) -> tf.Tensor:

@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
@@ -43,6 +43,12 @@ def target_device() -> str | None:
 def is_compiling_with_xla() -> bool:
     """Whether XLA compiles the graph that is traced now."""
     return _target.device is not None
+
+
+def are_ampere_or_later(gpus: Sequence[tf.config.PhysicalDevice]) -> bool:
+    """Whether every card is known to compute in bfloat16 and to have cuDNN's attention; True for no cards."""
+    found = [tf.config.experimental.get_device_details(gpu).get("compute_capability") for gpu in gpus]
+    return all(capability is not None and tuple(capability) >= (8, 0) for capability in found)
 
 
 @tf.custom_gradient

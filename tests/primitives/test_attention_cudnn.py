@@ -93,10 +93,15 @@ def test_a_step_for_a_gpu_calls_it_and_nothing_else_does(monkeypatch, rng):
     assert not calls
 
 
-def test_heads_that_cudnn_has():
+def test_heads_and_cards_that_cudnn_has(monkeypatch):
     assert attention_cudnn.supports(tf.bfloat16, 64) and attention_cudnn.supports(tf.float16, 72)  # B, So400m
     assert not attention_cudnn.supports(tf.float32, 64)
     assert not attention_cudnn.supports(tf.bfloat16, 12) and not attention_cudnn.supports(tf.bfloat16, 136)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
+    for capability, has_it in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
+        details = {"compute_capability": capability}
+        monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu, details=details: details)
+        assert attention_cudnn.supports(tf.float16, 64) is has_it
 
 
 def test_an_unknown_device_is_refused():
