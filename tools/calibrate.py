@@ -60,13 +60,19 @@ def main(arguments: list[str] | None = None) -> int:
     add_checkpoint(parser)
     parser.add_argument("--sample", metavar="TASK", required=True, help="zero_shot:... or retrieval:..., see above")
     asked = parser.add_mutually_exclusive_group(required=True)
-    asked.add_argument("--precision", type=float, metavar="P", help="share of right answers among the yes answers")
-    asked.add_argument("--recall", type=float, metavar="R", help="share of matching pairs that get a yes")
+    asked.add_argument(
+        "--precision", type=float, metavar="P", help="wanted share of right answers among the yes answers"
+    )
+    asked.add_argument("--recall", type=float, metavar="R", help="wanted share of matching pairs that get a yes")
     parser.add_argument("--scale", action="store_true", help="also fit temperature and bias")
-    parser.add_argument("--per-label", action="store_true", help="also a threshold for each class with enough pairs")
-    parser.add_argument("--write", metavar="DIR", help="folder of the calibrated checkpoint (this project's format)")
+    parser.add_argument(
+        "--per-label", action="store_true", help="also fit a threshold for each class with enough pairs"
+    )
+    parser.add_argument(
+        "--write", metavar="DIR", help="folder to write the calibrated checkpoint to, in this project's format"
+    )
     parser.add_argument("--output", metavar="DIR", type=Path, help="folder for calibration.json and calibration.html")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images or texts a step (default 64)")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images or texts per step (default 64)")
     options = parser.parse_args(arguments)
     return exit_status(lambda: _run(options))
 

@@ -9,10 +9,12 @@ from siglip_tf.checkpoints import RESIZES
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """Adds CHECKPOINT as the next positional argument, and the options that change what is read of it."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="anything that SigLIP.from_checkpoint reads")
-    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="another resolution than the checkpoint's")
-    parser.add_argument("--tokenizer", metavar="FILE", help="SentencePiece model for formats that carry none (npz)")
-    parser.add_argument("--resize", choices=RESIZES, help="how images are resized, in place of the checkpoint's way")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint that SigLIP.from_checkpoint reads")
+    parser.add_argument(
+        "--image-size", type=int, metavar="PIXELS", help="use this resolution instead of the checkpoint's"
+    )
+    parser.add_argument("--tokenizer", metavar="FILE", help="SentencePiece model, for formats without one (npz)")
+    parser.add_argument("--resize", choices=RESIZES, help="how to resize images, instead of the checkpoint's way")
 
 
 def load_model(options: argparse.Namespace, **more: Any) -> siglip_tf.SigLIP:

@@ -34,10 +34,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("source", metavar="SRC", help="checkpoint to read")
     parser.add_argument("destination", metavar="DST", nargs="?", help="folder to write (a file for big_vision)")
     parser.add_argument("--to", choices=checkpoints.FORMATS, help="format to write")
-    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="resample position embeddings for this side")
+    parser.add_argument(
+        "--image-size", type=int, metavar="PIXELS", help="resample the position embeddings for images of this side"
+    )
     parser.add_argument("--tokenizer", metavar="FILE", help="SentencePiece model to put into the checkpoint")
-    parser.add_argument("--resize", choices=checkpoints.RESIZES, help="how images are resized, in place of SRC's way")
-    parser.add_argument("--no-check", action="store_true", help="do not read back what was written, nor ask both ways")
+    parser.add_argument("--resize", choices=checkpoints.RESIZES, help="how to resize images, instead of SRC's way")
+    parser.add_argument("--no-check", action="store_true", help="do not read the result back and compare its answers")
     options = parser.parse_args(arguments)
     if (options.destination is None) != (options.to is None):
         parser.error("DST and --to go together")

@@ -42,9 +42,11 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     arguments = command_parser("count_shards", __doc__)
     arguments.add_argument("source", metavar="SOURCE", help=SOURCE_HELP)
-    arguments.add_argument("--workers", type=int, default=os.cpu_count(), help="shards read at once (%(default)s)")
-    arguments.add_argument("--index-dir", metavar="DIR", help="where counts are kept; .index beside the shards")
-    arguments.add_argument("--again", action="store_true", help="count all shards, whatever counts there are")
+    arguments.add_argument("--workers", type=int, default=os.cpu_count(), help="shards to read at once (%(default)s)")
+    arguments.add_argument(
+        "--index-dir", metavar="DIR", help="folder for the counts (default: .index beside the shards)"
+    )
+    arguments.add_argument("--again", action="store_true", help="count all shards again")
     return arguments
 
 

@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
         description="Write scikit-learn's handwritten digits as pictures with captions, for `make quickstart DATA=`.",
     )
     parser.add_argument("folder", type=Path, help="folder to write, such as runs/digits")
-    parser.add_argument("--seed", type=int, default=0, help="of the captions' wording (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the captions' wording (%(default)s)")
     arguments = parser.parse_args(argv)
     try:
         count = write(arguments.folder, arguments.seed)

@@ -190,9 +190,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="folder to write, such as runs/emoji")
     parser.add_argument("--train", nargs="+", choices=VENDORS, default=list(TRAIN), metavar="VENDOR",
                         help=f"vendors to train on ({' '.join(TRAIN)})")  # fmt: skip
-    parser.add_argument("--test", choices=VENDORS, default=TEST, metavar="VENDOR", help="vendor held out (%(default)s)")
-    parser.add_argument("--packages", type=Path, metavar="FOLDER", help="keeps the downloaded packages there")
-    parser.add_argument("--limit", type=int, metavar="N", help="only N emoji, evenly spread over the list")
+    parser.add_argument(
+        "--test", choices=VENDORS, default=TEST, metavar="VENDOR", help="vendor to hold out (%(default)s)"
+    )
+    parser.add_argument("--packages", type=Path, metavar="FOLDER", help="folder to keep the downloaded packages in")
+    parser.add_argument("--limit", type=int, metavar="N", help="use only N emoji, evenly spread over the list")
     options = parser.parse_args(argv)
 
     def run() -> None:

@@ -44,10 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = command_parser("evaluate", __doc__ + "\n" + GRAMMAR)
     add_checkpoint(parser)
-    parser.add_argument("--tasks", nargs="+", metavar="TASK", required=True, help="what to measure, see above")
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", required=True, help="what to measure; see above")
     parser.add_argument("--output", metavar="DIR", type=Path, help="folder for results.json and report.html")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images or texts a step (default 64)")
-    parser.add_argument("--devices", type=int, metavar="N", help="how many local devices (default: all accelerators)")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images or texts per step (default 64)")
+    parser.add_argument("--devices", type=int, metavar="N", help="number of local devices (default: all accelerators)")
     options = parser.parse_args(arguments)
     return exit_status(lambda: _run(options))
 

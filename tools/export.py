@@ -45,8 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = command_parser("export", __doc__)
     add_checkpoint(parser)
-    parser.add_argument("directory", metavar="DIR", help="base folder of the served model, gs:// too")
-    parser.add_argument("--version", type=int, metavar="N", help="by default one more than the largest there")
+    parser.add_argument("directory", metavar="DIR", help="base folder of the served model, local or gs://")
+    parser.add_argument(
+        "--version", type=int, metavar="N", help="version number (default: one more than the largest in the folder)"
+    )
     parser.add_argument("--to", choices=tuple(_PRECISIONS), default="saved_model", help="default %(default)s")
     parser.add_argument(
         "--precision",
@@ -54,14 +56,23 @@ def main(arguments: list[str] | None = None) -> int:
         default="float32",
         help="; ".join(f"{to}: {', '.join(names)}" for to, names in _PRECISIONS.items()) + " (default float32)",
     )
-    parser.add_argument("--calibration", metavar="SOURCE", help="litert int8: pictures with captions, some dozens")
-    parser.add_argument("--labels", metavar="FILE", help="class names to bake in, one a line: signature classify_bank")
+    parser.add_argument("--calibration", metavar="SOURCE", help="litert int8: some dozens of pictures with captions")
     parser.add_argument(
-        "--templates", default="name", metavar="T", help=f"for labels: {', '.join(TEMPLATES)}, or a file (default name)"
+        "--labels", metavar="FILE", help="file of class names, one per line, for the signature classify_bank"
     )
-    parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS, metavar="N", help="largest image decoded")
-    parser.add_argument("--model-name", metavar="NAME", help="as the server will call it (default: the folder's name)")
-    parser.add_argument("--no-check", action="store_true", help="do not ask the export in a fresh process")
+    parser.add_argument(
+        "--templates",
+        default="name",
+        metavar="T",
+        help=f"templates of the labels: {', '.join(TEMPLATES)}, or a file (default: name)",
+    )
+    parser.add_argument(
+        "--max-pixels", type=int, default=MAX_PIXELS, metavar="N", help="largest image to decode, in pixels"
+    )
+    parser.add_argument(
+        "--model-name", metavar="NAME", help="name of the model on the server (default: the folder's name)"
+    )
+    parser.add_argument("--no-check", action="store_true", help="do not test the export in a fresh process")
     options = parser.parse_args(arguments)
     known = _PRECISIONS[options.to]
     if options.precision not in known:

@@ -39,15 +39,24 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     arguments = command_parser("inspect_data", __doc__)
     add_source(arguments)
-    arguments.add_argument("--limit", type=int, default=10_000, help="records to look at, at random (%(default)s)")
-    arguments.add_argument("--seed", type=int, default=0, help="of the draw (%(default)s)")
+    arguments.add_argument("--limit", type=int, default=10_000, help="records to draw at random (%(default)s)")
+    arguments.add_argument("--seed", type=int, default=0, help="seed of the draw (%(default)s)")
     arguments.add_argument("--samples", type=int, default=24, help="pictures on the sheet (%(default)s)")
-    arguments.add_argument("--checkpoint", metavar="PATH", help="prepare images and texts as this one does")
-    arguments.add_argument("--image-size", type=int, metavar="PIXELS", help="the checkpoint's, or 224")
-    arguments.add_argument("--method", choices=METHODS, help="the checkpoint's, or big_vision")
+    arguments.add_argument("--checkpoint", metavar="PATH", help="prepare images and texts as for this checkpoint")
+    arguments.add_argument(
+        "--image-size",
+        type=int,
+        metavar="PIXELS",
+        help="side of an image in pixels (default: the checkpoint's, or 224)",
+    )
+    arguments.add_argument(
+        "--method", choices=METHODS, help="how to resize images (default: the checkpoint's, or big_vision)"
+    )
     arguments.add_argument("--tokenizer", metavar="FILE", help="SentencePiece model, to count tokens")
-    arguments.add_argument("--text-length", type=int, metavar="N", help="tokens a text: the checkpoint's, or 64")
-    arguments.add_argument("--out", metavar="FILE", default="data.html", help="the page (%(default)s)")
+    arguments.add_argument(
+        "--text-length", type=int, metavar="N", help="tokens per text (default: the checkpoint's, or 64)"
+    )
+    arguments.add_argument("--out", metavar="FILE", default="data.html", help="page to write (%(default)s)")
     return arguments
 
 

@@ -41,15 +41,21 @@ def parser() -> argparse.ArgumentParser:
     arguments = command_parser("precompute_embeddings", __doc__)
     add_checkpoint(arguments)
     add_source(arguments)
-    arguments.add_argument("folder", metavar="FOLDER", help="where the embeddings are stored")
+    arguments.add_argument("folder", metavar="FOLDER", help="folder to write the embeddings to")
     arguments.add_argument("--records", type=int, help="how many scenes to draw, with the source 'scenes'")
-    arguments.add_argument("--text-length", type=int, metavar="N", help="tokens a text (the checkpoint's)")
-    arguments.add_argument("--dtype", choices=sorted(DTYPES), default="float16", help="of the embeddings (%(default)s)")
-    arguments.add_argument("--batch-size", type=int, default=64, help="images a step and device (%(default)s)")
-    arguments.add_argument("--shard-records", type=int, default=16_384, help="records a shard (%(default)s)")
-    arguments.add_argument("--worker", type=int, default=0, help="which of several machines this is (%(default)s)")
-    arguments.add_argument("--workers", type=int, default=1, help="how many machines share the work (%(default)s)")
-    arguments.add_argument("--bad-record-limit", type=float, default=0.01, help="part that may be broken (%(default)s)")
+    arguments.add_argument("--text-length", type=int, metavar="N", help="tokens per text (default: the checkpoint's)")
+    arguments.add_argument(
+        "--dtype", choices=sorted(DTYPES), default="float16", help="type of the stored embeddings (%(default)s)"
+    )
+    arguments.add_argument("--batch-size", type=int, default=64, help="images per step and device (%(default)s)")
+    arguments.add_argument("--shard-records", type=int, default=16_384, help="records per shard (%(default)s)")
+    arguments.add_argument("--worker", type=int, default=0, help="number of this machine, from 0 (%(default)s)")
+    arguments.add_argument(
+        "--workers", type=int, default=1, help="number of machines that share the work (%(default)s)"
+    )
+    arguments.add_argument(
+        "--bad-record-limit", type=float, default=0.01, help="share of records that may be broken (%(default)s)"
+    )
     return arguments
 
 

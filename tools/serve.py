@@ -37,15 +37,28 @@ def _parser() -> argparse.ArgumentParser:
     defaults, limits = Settings(), Limits()
     parser = command_parser("serve", __doc__)
     parser.add_argument(
-        "models", metavar="MODEL", nargs="+", help="folder that tools.export wrote, or NAME=FOLDER; several serve all"
+        "models",
+        metavar="MODEL",
+        nargs="+",
+        help="folder that tools.export wrote, or NAME=FOLDER; may be given several times",
     )
     parser.add_argument("--host", default=defaults.host, help="address to listen on (default %(default)s)")
-    parser.add_argument("--rest-port", type=int, default=defaults.rest_port, help="default %(default)s; 0: any free")
-    parser.add_argument("--grpc-port", type=int, default=defaults.grpc_port, help="default %(default)s; 0: any free")
     parser.add_argument(
-        "--versions", default="1", metavar="N", help="how many of the newest versions are served, or all (default 1)"
+        "--rest-port", type=int, default=defaults.rest_port, help="default %(default)s; 0 for any free one"
     )
-    parser.add_argument("--poll", type=float, default=defaults.poll_seconds, metavar="S", help="seconds between looks")
+    parser.add_argument(
+        "--grpc-port", type=int, default=defaults.grpc_port, help="default %(default)s; 0 for any free one"
+    )
+    parser.add_argument(
+        "--versions", default="1", metavar="N", help="number of newest versions to serve, or all (default 1)"
+    )
+    parser.add_argument(
+        "--poll",
+        type=float,
+        default=defaults.poll_seconds,
+        metavar="S",
+        help="seconds between two looks for new versions",
+    )
 
     batching = parser.add_argument_group("batching")
     batching.add_argument(
@@ -66,22 +79,42 @@ def _parser() -> argparse.ArgumentParser:
     bounds.add_argument(
         "--max-body-mb", type=float, default=limits.body_bytes / 2**20, metavar="MIB", help="default %(default)s"
     )
-    bounds.add_argument("--max-rows", type=int, default=limits.rows, metavar="N", help="pictures or texts of a request")
+    bounds.add_argument(
+        "--max-rows",
+        type=int,
+        default=limits.rows,
+        metavar="N",
+        help="largest number of pictures or texts in a request",
+    )
     bounds.add_argument("--max-pixels", type=int, metavar="N", help="largest picture (default: the export's limit)")
     bounds.add_argument(
-        "--queue", type=int, default=limits.queue_rows, metavar="ROWS", help="rows that may wait; beyond it: 429"
+        "--queue",
+        type=int,
+        default=limits.queue_rows,
+        metavar="ROWS",
+        help="rows that may wait; requests beyond it get status 429",
     )
     bounds.add_argument(
-        "--waiting-mb", type=float, default=limits.waiting_bytes / 2**20, metavar="MIB", help="bytes of all requests"
+        "--waiting-mb",
+        type=float,
+        default=limits.waiting_bytes / 2**20,
+        metavar="MIB",
+        help="bytes of all requests that may wait",
     )
-    bounds.add_argument("--timeout", type=float, default=limits.seconds, metavar="S", help="seconds of a request")
     bounds.add_argument(
-        "--drain", type=float, default=defaults.drain_seconds, metavar="S", help="seconds that SIGTERM waits"
+        "--timeout", type=float, default=limits.seconds, metavar="S", help="seconds until a request times out"
+    )
+    bounds.add_argument(
+        "--drain",
+        type=float,
+        default=defaults.drain_seconds,
+        metavar="S",
+        help="seconds to finish requests after SIGTERM",
     )
 
     security = parser.add_argument_group("security")
-    security.add_argument("--tls-cert", metavar="PEM", help="certificate: both ports speak TLS")
-    security.add_argument("--tls-key", metavar="PEM", help="its key")
+    security.add_argument("--tls-cert", metavar="PEM", help="certificate; with it both ports speak TLS")
+    security.add_argument("--tls-key", metavar="PEM", help="key of the certificate")
     security.add_argument(
         "--token-file", metavar="FILE", type=Path,
         help=f"requests need 'Authorization: Bearer' with its text (or the variable {_TOKEN_VARIABLE})",

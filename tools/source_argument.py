@@ -12,7 +12,7 @@ SOURCE_HELP = USAGE.replace("%", "%%")
 def add_source(parser: argparse.ArgumentParser) -> None:
     """Adds SOURCE as the next positional argument, and the options that go with it."""
     parser.add_argument("source", metavar="SOURCE", help=SOURCE_HELP)
-    parser.add_argument("--split", help="of TFDS, folders and synthetic data; the same as SOURCE?split=...")
+    parser.add_argument("--split", help="split of TFDS, folders, and synthetic data; the same as SOURCE?split=...")
     parser.add_argument("--report", metavar="FILE", help="JSONL file that names every broken record")
 
 

@@ -70,11 +70,13 @@ def measured(arguments: argparse.Namespace) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("tpu_host", __doc__)
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="as for tools.tpu_report")
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="recipe, as for tools.tpu_report")
     parser.add_argument("--check", action="store_true", help="check the installation, with or without chips, and stop")
     parser.add_argument("--tpu", help="name or address of the TPU (default: TPU_NAME, else this host's chips)")
-    parser.add_argument("--global-batch", type=int, default=4096, help="examples of a step (default %(default)s)")
-    parser.add_argument("--steps", type=int, default=30, help="steps to time, after 5 others (default %(default)s)")
+    parser.add_argument("--global-batch", type=int, default=4096, help="examples per step (default %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=30, help="steps to time, after 5 steps of warm-up (default %(default)s)"
+    )
     parser.add_argument("--estimate", type=Path, help="what tools.tpu_report --json printed for this recipe and batch")
     return parser
 

@@ -87,10 +87,12 @@ def serve(recipe_name: str, rest: Sequence[str], index: int, count: int, port: i
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("tpu_input", __doc__)
     parser.usage = "%(prog)s RECIPE [SETUP] [options of the recipe] [--index I --count N] [--port PORT]"
-    parser.add_argument("recipe", metavar="RECIPE", help="such as siglip; its own options follow")
-    parser.add_argument("--index", type=int, help="which share, from 0 (TPU_WORKER_ID)")
-    parser.add_argument("--count", type=int, help="how many input processes (number of TPU_WORKER_HOSTNAMES)")
-    parser.add_argument("--port", type=int, default=_PORT, help="where the coordinator finds it (default %(default)s)")
+    parser.add_argument("recipe", metavar="RECIPE", help="recipe, such as siglip, followed by its own options")
+    parser.add_argument("--index", type=int, help="number of this process, from 0 (default: TPU_WORKER_ID)")
+    parser.add_argument(
+        "--count", type=int, help="number of input processes (default: the number of TPU_WORKER_HOSTNAMES)"
+    )
+    parser.add_argument("--port", type=int, default=_PORT, help="port for the coordinator (default %(default)s)")
     return parser
 
 

@@ -121,22 +121,28 @@ def _parser():
     parser = argparse.ArgumentParser(
         prog="python -m tools.tpu_report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="such as siglip")
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="recipe, such as siglip")
     parser.add_argument(
         "--topology", default="v4:2x2x1", help="the slice, such as v4:2x2x1, v5e:2x4 (default %(default)s)"
     )
-    parser.add_argument("--global-batch", type=int, default=4096, help="examples of a step (default %(default)s)")
-    parser.add_argument("--search-batch", action="store_true", help="find the largest batch that fits, from there")
+    parser.add_argument("--global-batch", type=int, default=4096, help="examples per step (default %(default)s)")
     parser.add_argument(
-        "--search-step", type=int, default=64, help="examples a chip between batches (default %(default)s)"
+        "--search-batch", action="store_true", help="find the largest batch that fits, starting from --global-batch"
     )
-    parser.add_argument("--compare", metavar="LOSS", help="also with another loss: softmax")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override of the recipe")
-    parser.add_argument("--ops", type=int, default=12, help="how many operations to list (default %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
-    parser.add_argument("--html", metavar="FILE", help="also write a page with a plot of memory over batch")
-    parser.add_argument("--paper", action="store_true", help="all rows of the paper and what is claimed of them")
-    parser.add_argument("--only", help="of --paper, rows whose name holds this text")
+    parser.add_argument(
+        "--search-step", type=int, default=64, help="step of the search, in examples per chip (default %(default)s)"
+    )
+    parser.add_argument("--compare", metavar="LOSS", help="compare with another loss: softmax")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting of the recipe"
+    )
+    parser.add_argument("--ops", type=int, default=12, help="number of operations to list (default %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--html", metavar="FILE", help="also write a page with a plot of memory by batch")
+    parser.add_argument(
+        "--paper", action="store_true", help="report all runs of the paper and check what is claimed about them"
+    )
+    parser.add_argument("--only", help="with --paper, only rows whose name contains this text")
     return parser
 
 

@@ -25,20 +25,31 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m tools.train_tokenizer",
         description="Train a SentencePiece tokenizer on text files, with the ids of SigLIP's.",
     )
-    arguments.add_argument("files", nargs="+", help=".txt (a text a line), .jsonl, .csv or .tsv; each may end in .gz")
-    arguments.add_argument("--output", type=Path, default=Path("tokenizer.model"), help="file to write (%(default)s)")
-    arguments.add_argument("--field", action="append", help="JSONL key or CSV column; may be given again (caption)")
-    arguments.add_argument("--vocab-size", type=int, default=32_000, help="largest number of pieces (%(default)s)")
-    arguments.add_argument("--max-texts", type=int, help="hold a random sample of so many texts in memory (all)")
-    arguments.add_argument("--layout", choices=tuple(ID_LAYOUTS), default="siglip", help="special ids (%(default)s)")
     arguments.add_argument(
-        "--model-type", choices=MODEL_TYPES, default="unigram", help="bpe for few words (%(default)s)"
+        "files", nargs="+", help=".txt (one text per line), .jsonl, .csv, or .tsv; each may end in .gz"
     )
-    arguments.add_argument("--coverage", type=float, default=0.9999, help="share of characters kept (%(default)s)")
+    arguments.add_argument("--output", type=Path, default=Path("tokenizer.model"), help="file to write (%(default)s)")
+    arguments.add_argument(
+        "--field", action="append", help="JSONL key or CSV column; may be given several times (caption)"
+    )
+    arguments.add_argument("--vocab-size", type=int, default=32_000, help="largest number of pieces (%(default)s)")
+    arguments.add_argument("--max-texts", type=int, help="train on a random sample of N texts (all)")
+    arguments.add_argument(
+        "--layout", choices=tuple(ID_LAYOUTS), default="siglip", help="layout of the special ids (%(default)s)"
+    )
+    arguments.add_argument(
+        "--model-type",
+        choices=MODEL_TYPES,
+        default="unigram",
+        help="type of the model; bpe suits small vocabularies (%(default)s)",
+    )
+    arguments.add_argument("--coverage", type=float, default=0.9999, help="share of characters to keep (%(default)s)")
     arguments.add_argument("--byte-fallback", action="store_true", help="spell unknown characters as bytes")
     arguments.add_argument("--keep-case", action="store_true", help="do not lower-case the texts first")
-    arguments.add_argument("--length", type=int, default=64, help="tokens a text, for the figures shown (%(default)s)")
-    arguments.add_argument("--seed", type=int, default=0, help="of the random sample (%(default)s)")
+    arguments.add_argument(
+        "--length", type=int, default=64, help="tokens per text, for the figures shown (%(default)s)"
+    )
+    arguments.add_argument("--seed", type=int, default=0, help="seed of the random sample (%(default)s)")
     return arguments
 
 

@@ -56,7 +56,7 @@ def findings(results: Results) -> Findings:
     high, low = BETAS
     table = Table(
         f"AdamW at a learning rate of {LEARNING_RATE:g} without clipping, batch {BATCH}, {EXAMPLES:,} pairs. A spike "
-        "is a step's value over the median of its neighbourhood, a rise the trend over the lowest that it had reached; "
+        "is a step's value over the median of its neighborhood, a rise the trend over the lowest that it had reached; "
         "one figure a seed.",
         ("", "final loss", "zero-shot, %", "largest rise of loss", "spike of gradient norm", "of update norm"),
         [

@@ -197,7 +197,7 @@ def paper_rows():
 
 
 _CAPTION = (
-    "Loss and zero-shot accuracy over training for the five initialisations of Table 4 (mean and standard error)."
+    "Loss and zero-shot accuracy over training for the five initializations of Table 4 (mean and standard error)."
 )
 
 STUDY = Study(

@@ -80,8 +80,8 @@ def introduction(found: Sequence[Section]) -> list[str]:
         ]
     return [
         "The questions of *Sigmoid Loss for Language Image Pre-Training* asked again of small models on crowded drawn "
-        "scenes: one to three equal objects (the subject) among others that share their colour or shape. Accuracy is "
-        "zero-shot over 1,200 compositions (number, texture, colour, and shape of the subject) on 2,000 new pictures. "
+        "scenes: one to three equal objects (the subject) among others that share their color or shape. Accuracy is "
+        "zero-shot over 1,200 compositions (number, texture, color, and shape of the subject) on 2,000 new pictures. "
         "Learning rates and starts of t and b are chosen on seeds and pictures that no result uses.",
         *unfinished,
         summary_of(found),

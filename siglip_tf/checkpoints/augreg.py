@@ -32,7 +32,7 @@ _TO_CURRENT = rename_by(
 _CLASSIFIER = re.compile(r"img/(head|pre_logits)/")
 
 
-def recognises(names: Iterable[str]) -> bool:
+def recognizes(names: Iterable[str]) -> bool:
     """Whether the arrays of an npz are those of a single ViT."""
     return any(re.fullmatch(r"(params/|opt/target/)?embedding/kernel", name) for name in names)
 
@@ -47,7 +47,7 @@ def read(path: Path) -> Checkpoint:
         CheckpointError: damaged, or not the weights of one whole tower (a hybrid with convolutions, for example).
     """
     found, notes = big_vision.parameters(read_npz(path))
-    arrays, more = big_vision.normalise({_TO_CURRENT(name): array for name, array in found.items()})
+    arrays, more = big_vision.normalize({_TO_CURRENT(name): array for name, array in found.items()})
     notes += more
     if classifier := [name for name in arrays if _CLASSIFIER.match(name)]:
         notes += (f"Left out the classifier: {', '.join(n.removeprefix('img/') for n in classifier)}.",)

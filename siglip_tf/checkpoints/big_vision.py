@@ -66,7 +66,7 @@ def parameters(arrays: Mapping[str, np.ndarray]) -> tuple[ArrayDict, tuple[str, 
     return dict(arrays), ()
 
 
-def recognises(names: Iterable[str]) -> bool:
+def recognizes(names: Iterable[str]) -> bool:
     """Whether the arrays of an npz are those of two towers, or of one inside two."""
     return any(re.match(rf"({'|'.join(_PREFIXES)})?(img|txt)/", name) for name in names)
 
@@ -82,13 +82,13 @@ def read(path: Path) -> Checkpoint:
         CheckpointError: damaged, or not the weights of one whole model.
     """
     found, notes = parameters(read_npz(path))
-    arrays, more = normalise(found)
+    arrays, more = normalize(found)
     checkpoint = assemble(arrays, str(path), FORMAT, notes + more)
     beside = _tokenizer_path(path)
     return dataclasses.replace(checkpoint, tokenizer=beside.read_bytes()) if beside.is_file() else checkpoint
 
 
-def normalise(found: Mapping[str, np.ndarray]) -> tuple[ArrayDict, tuple[str, ...]]:
+def normalize(found: Mapping[str, np.ndarray]) -> tuple[ArrayDict, tuple[str, ...]]:
     """float32, unscanned, old names made new; and notes on what was done."""
     notes: list[str] = []
     if widened := {str(a.dtype) for a in found.values()} - {"float32"}:

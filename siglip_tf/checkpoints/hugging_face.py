@@ -93,7 +93,7 @@ def foreign_name(name: str) -> str:
     return _TO_FOREIGN(name)
 
 
-def recognises(config: Any) -> bool:
+def recognizes(config: Any) -> bool:
     """Whether the content of a `config.json` is a Hugging Face model's."""
     return isinstance(config, dict) and "model_type" in config
 

@@ -71,7 +71,7 @@ def foreign_name(name: str) -> str:
     return _TO_FOREIGN(name)
 
 
-def recognises(config: Any) -> bool:
+def recognizes(config: Any) -> bool:
     """Whether the content of a `config.json` is a KerasHub backbone's."""
     return isinstance(config, dict) and "class_name" in config and "config" in config
 

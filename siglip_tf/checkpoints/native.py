@@ -22,7 +22,7 @@ CONFIG, WEIGHTS, TOKENIZER = "config.json", "weights.safetensors", "tokenizer.mo
 _FORMAT_VERSION = 1
 
 
-def recognises(config: Any) -> bool:
+def recognizes(config: Any) -> bool:
     """Whether the content of a `config.json` is this format's."""
     return isinstance(config, dict) and config.get("format") == "siglip_tf"
 

@@ -113,10 +113,10 @@ def _read_folder(path: Path, resize: str | None) -> Checkpoint:
         raise CheckpointError(f"{path} has no config.json, so it is no checkpoint folder. It holds {names}.")
     config = read_json(config_file)
     try:
-        if native.recognises(config):
+        if native.recognizes(config):
             return native.read(path)
         for module in (hugging_face, keras_hub):
-            if module.recognises(config):
+            if module.recognizes(config):
                 return module.read(path, resize)
     except CheckpointError:
         raise
@@ -131,7 +131,7 @@ def _read_file(path: Path, resize: str | None) -> Checkpoint:
     if kind == "npz":
         names = npz_names(path)
         for module in (big_vision, augreg):
-            if module.recognises(names):
+            if module.recognizes(names):
                 return module.read(path)
         raise CheckpointError(f"{path} is an npz of other arrays ({', '.join(names[:5])} ...), neither SigLIP nor ViT.")
     if kind == "safetensors":

@@ -10,7 +10,7 @@ from siglip_tf.checkpoints.checkpoint import Checkpoint
 
 
 def describe(checkpoint: Checkpoint) -> str:
-    """Format, towers, parameter counts, preprocessing, tokeniser and the reader's notes, a line each.
+    """Format, towers, parameter counts, preprocessing, tokenizer and the reader's notes, a line each.
 
     Args:
         checkpoint: of any format.
@@ -87,7 +87,7 @@ def _preprocessing(checkpoint: Checkpoint) -> list[tuple[str, str]]:
         rows.append(("texts", ", ".join(said)))
     if checkpoint.tokenizer is not None:
         digest = hashlib.sha256(checkpoint.tokenizer).hexdigest()[:12]
-        rows.append(("tokeniser", f"SentencePiece, {len(checkpoint.tokenizer):,} bytes, SHA-256 {digest}..."))
+        rows.append(("tokenizer", f"SentencePiece, {len(checkpoint.tokenizer):,} bytes, SHA-256 {digest}..."))
     elif config.get("text"):
-        rows.append(("tokeniser", "none in the checkpoint; name its SentencePiece model to read texts"))
+        rows.append(("tokenizer", "none in the checkpoint; name its SentencePiece model to read texts"))
     return rows

@@ -24,7 +24,7 @@ _CAPTION_TRAITS = {
     "control_characters": r"[\x00-\x08\x0e-\x1f\x7f]",
     "token_names": r"</?(s|eos|bos|pad|unk|mask)>",
 }
-# Levels of 255 between the darkest and the brightest value: less is a picture of one colour.
+# Levels of 255 between the darkest and the brightest value: less is a picture of one color.
 _FLAT = 8
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from siglip_tf.data import Preprocessing
 from siglip_tf.data.order.bad_records import first_line
 
-_TEXTS_TOKENISED_AT_ONCE = 4096
+_TEXTS_TOKENIZED_AT_ONCE = 4096
 
 
 class _NothingToEmbedError(ValueError):
@@ -65,7 +65,7 @@ class Embedder:
 
         Args:
             examples: dicts with "image", the bytes of an image file (other keys are ignored), in a fixed order.
-            pooled: the image tower's output as it is, instead of the l2-normalised embedding (few-shot probes).
+            pooled: the image tower's output as it is, instead of the l2-normalized embedding (few-shot probes).
             progress: called with the number of images done after each batch.
 
         Returns:
@@ -152,7 +152,7 @@ class Embedder:
         )
 
     def texts(self, texts: Sequence[str], *, progress: Callable[[int], None] | None = None) -> np.ndarray:
-        """Embeddings (texts, embed_dim) float32 of strings, tokenised as the model's preprocessing says.
+        """Embeddings (texts, embed_dim) float32 of strings, tokenized as the model's preprocessing says.
 
         Texts of the same tokens are embedded once: their scores then tie exactly, wherever they stand in a batch.
 
@@ -163,7 +163,7 @@ class Embedder:
         if len(texts) == 0:
             raise ValueError("There is nothing to embed: no texts.")
         strings = tf.data.Dataset.from_tensor_slices(tf.constant(list(texts), tf.string))
-        ids = np.concatenate([self._tokenize(part).numpy() for part in strings.batch(_TEXTS_TOKENISED_AT_ONCE)])
+        ids = np.concatenate([self._tokenize(part).numpy() for part in strings.batch(_TEXTS_TOKENIZED_AT_ONCE)])
         ids, position = np.unique(ids, axis=0, return_inverse=True)
         dataset = self._share_of(tf.data.Dataset.from_tensor_slices(ids))
         found, _ = self._embed(dataset, tf.zeros(ids.shape[1], tf.int32), self._encode_texts, progress)

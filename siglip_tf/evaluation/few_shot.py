@@ -7,7 +7,7 @@ import numpy as np
 
 from siglip_tf.evaluation.ranking import check_embeddings
 
-BIAS_FEATURE = 100.0  # so large that the bias is next to unregularised
+BIAS_FEATURE = 100.0  # so large that the bias is next to unregularized
 L2 = 2.0**10
 
 

@@ -1,4 +1,4 @@
-"""Ranks and nearest neighbours by dot product, the same whatever the chunk size.
+"""Ranks and nearest neighbors by dot product, the same whatever the chunk size.
 
 A float32 matrix product rounds differently with its block size, so near-ties would be broken by the chunking. Here the
 float32 product only decides the pairs that its own rounding bound allows it to decide; the few others are scored again

@@ -1,4 +1,4 @@
-"""Image sets in the layouts they are published in: labelled folders, ObjectNet, COCO, Flickr, Crossmodal-3600."""
+"""Image sets in the layouts they are published in: labeled folders, ObjectNet, COCO, Flickr, Crossmodal-3600."""
 
 import posixpath
 from collections.abc import Sequence

@@ -41,8 +41,8 @@ def retrieval(
     is. Equal scores rank the lower index first (a stable sort, which is what big_vision's `argsort` is meant to be).
 
     Args:
-        image_embeddings: (images, d), l2-normalised.
-        text_embeddings: (texts, d), l2-normalised.
+        image_embeddings: (images, d), l2-normalized.
+        text_embeddings: (texts, d), l2-normalized.
         image_of_text: (texts,) int, the image that each text describes; every image has at least one. None: text i
             describes image i.
         recall_at: the values of k.

@@ -16,7 +16,7 @@ KIND:READER=WHERE[,option=value...]
 
   zero_shot:folder=DIR           one folder of pictures a class
   zero_shot:objectnet=DIR        ObjectNet as unzipped (its red border is cut off)
-  zero_shot:source=SOURCE        your own labelled records: whatever training reads as SOURCE
+  zero_shot:source=SOURCE        your own labeled records: whatever training reads as SOURCE
   zero_shot:tfds=NAME            a prepared TFDS data set: imagenet2012, imagenet2012_real, imagenet_v2, imagenet_a,
                                  imagenet_r, oxford_iiit_pet, cifar100, ...
   retrieval:coco=DIR             COCO captions: Karpathy's split file, or COCO's own with split=val2017

@@ -109,7 +109,7 @@ class Task(abc.ABC):
 
 @dataclass(frozen=True)
 class ZeroShotTask(Task):
-    """Zero-shot classification of a labelled image set.
+    """Zero-shot classification of a labeled image set.
 
     Args:
         images: the set, with labels and class names.
@@ -251,8 +251,8 @@ class FewShotTask(Task):
     """The closed-form linear probe on the image tower's pooled output.
 
     Args:
-        train: labelled set to draw from; only the drawn images are embedded.
-        test: labelled set with the same classes.
+        train: labeled set to draw from; only the drawn images are embedded.
+        test: labeled set with the same classes.
         shots: examples a class.
         seeds: how many draws.
     """

@@ -1,4 +1,4 @@
-"""Image sets by their TensorFlow Datasets name: labelled ones, ReaL's label sets, and captioned ones."""
+"""Image sets by their TensorFlow Datasets name: labeled ones, ReaL's label sets, and captioned ones."""
 
 import re
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def tfds_set(
 
     Args:
         name: e.g. "imagenet2012", "imagenet_v2", "imagenet2012_real", "oxford_iiit_pet", "cifar100", "coco_captions".
-        split: by default "test", or "validation" or "val" where there is no labelled "test".
+        split: by default "test", or "validation" or "val" where there is no labeled "test".
         data_dir: TFDS's folder; by default its own.
         class_names: names for the labels. The ImageNet sets know WordNet ids only, so they need them.
 

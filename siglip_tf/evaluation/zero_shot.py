@@ -34,7 +34,7 @@ def make_prompts(class_names: Sequence[str], templates: Sequence[str], canonical
 
 
 def average_prompts(prompt_embeddings: np.ndarray, templates: int) -> np.ndarray:
-    """Class embeddings: l2-normalise each prompt, mean over templates, l2-normalise; epsilon 1e-8 as in the model.
+    """Class embeddings: l2-normalize each prompt, mean over templates, l2-normalize; epsilon 1e-8 as in the model.
 
     Args:
         prompt_embeddings: (classes * templates, d), class by class.
@@ -95,7 +95,7 @@ def zero_shot(
     """Accuracy of the class whose embedding has the largest dot product with the image's; ties go to the lower class.
 
     Args:
-        image_embeddings: (images, d), l2-normalised.
+        image_embeddings: (images, d), l2-normalized.
         classes: (classes, d) from `class_embeddings`.
         labels: (images,) int, or (images, k) int padded with -1 where several labels are right (ReaL: a hit on any
             of them counts). Images without a label are left out and counted in `left_out`.

@@ -28,23 +28,29 @@ def parser(recipe: Recipe) -> argparse.ArgumentParser:
         arguments.add_argument(f"--{name}", metavar=name.upper().replace("-", "_"), help=option.help)
     arguments.add_argument("--run", help=f"the run's folder, local or gs:// (runs/{recipe.name}-SETUP)")
     arguments.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="another value of a setting; see --show"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting; see --show"
     )
     arguments.add_argument(
         "--evaluate", action="append", default=[], metavar="TASK",
-        help="evaluate while training: a task of tools.evaluate, or held_out for the data's own held-out part",
+        help="evaluate while training: a task as in tools.evaluate, or held_out for the data's own held-out part",
     )  # fmt: skip
     arguments.add_argument("--every", metavar="STEPS", help="steps between evaluations")
-    arguments.add_argument("--synthetic", action="store_true", help="a tiny run on drawn scenes, on any machine")
+    arguments.add_argument("--synthetic", action="store_true", help="do a tiny run on synthetic data, on any machine")
     arguments.add_argument("--embedded", dest="synthetic", action="store_true", help=argparse.SUPPRESS)
     arguments.add_argument(
-        "--inputs", metavar="HOST:PORT,...", help="processes that make the batches: python -m tools.tpu_input --help"
+        "--inputs",
+        metavar="HOST:PORT,...",
+        help="processes that make the batches; see python -m tools.tpu_input --help",
     )
     arguments.add_argument("--fresh", action="store_true", help="delete the run's folder and start again")
     arguments.add_argument("--dry-run", action="store_true", help="build everything, print the plan, and stop")
-    arguments.add_argument("--tpu-report", action="store_true", help="with --dry-run: compile for the TPU, minutes")
+    arguments.add_argument(
+        "--tpu-report", action="store_true", help="with --dry-run: compile for the TPU, which takes minutes"
+    )
     arguments.add_argument("--show", action="store_true", help="print all settings, and stop")
-    arguments.add_argument("--until", type=int, metavar="STEP", help="stop there; the same command continues later")
+    arguments.add_argument(
+        "--until", type=int, metavar="STEP", help="stop at this step; the same command continues later"
+    )
     return arguments
 
 

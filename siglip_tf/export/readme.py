@@ -10,7 +10,7 @@ _TEXT = """\
 # {name}
 
 Version {version}, written by siglip_tf. Image-text model: {images}, texts {text_length} tokens,
-embeddings of {embed_dim} numbers, weights {precision} ({megabytes:.0f} MB). Preprocessing and tokenisation are in the
+embeddings of {embed_dim} numbers, weights {precision} ({megabytes:.0f} MB). Preprocessing and tokenization are in the
 graph: send the bytes of image files and plain strings.
 
 ## Start a server
@@ -37,7 +37,7 @@ Any number of images and texts a request, none included.
 
 | signature | inputs | outputs |
 |---|---|---|
-| `embed_image` | `images` (n,) bytes of JPEG, PNG, GIF, BMP, WebP | `embedding` (n, {embed_dim}), l2-normalised |
+| `embed_image` | `images` (n,) bytes of JPEG, PNG, GIF, BMP, WebP | `embedding` (n, {embed_dim}), l2-normalized |
 | `embed_image_pixels` | `pixels` (n, height, width, 3) uint8 | `embedding` (n, {embed_dim}) |
 | `embed_text` | `texts` (m,) strings | `embedding` (m, {embed_dim}) |
 | `score` | `images` (n,), `texts` (m,) | `logits`, `probabilities` (n, m) |
@@ -72,7 +72,7 @@ gRPC, with `pip install tensorflow-serving-api`:
     stub = prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel("localhost:8500"))
     print(tf.make_ndarray(stub.Predict(request, 30).outputs["probabilities"]))
 
-In Python, without a server (the import of tensorflow_text registers the tokeniser's ops):
+In Python, without a server (the import of tensorflow_text registers the tokenizer's ops):
 
     import tensorflow as tf, tensorflow_text
     model = tf.saved_model.load("{version}")

@@ -60,17 +60,17 @@ class ServingGraph:
 
     @tf.function(input_signature=[_BYTES])
     def embed_image(self, images):
-        """JPEG, PNG, GIF, BMP or WebP bytes (n,) -> embedding (n, d) float32, l2-normalised."""
+        """JPEG, PNG, GIF, BMP or WebP bytes (n,) -> embedding (n, d) float32, l2-normalized."""
         return {"embedding": self._images(images)}
 
     @tf.function(input_signature=[_PIXELS])
     def embed_image_pixels(self, pixels):
-        """uint8 (n, height, width, 3), resized as the checkpoint does -> embedding (n, d) float32, l2-normalised."""
+        """uint8 (n, height, width, 3), resized as the checkpoint does -> embedding (n, d) float32, l2-normalized."""
         return {"embedding": self._pixels(pixels)}
 
     @tf.function(input_signature=[_TEXTS])
     def embed_text(self, texts):
-        """UTF-8 strings (n,), taken as they are -> embedding (n, d) float32, l2-normalised."""
+        """UTF-8 strings (n,), taken as they are -> embedding (n, d) float32, l2-normalized."""
         return {"embedding": self._texts(texts)}
 
     @tf.function(input_signature=[_BYTES, _TEXTS])
@@ -136,7 +136,7 @@ class ServingGraph:
 
     @tf.function(input_signature=[_LABELS, _TEMPLATES])
     def _classes(self, labels, templates):
-        """Labels (m,) in templates (t,) -> (m, d): the mean of the t unit vectors, normalised again."""
+        """Labels (m,) in templates (t,) -> (m, d): the mean of the t unit vectors, normalized again."""
         halves = tf.strings.split(templates, "{}")
         checks = [
             tf.debugging.assert_equal(

@@ -27,7 +27,7 @@ def _varint(value: int) -> bytes:
 
 
 def prediction_log(model_name: str, signature: str, inputs: Mapping[str, np.ndarray | list]) -> bytes:
-    """A serialised `PredictionLog` that asks `signature` of `model_name` with `inputs`."""
+    """A serialized `PredictionLog` that asks `signature` of `model_name` with `inputs`."""
     model_spec = _field(1, model_name.encode()) + _field(3, signature.encode())
     request = _field(1, model_spec)
     for name, value in inputs.items():

@@ -65,10 +65,15 @@ def main(argv: list[str]) -> None:
         "tools.benchmark deploy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkpoint", nargs="?", default=CHECKPOINT, metavar="CHECKPOINT", help="default: %(default)s")
-    parser.add_argument("--task", default=TASK, help="zero-shot task, as of tools.evaluate (%(default)s)")
-    parser.add_argument("--calibration", default=CALIBRATION, metavar="SOURCE", help="of full 8 bits (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=50, help="timed calls of each (%(default)s)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of LiteRT and ONNX (all cores)")
+    parser.add_argument("--task", default=TASK, help="zero-shot task, as in tools.evaluate (%(default)s)")
+    parser.add_argument(
+        "--calibration",
+        default=CALIBRATION,
+        metavar="SOURCE",
+        help="pictures with captions that calibrate full 8-bit LiteRT (%(default)s)",
+    )
+    parser.add_argument("--rounds", type=int, default=50, help="timed calls of each format (%(default)s)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of LiteRT and ONNX (all cores)")
     options = parser.parse_args(argv)
     if options.rounds < 1 or options.threads < 1:
         parser.error(f"Expected --rounds and --threads of at least 1. Received: {options.rounds}, {options.threads}.")

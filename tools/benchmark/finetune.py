@@ -79,8 +79,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--start", required=True, help="a checkpoint of a whole model")
     parser.add_argument("--data", required=True, type=Path, help="a folder with captions.jsonl and a held-out split")
     parser.add_argument("--pairs", type=int, default=500, help="training pairs (%(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="how often, with other pairs each time (%(default)s)")
-    parser.add_argument("--work", type=Path, default=Path("runs/benchmark-finetune"), help="folder of the runs")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, each with its own pairs (%(default)s)")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/benchmark-finetune"), help="folder to write the runs to"
+    )
     options = parser.parse_args(argv)
     if options.pairs < 16 or options.seeds < 1:
         parser.error(f"expected --pairs >= 16 and --seeds >= 1. Received: {options.pairs} and {options.seeds}")

@@ -371,13 +371,19 @@ def main(argv: list[str]) -> None:
         "tools.benchmark loss", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--n", type=int, nargs="+", help="batch sizes (4096 8192), with --replicas of one replica (1024)"
+        "--n", type=int, nargs="+", help="batch sizes (4096 8192); with --replicas, pairs per replica (1024)"
     )
-    parser.add_argument("--dim", type=int, default=768, help="size of an embedding (768)")
-    parser.add_argument("--rounds", type=int, default=9, help="that are counted, of each (9)")
-    parser.add_argument("--memory-only", action="store_true", help="only ours, only memory: for batches without rivals")
-    parser.add_argument("--replicas", type=int, nargs="+", help="memory of one replica for these numbers of replicas")
-    parser.add_argument("--only", nargs="*", help="these rivals, or none")
+    parser.add_argument("--dim", type=int, default=768, help="embedding size (768)")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds to measure for each candidate (9)")
+    parser.add_argument(
+        "--memory-only",
+        action="store_true",
+        help="measure only the memory of siglip_tf, for batches that are too large for the rivals",
+    )
+    parser.add_argument(
+        "--replicas", type=int, nargs="+", help="measure the memory of one replica for these numbers of replicas"
+    )
+    parser.add_argument("--only", nargs="*", help="rivals to compare with, or none")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.replicas:

@@ -134,12 +134,12 @@ def main(arguments: list[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--pictures", type=int, default=1_000_000)
-    parser.add_argument("--dim", type=int, default=768, help="numbers in a vector (768)")
+    parser.add_argument("--dim", type=int, default=768, help="embedding size (768)")
     parser.add_argument("--queries", type=int, default=50)
-    parser.add_argument("--count", type=int, default=10, help="results a query (10)")
-    parser.add_argument("--graph", type=Path, help="file that keeps the graph")
+    parser.add_argument("--count", type=int, default=10, help="results per query (10)")
+    parser.add_argument("--graph", type=Path, help="file to store the graph in")
     parser.add_argument("--compression", action="store_true", help="measure smaller vectors instead")
-    parser.add_argument("--table", type=Path, metavar="FILE", help="with --compression: vectors of your own")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="with --compression: a file with your own vectors")
     options = parser.parse_args(arguments)
     if options.compression:
         _print_compression(options)

@@ -68,17 +68,21 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "tools.benchmark serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--parts", type=_names, default=_PARTS, help=f"some of {','.join(_PARTS)} (default all)")
+    parser.add_argument(
+        "--parts", type=_names, default=_PARTS, help=f"parts to run, among {','.join(_PARTS)} (default: all)"
+    )
     parser.add_argument("--model", default="B/16", help="image tower (%(default)s)")
     parser.add_argument("--text", default="B", help="text tower (%(default)s)")
-    parser.add_argument("--batch", type=_positive, default=8, help="path: images and texts a request (%(default)s)")
-    parser.add_argument("--rounds", type=_positive, default=7, help="path: measurements of each (%(default)s)")
-    parser.add_argument("--precision", default="float32", help="of the served weights (%(default)s)")
-    parser.add_argument("--clients", type=_counts, default=(1, 8, 64), help="load: how many at a time (1,8,64)")
-    parser.add_argument("--seconds", type=float, default=10.0, help="load: of each measurement (%(default)s)")
-    parser.add_argument("--soak", type=_positive, default=5_000, help="soak: requests (%(default)s)")
-    parser.add_argument("--hostile", type=_positive, default=1_000, help="hostile: requests (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="hostile: which requests (%(default)s)")
+    parser.add_argument("--batch", type=_positive, default=8, help="path: images and texts per request (%(default)s)")
+    parser.add_argument(
+        "--rounds", type=_positive, default=7, help="path: measurements of each signature (%(default)s)"
+    )
+    parser.add_argument("--precision", default="float32", help="precision of the served weights (%(default)s)")
+    parser.add_argument("--clients", type=_counts, default=(1, 8, 64), help="load: concurrent requests (1,8,64)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="load: seconds per measurement (%(default)s)")
+    parser.add_argument("--soak", type=_positive, default=5_000, help="soak: number of requests (%(default)s)")
+    parser.add_argument("--hostile", type=_positive, default=1_000, help="hostile: number of requests (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="hostile: seed of the requests (%(default)s)")
     return parser
 
 

@@ -245,14 +245,14 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         "tools.benchmark step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", default="B", choices=list(VARIANTS), metavar="SIZE", help="of both towers (B)")
-    parser.add_argument("--patch", type=int, default=16, help="pixels of a patch's side (16)")
-    parser.add_argument("--image-size", type=int, default=224, help="pixels of an image's side (224)")
-    parser.add_argument("--batch", type=int, default=16, help="pairs a step (16)")
-    parser.add_argument("--text-length", type=int, default=64, help="tokens of a text (64)")
-    parser.add_argument("--vocab-size", type=int, default=32_000, help="token ids (32,000)")
-    parser.add_argument("--rounds", type=int, default=5, help="steps that are counted, of each (5)")
-    parser.add_argument("--only", nargs="*", help="these rivals, or none")
+    parser.add_argument("--size", default="B", choices=list(VARIANTS), metavar="SIZE", help="size of both towers (B)")
+    parser.add_argument("--patch", type=int, default=16, help="side of a patch in pixels (16)")
+    parser.add_argument("--image-size", type=int, default=224, help="side of an image in pixels (224)")
+    parser.add_argument("--batch", type=int, default=16, help="pairs per step (16)")
+    parser.add_argument("--text-length", type=int, default=64, help="tokens per text (64)")
+    parser.add_argument("--vocab-size", type=int, default=32_000, help="vocabulary size (32,000)")
+    parser.add_argument("--rounds", type=int, default=5, help="measured steps of each candidate (5)")
+    parser.add_argument("--only", nargs="*", help="rivals to compare with, or none")
     options = parser.parse_args(argv)
     shape = Shape(
         options.size, options.patch, options.image_size, options.batch, options.text_length, options.vocab_size

@@ -34,11 +34,13 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     index = commands.add_parser("index", help="embed the pictures of a folder")
     index.add_argument("folder", metavar="FOLDER", type=Path)
-    index.add_argument("--batch-size", type=int, default=16, metavar="N", help="pictures a step (default 16)")
+    index.add_argument("--batch-size", type=int, default=16, metavar="N", help="pictures per step (default 16)")
     query = commands.add_parser("query", help="print the best matches for a text, or for a picture's file")
     query.add_argument("query", metavar="QUERY", help="a text, or the path of a picture")
-    query.add_argument("folder", metavar="FOLDER", type=Path, nargs="?", default=Path(), help="or a FILE of export")
-    query.add_argument("-n", type=int, default=10, metavar="N", help="how many (default 10)")
+    query.add_argument(
+        "folder", metavar="FOLDER", type=Path, nargs="?", default=Path(), help="the folder, or a FILE that export wrote"
+    )
+    query.add_argument("-n", type=int, default=10, metavar="N", help="number of results (default 10)")
     serve = commands.add_parser("serve", help="open the search page")
     serve.add_argument("folder", metavar="FOLDER", type=Path, nargs="?", default=Path())
     serve.add_argument("--port", type=int, default=8765, help="default 8765; 0 for any free one")
@@ -47,15 +49,17 @@ def main(arguments: list[str] | None = None) -> int:
     export.add_argument("folder", metavar="FOLDER", type=Path)
     export.add_argument("file", metavar="FILE", type=Path, help=".parquet, .npz, or .duckdb")
     export.add_argument("--dims", type=int, metavar="N", help="keep the N principal directions of the vectors")
-    export.add_argument("--int8", action="store_true", help="store 8 bits a dimension")
+    export.add_argument("--int8", action="store_true", help="store 8 bits per dimension")
     importing = commands.add_parser("import", help="make an index of embeddings from another tool")
-    importing.add_argument("file", metavar="FILE", type=Path, help="with columns path and embedding")
+    importing.add_argument("file", metavar="FILE", type=Path, help="table with the columns path and embedding")
     importing.add_argument("folder", metavar="FOLDER", type=Path)
     for command in (query, serve):
-        command.add_argument("--exact", action="store_true", help="compare with every picture, however many there are")
+        command.add_argument(
+            "--exact", action="store_true", help="compare with every picture, without the graph of neighbors"
+        )
     for command in (index, query, serve, importing):
         command.add_argument("--model", metavar="CHECKPOINT", help="checkpoint (default: the one the index remembers)")
-        command.add_argument("--tokenizer", metavar="FILE", help="SentencePiece model for formats that carry none")
+        command.add_argument("--tokenizer", metavar="FILE", help="SentencePiece model, for formats without one")
     options = parser.parse_args(arguments)
     runs = {"index": _index, "query": _query, "serve": _serve, "export": _export, "import": _import}
     run = runs[options.command]

@@ -2,7 +2,7 @@
 
 A folder holds `manifest.json` and one file a shard, `shard-00000-of-00010.safetensors`, each with
 
-- `image_embedding`: float16, bfloat16 or float32 (images, embed_dim), l2-normalised;
+- `image_embedding`: float16, bfloat16 or float32 (images, embed_dim), l2-normalized;
 - `text`: int32 (texts, text_length), every caption of every image;
 - `first_text`: int64 (images + 1,), where each image's captions begin;
 - `record`: int64 (images,), the record of the source that each image was.

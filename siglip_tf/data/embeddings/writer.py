@@ -51,7 +51,7 @@ class EmbeddingWriter:
         folder: where to write, local or remote. If it holds some shards of the same run, the run resumes.
         source: the images and captions.
         preprocessing: the tower's, of images and texts.
-        encode: uint8 pixels (batch_size, size, size, 3) to l2-normalised embeddings (batch_size, embed_dim).
+        encode: uint8 pixels (batch_size, size, size, 3) to l2-normalized embeddings (batch_size, embed_dim).
         tower: `tower_fingerprint` of the tower's weights.
         embed_dim: width of the embeddings.
         dtype: "float16", "bfloat16" or "float32".

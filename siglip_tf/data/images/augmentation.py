@@ -157,8 +157,8 @@ class Augmentation:
 
     def _colored(self, images: tf.Tensor, either_way: tf.Tensor) -> tf.Tensor:
         by_picture = either_way[:, None, None, :]
-        grey = tf.reduce_mean(images, axis=-1, keepdims=True)
-        images = grey + (images - grey) * (1 + self.color * by_picture[..., 6:7])
+        gray = tf.reduce_mean(images, axis=-1, keepdims=True)
+        images = gray + (images - gray) * (1 + self.color * by_picture[..., 6:7])
         images = images * (1 + self.color * by_picture[..., 7:8]) + self.color * by_picture[..., 8:9]
         channels = tf.stack([by_picture[..., 9], -by_picture[..., 9], by_picture[..., 1]], axis=-1)
         return tf.clip_by_value(images + _CHANNEL_SHARE * self.color * channels, -1.0, 1.0)

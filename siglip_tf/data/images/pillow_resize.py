@@ -27,7 +27,7 @@ def _resize_first_axis(rows: tf.Tensor, size: int, kernel: str) -> tf.Tensor:
         kernel_type=kernel,
         antialias=True,
     )
-    # "Fake quantisation" with unit steps is clip and round in one pass.
+    # "Fake quantization" with unit steps is clip and round in one pass.
     return tf.quantization.fake_quant_with_min_max_args(tf.reshape(resized, [size, columns]), 0.0, 255.0, num_bits=8)
 
 

@@ -80,12 +80,12 @@ class RecordOrder:
 
 
 class Window(NamedTuple):
-    """Neighbouring slots of a stream, in one epoch, whose records are read together.
+    """Neighboring slots of a stream, in one epoch, whose records are read together.
 
     Attributes:
         first: the first slot.
         end: the slot after the last.
-        pieces: int64 (p, 2), start and count of the neighbouring records to read, each piece within a run.
+        pieces: int64 (p, 2), start and count of the neighboring records to read, each piece within a run.
         gather: int64 (end - first,): for each slot, the number of its record among the records read.
     """
 

@@ -67,7 +67,7 @@ class Source(abc.ABC):
         return {key: value.numpy() for key, value in self.read(tf.constant(index, tf.int64)).items()}
 
     def read_run(self, start: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
-        """`count` neighbouring raw examples from record `start` on, in-graph, read in one go where there are `runs`.
+        """`count` neighboring raw examples from record `start` on, in-graph, read in one go where there are `runs`.
 
         Args:
             start: int64 scalar.

@@ -96,7 +96,7 @@ def open_tfds(
     else:
         import tensorflow_datasets as tfds
 
-        # Its own deserialisation is Python's, and decodes the images.
+        # Its own deserialization is Python's, and decodes the images.
         data = builder.as_data_source(split=split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
         source = _DataSource(data, reader.parser(), title, signature)
     source.class_names, source.has_groups = reader.class_names, group is not None
@@ -186,7 +186,7 @@ class TfdsReader:
         return example
 
     def parser(self) -> Parse:
-        """Serialised record to raw example, in-graph."""
+        """Serialized record to raw example, in-graph."""
         features = self.decoding.extract_features(self._all)
         return lambda record: self.example(features.deserialize_example(record, decoders=self.decoding.decoders))
 
@@ -202,7 +202,7 @@ def _label(features: Any, flat: dict[str, Any], known: Sequence[str] | None) -> 
 
 
 class _DataSource(Source):
-    """Serialised records by TFDS's own random access, which is Python: a call a record."""
+    """Serialized records by TFDS's own random access, which is Python: a call a record."""
 
     def __init__(self, data: Any, parse: Parse, name: str, signature: str):
         self._data = data

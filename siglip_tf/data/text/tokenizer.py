@@ -61,7 +61,7 @@ class Tokenizer(tf.Module):
     `length - 1` pieces and EOS. The class is a `tf.Module` so that a SavedModel that holds it keeps the vocabulary.
 
     Args:
-        model_proto: a serialised SentencePiece model (the bytes of a `.model` file).
+        model_proto: a serialized SentencePiece model (the bytes of a `.model` file).
         length: tokens per text.
         lower_case: True or "unicode" lower-cases every script as Python does, and so Hugging Face's `SiglipTokenizer`;
             "simple" lower-cases each character by itself, as `Siglip2Tokenizer` does, which only changes a sigma at

@@ -51,7 +51,7 @@ def train_tokenizer(
     Args:
         texts: read once, a text at a time. Line breaks separate texts; texts of nothing but space are left out.
         vocab_size: largest number of pieces. A corpus with fewer gives fewer.
-        lower_case: whether texts are lower-cased first, as SigLIP's are; then tokenise with `lower_case=True` too.
+        lower_case: whether texts are lower-cased first, as SigLIP's are; then tokenize with `lower_case=True` too.
         layout: "siglip" (pad 0, EOS 1, unknown 2) or "siglip2" (pad 0, EOS 1, BOS 2, unknown 3).
         model_type: "unigram" (SigLIP's) or "bpe" (SigLIP 2's). A corpus of few different words wants "bpe": unigram
             makes a word a piece only if it also occurs inside another word, and spells the rest.

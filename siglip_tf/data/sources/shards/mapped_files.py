@@ -45,7 +45,7 @@ def bytes_at(content: tf.Tensor, offset: tf.Tensor, length: tf.Tensor) -> tf.Ten
     """string scalar: bytes of a file's content, uint8 (bytes,) as `MappedFiles` gives it or a string scalar."""
     if content.dtype == tf.string:
         return tf.strings.substr(content, offset, length)
-    # A serialised uint8 tensor ends in its content.
+    # A serialized uint8 tensor ends in its content.
     message = tf.io.serialize_tensor(tf.strided_slice(content, [offset], [offset + length]))
     total = tf.strings.length(message, unit="BYTE")
     length = tf.cast(length, tf.int32)

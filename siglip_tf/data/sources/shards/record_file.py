@@ -31,7 +31,7 @@ class RecordFileSource(Source):
 
     Args:
         paths: the files, in order.
-        parse: a serialised record (string scalar) to a raw example, in-graph; `"id"` may be missing.
+        parse: a serialized record (string scalar) to a raw example, in-graph; `"id"` may be missing.
         name: what reports call the source.
         signature: changes with what `parse` does.
         index_dir: where the index is kept; a folder `.index` beside the files by default.
@@ -102,7 +102,7 @@ class RecordFileSource(Source):
         return self._example(record, shard, number)
 
     def read_run(self, start: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
-        """Neighbouring records of one file, in one pass; a blank example for each that cannot be read."""
+        """Neighboring records of one file, in one pass; a blank example for each that cannot be read."""
         if self._mapped is not None:
             return super().read_run(start, count)
         shard, first = self._place(start)
@@ -149,7 +149,7 @@ class RecordFileSource(Source):
 def _records(path: tf.Tensor, offset: tf.Tensor) -> tf.data.Dataset:
     """The records of a file from a byte offset on (`tf.data.TFRecordDataset` has no such argument; its op does).
 
-    Only inside another data set's function: TensorFlow 2.21 cannot serialise the op with offsets at the top.
+    Only inside another data set's function: TensorFlow 2.21 cannot serialize the op with offsets at the top.
     """
     variant = tf.raw_ops.TFRecordDatasetV2(
         filenames=path[None], compression_type="", buffer_size=_BUFFER_BYTES, byte_offsets=offset[None]

@@ -1,7 +1,7 @@
 """Members of a tar shard as samples: grouped by key as the webdataset library groups them.
 
 A member's key is its name up to the first dot behind the last slash; what follows, in lower case, is its extension. The
-members of a sample are neighbours of one key, and an extension that comes again begins the next sample. The picture of
+members of a sample are neighbors of one key, and an extension that comes again begins the next sample. The picture of
 a sample is the member whose whole extension is an image's: `0001.png` where `0001.mask.png` stands beside it.
 
 Names with more dots make one key for several pictures (`IMG.01.png`, `IMG.02.png`). Each that has a text of the same
