@@ -14,7 +14,7 @@ from siglip_tf.data.order.mixture import Mixture
 from siglip_tf.data.order.position import PositionTracker, check_state, kernel_to_resume, state_of
 from siglip_tf.data.order.shares import Share, check_batch_and_seed, own_batches, share_of
 from siglip_tf.data.preprocessing import Preprocessing
-from siglip_tf.data.reading import EXTRA_FIELDS, Reading
+from siglip_tf.data.reading import EXTRA_FIELDS, KEPT_AT_ONCE, Reading
 from siglip_tf.data.sources.base import Source
 
 _as_written = tf.autograph.experimental.do_not_convert
@@ -151,6 +151,8 @@ class TrainingData:
             )
             pairs = tf.data.Dataset.choose_from_datasets(parts, turns)
         batches = pairs.batch(share.size, drop_remainder=True).map(_as_written(self._account))
+        if reading.kept is not None:
+            batches = batches.map(_as_written(lambda place: reading.kept_pairs(place["record"], place["choice"])))
         first = self._first_step * share.batches
         numbered = tf.data.Dataset.zip(tf.data.Dataset.range(first, 1 << 62), batches)
         worker = share.worker
@@ -231,16 +233,10 @@ class TrainingData:
         def decode(pair: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             with tf.control_dependencies([tf.debugging.Assert(pair["caption"] != "", ["No caption to train on."])]):
                 data = tf.identity(pair["image"])
-            if "pixels" in pair:
-                with tf.control_dependencies([data]):
-                    image = tf.ensure_shape(pair["pixels"], self._image.spec.shape)
-            else:
-                image = self._image.pixels(
-                    data, self._augmentation, pair["seed"], fused=self._kernel != "tensorflow", note=True
-                )
-            kept = {key: pair[key] for key in ("caption", "slot", *self._extra_fields)}
-            if self._changes_batches:
-                kept["draws"] = self._augmentation.draws(pair["seed"])
+            image = self._image.pixels(
+                data, self._augmentation, pair["seed"], fused=self._kernel != "tensorflow", note=True
+            )
+            kept = {key: pair[key] for key in ("caption", "seed", "slot", *self._extra_fields)}
             return {**kept, "image": image, "stream": tf.constant(stream, tf.int64)}
 
         limit = EarlyLimit(
@@ -249,8 +245,11 @@ class TrainingData:
             functools.partial(self._explain, reading, False, stream),
             waiting=waiting,
             records=sum(source.size for source in self.mixture.sources),
-            parallel_calls=self._parallel_calls,
+            parallel_calls=self._parallel_calls if reading.kept is None else 2 * KEPT_AT_ONCE,
         )
+        if reading.kept is not None:
+            pairs = reading.kept_places(stream, slot, limit.numbers(slot))
+            return pairs.concatenate(called_at_the_end(pairs.element_spec, limit.raise_failure))
         # What cannot be decoded is left out; `_account` sees from the slots that it is missing.
         pairs = reading.raw_pairs(stream, slot, limit.numbers(slot))
         pairs = pairs.map(decode, num_parallel_calls=self._parallel_calls).ignore_errors()
@@ -269,10 +268,10 @@ class TrainingData:
             return {key: tf.identity(value) for key, value in batch.items()}
 
     def _finish(self, batch: dict[str, tf.Tensor], seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        captions = batch.pop("caption")
+        captions, seeds = batch.pop("caption"), batch.pop("seed")
         if self._changes_batches:
             images = self._image.normalize(batch["image"])
-            images = self._augmentation.batch(images, captions, batch.pop("draws"))
+            images = self._augmentation.batch(images, captions, self._augmentation.draws(seeds))
             batch["image"] = tf.saturate_cast(tf.round(127.5 * (images + 1.0)), tf.uint8)
         batch["text"] = self.preprocessing.text(captions)
         if self._corruption is not None:

@@ -15,12 +15,15 @@ from siglip_tf.data.order.permutation import mix
 from siglip_tf.data.order.record_order import RecordOrder, RunOrder
 from siglip_tf.data.sources.base import Source
 from siglip_tf.data.sources.groups import NO_GROUP
+from siglip_tf.data.sources.kept_pictures import KeptPictures
 from siglip_tf.data.text.captions import usable_indices
 
 # How many slots' records are computed at a time.
 _SLOTS = 1024
 _CAPTION = 4
 _PARALLEL_RUNS = 8
+# How many slots of kept pairs are looked at together.
+KEPT_AT_ONCE = 64
 
 # Graph code here has no Python control flow to convert, and converting it takes a second for each pipeline.
 _as_written = tf.autograph.experimental.do_not_convert
@@ -102,20 +105,70 @@ class Reading:
         if isinstance(order, RunOrder):
             return self._by_windows(source, order, stream, slot)
 
+        @_as_written
+        def read(record: tf.Tensor, choice: tf.Tensor) -> dict[str, tf.Tensor]:
+            return self._pair(source, source.read(record), record, choice)
+
+        # In order even where decoding is not: slots are numbered after this.
+        places = self._places(order, stream, slot)
+        return places.map(read, num_parallel_calls=self.parallel_calls, deterministic=True)
+
+    def _places(self, order: RecordOrder, stream: int, slot: int) -> tf.data.Dataset:
+        """(record, number that chooses its caption) of each slot from `slot` on, int64 scalars."""
+
         def locate(block: int) -> list[np.ndarray]:
             slots = slot + np.arange(block * _SLOTS, (block + 1) * _SLOTS)
             records = order.records(stream, slots)
             return [records, self._choices(order.epochs(stream, slots), records)]
 
-        @_as_written
-        def read(record: tf.Tensor, choice: tf.Tensor) -> dict[str, tf.Tensor]:
-            return self._pair(source, source.read(record), record, choice)
+        blocks = _computed(0, locate, 2)
+        return blocks.flat_map(_as_written(lambda *arrays: tf.data.Dataset.from_tensor_slices(arrays)))
 
-        records = _computed(0, locate, 2).flat_map(
-            _as_written(lambda *arrays: tf.data.Dataset.from_tensor_slices(arrays))
-        )
-        # In order even where decoding is not: slots are numbered after this.
-        return records.map(read, num_parallel_calls=self.parallel_calls, deterministic=True)
+    @property
+    def kept(self) -> KeptPictures | None:
+        """The source, where it is one alone whose pairs lie in memory: then `kept_places` and `kept_pairs` serve."""
+        sources = self.mixture.sources
+        return sources[0] if len(sources) == 1 and isinstance(sources[0], KeptPictures) else None
+
+    def kept_places(self, stream: int, slot: int, numbers: tf.data.Dataset) -> tf.data.Dataset:
+        """Where the sound pairs of a stream lie, from a slot on, in order; arguments as those of `raw_pairs`.
+
+        Returns:
+            Dataset of int64 scalars: `"slot"`, `"stream"`, `"record"`, and `"choice"`: the number that chooses the
+            caption.
+        """
+        source = self.kept
+
+        @_as_written
+        def sound(slots: tf.Tensor, places: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+            records, choices = places
+            kept = tf.ensure_shape(tf.numpy_function(source.sound, [records], tf.bool), [None])
+            streams = tf.fill(tf.shape(slots), tf.constant(stream, tf.int64))
+            found = {"slot": slots, "stream": streams, "record": records, "choice": choices}
+            return {name: tf.boolean_mask(values, kept) for name, values in found.items()}
+
+        places = tf.data.Dataset.zip(numbers, self._places(self.order(0), stream, slot))
+        return places.batch(KEPT_AT_ONCE).map(sound).unbatch()
+
+    def kept_pairs(self, records: tf.Tensor, choices: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Pairs that `kept_places` found, in-graph.
+
+        Args:
+            records: int64 (n,).
+            choices: int64 (n,).
+
+        Returns:
+            As `raw_pairs`, (n, ...) each, with `"image"`: uint8 (n, size, size, 3), and without `"slot"`.
+        """
+        pairs = self.kept.pairs(records, choices, self.extra_fields)
+        if "group" in pairs:
+            pairs["group"] = self._group(self.kept, pairs["group"], records)
+        return {**pairs, "seed": tf.stack([choices, records], axis=-1)}
+
+    def _group(self, source: Source, group: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
+        """Groups with a number of its own for each record that has none."""
+        alone = _ALONE + (self.mixture.sources.index(source) << 48) + record
+        return tf.where(group == NO_GROUP, alone, group)
 
     def _by_windows(self, source: Source, order: RunOrder, stream: int, slot: int) -> tf.data.Dataset:
         def window(begin: np.int64) -> list[np.ndarray]:
@@ -189,13 +242,10 @@ class Reading:
             "caption": chosen(captions),
             "seed": tf.stack([choice, record]),
         }
-        if "pixels" in example:
-            pair["pixels"] = example["pixels"]
         for field in self.extra_fields:
             if field == "group":
-                group = example.get("group", tf.constant(NO_GROUP, tf.int64))
-                alone = _ALONE + (self.mixture.sources.index(source) << 48) + record
-                pair["group"] = tf.where(group == NO_GROUP, alone, tf.ensure_shape(group, []))
+                group = tf.ensure_shape(example.get("group", tf.constant(NO_GROUP, tf.int64)), [])
+                pair["group"] = self._group(source, group, record)
                 continue
             if field not in example:
                 raise ValueError(f"{source.name} has no {field!r}. Its examples hold {sorted(example)}.")

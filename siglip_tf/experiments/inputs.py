@@ -18,10 +18,10 @@ from siglip_tf import checkpoints
 from siglip_tf.checkpoints import Checkpoint
 from siglip_tf.data import Tokenizer
 from siglip_tf.data.sources.base import Source
+from siglip_tf.data.sources.kept_pictures import KeptPictures, can_keep
 from siglip_tf.experiments import build
 from siglip_tf.experiments.config import set_value
 from siglip_tf.experiments.held_out import HeldOut, captions_of, held_out_part
-from siglip_tf.experiments.kept_pictures import KeptPictures, can_keep
 from siglip_tf.experiments.principal_patches import principal_patches
 
 # Arguments of `SigLIP` that a checkpoint decides, by tower.

@@ -11,6 +11,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from siglip_tf.primitives.hashing import hash_bits
+
 FLIP_UNLESS_SIDED = "captions"
 # Captions with these words are no longer true of a mirrored picture.
 _SIDED = (
@@ -107,9 +109,11 @@ class Augmentation:
         return bool(self.shift or self.scale or self.rotate or self.color or self.flip == FLIP_UNLESS_SIDED)
 
     @staticmethod
-    def draws(seed: tf.Tensor) -> tf.Tensor:
-        """The random numbers of one picture, float32 (10,) in [0, 1), from its seed, int (2,)."""
-        return tf.random.stateless_uniform([_DRAWS], tf.random.fold_in(seed, 2))
+    def draws(seeds: tf.Tensor) -> tf.Tensor:
+        """The random numbers of each picture, float32 (batch, 10) in [0, 1), from their seeds, int64 (batch, 2)."""
+        halves = tf.reshape(tf.bitcast(seeds, tf.int32), [-1, 4])  # (batch, 4)
+        bits = hash_bits(*tf.split(halves, 4, axis=1), tf.range(_DRAWS)[None])
+        return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
 
     def batch(self, images: tf.Tensor, captions: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         """Shifts, scales, rotates and colors a batch, and mirrors where `flip` is "captions".

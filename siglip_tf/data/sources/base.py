@@ -48,8 +48,7 @@ class Source(abc.ABC):
         Returns:
             `"image"`: string scalar, encoded JPEG, PNG, GIF or BMP bytes. `"captions"`: string (k,), k >= 0 (none at
             all is a bad record). `"id"`: string scalar. Optionally `"label"`: int32 scalar, `"group"`: int64 scalar
-            (see `groups`; where `has_groups`), `"pixels"`: uint8 (size, size, 3), in place of an image that is
-            decoded already, `"language"`: string (k,), and `"cause"`: string scalar, a value of
+            (see `groups`; where `has_groups`), `"language"`: string (k,), and `"cause"`: string scalar, a value of
             `bad_records.Cause` where the source knows that the record is broken, else `""`. An op that fails at run
             time makes the record a bad one; nothing else stops.
         """
