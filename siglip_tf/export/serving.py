@@ -6,6 +6,7 @@ import tensorflow as tf
 from siglip_tf.data.preprocessing import Preprocessing
 from siglip_tf.data.text.tokenizer import canonicalize_in_graph
 from siglip_tf.export.weights import StoredWeights, consecutive_ids
+from siglip_tf.primitives.normalization import l2_normalize
 
 # Images of one request that are decoded at once: each may take max_pixels * 3 bytes.
 _DECODED_AT_ONCE = 4
@@ -151,7 +152,7 @@ class ServingGraph:
         embeddings = self._texts(canonicalize_in_graph(prompts))
         embeddings = tf.reshape(embeddings, [tf.size(labels), tf.size(templates), embeddings.shape[-1]])
         mean = tf.reduce_mean(embeddings, axis=1)
-        return mean / (tf.norm(mean, axis=-1, keepdims=True) + 1e-8)
+        return l2_normalize(mean)
 
     def _logits(self, images: tf.Tensor, texts: tf.Tensor) -> tf.Tensor:
         with self._weights.scope(self._model, ("log_temperature", "bias")):

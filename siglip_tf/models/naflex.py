@@ -20,6 +20,9 @@ from siglip_tf.models.variants import TowerSize
 from siglip_tf.primitives.initializers import embedding_normal
 from siglip_tf.primitives.normalization import LayerNorm
 
+# The logit of a patch that is padding: its weight is 0, and float16 holds the number too.
+_MASKED = -3e4
+
 
 def image_tower(
     size: TowerSize,
@@ -185,7 +188,7 @@ def masked_attention(layer: keras.layers.Layer, queries: tf.Tensor, tokens: tf.T
     k = project(layer.key, "bmd,dhk->bmhk", tokens)
     v = project(layer.value, "bmd,dhk->bmhk", tokens)
     logits = tf.cast(tf.einsum("bnhk,bmhk->bhnm", q * tf.cast(q.shape[-1] ** -0.5, q.dtype), k), tf.float32)
-    weights = tf.nn.softmax(tf.where(mask[:, None, None], logits, logits.dtype.min))
+    weights = tf.nn.softmax(tf.where(mask[:, None, None], logits, _MASKED))
     return project(layer.out, "bnhk,hkd->bnd", tf.einsum("bhnm,bmhk->bnhk", tf.cast(weights, v.dtype), v))
 
 

@@ -33,6 +33,7 @@ from siglip_tf.models.variants import image_tower_size, tower_size
 from siglip_tf.primitives.compilation import compiling_for, target_device
 from siglip_tf.primitives.dropout import RandomState
 from siglip_tf.primitives.hashing import hash_bits
+from siglip_tf.primitives.normalization import l2_normalize
 from siglip_tf.primitives.stacking import sums_of_squares
 
 LOSSES = ("sigmoid", "softmax")
@@ -262,15 +263,15 @@ class SigLIP(keras.Model):
 
     def _encode(self, side, value, training=True):
         if side == "image_embedding":
-            return _normalize(batch_checks.check_image_embeddings(value, self.embed_dim))
+            return l2_normalize(batch_checks.check_image_embeddings(value, self.embed_dim))
         if side == "text":
             ids = batch_checks.check_token_ids(value, self.text_length, self.vocab_size)
-            return _normalize(self.text(ids, training=training))
+            return l2_normalize(self.text(ids, training=training))
         if self.image is None:
             raise ValueError("Expected 'image_embedding': this model has no image tower. Received: images.")
         if self.max_patches is not None:
-            return _normalize(self.image(patches_of(value, self), training=training))
-        return _normalize(self.image(batch_checks.check_images(value, self.image_size), training=training))
+            return l2_normalize(self.image(patches_of(value, self), training=training))
+        return l2_normalize(self.image(batch_checks.check_images(value, self.image_size), training=training))
 
     def call(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """Embeddings of what `inputs` holds.
@@ -795,12 +796,6 @@ def _split(arrays, share):
     n = min(len(value) for value in arrays.values())
     first = math.floor(n * (1 - share))
     return {k: v[:first] for k, v in arrays.items()}, {k: v[first:] for k, v in arrays.items()}
-
-
-def _normalize(x):
-    """x / |x| in float32; the reference's 1e-8 in the denominator keeps a zero vector finite."""
-    x = tf.cast(x, tf.float32)
-    return x / (tf.norm(x, axis=-1, keepdims=True) + 1e-8)
 
 
 def _check_positive(**values):

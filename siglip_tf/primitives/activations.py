@@ -8,6 +8,8 @@ from siglip_tf.primitives.one_kernel import one_kernel
 
 _LINEAR = 2 * math.sqrt(2 / math.pi)
 _CUBIC = _LINEAR * 0.044715
+# From here on the gate is 0 or 1: exactly in float32 and below, and but for 1e-138 in float64.
+_SATURATED = 16.0
 
 
 @tf.custom_gradient
@@ -33,6 +35,8 @@ def _gelu(x):
 
 def _gelu_gradient(x, upstream):
     linear, cubic = tf.cast(_LINEAR, x.dtype), tf.cast(_CUBIC, x.dtype)
+    # The square of a larger number is infinite in float16, and infinity times the slope of a saturated gate is NaN.
+    x = tf.clip_by_value(x, tf.cast(-_SATURATED, x.dtype), tf.cast(_SATURATED, x.dtype))
     squared = x * x
     gate = tf.sigmoid(x * (linear + cubic * squared))
     return upstream * (gate + x * gate * (1 - gate) * (linear + 3 * cubic * squared))

@@ -1,9 +1,32 @@
-"""Layer normalization in float32 with its gradient in closed form."""
+"""Layer normalization with its gradient in closed form, and l2 normalization, both in float32."""
 
 import keras
 import tensorflow as tf
 
 from siglip_tf.primitives.compilation import is_compiling_with_xla
+
+# Of the reference. It is 0 in float16.
+_L2_EPSILON = 1e-8
+
+
+def l2_normalize(x: tf.Tensor) -> tf.Tensor:
+    """x / (|x| + 1e-8) along the last axis; zeros stay zeros.
+
+    An exporter may store the 1e-8 as float16 (LiteRT does), or compute in float16. Both make it 0, so a zero norm is
+    replaced once more. Nothing of that changes a bit in float32. The gradient of a zero vector is that of a division
+    by 1e-8, where the gradient of the square root alone would be NaN.
+
+    Args:
+        x: (..., width), floating; computed in float32.
+
+    Returns:
+        float32 (..., width).
+    """
+    x = tf.cast(x, tf.float32)
+    square = tf.reduce_sum(x * x, -1, keepdims=True)
+    is_zero = tf.equal(square, 0.0)
+    norm = tf.where(is_zero, 0.0, tf.sqrt(tf.where(is_zero, 1.0, square))) + _L2_EPSILON
+    return x / tf.where(tf.equal(norm, 0.0), 1.0, norm)
 
 
 @keras.saving.register_keras_serializable(package="siglip_tf")
