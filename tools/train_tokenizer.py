@@ -2,7 +2,7 @@
 
     python -m tools.train_tokenizer captions.jsonl more.csv.gz --field caption --vocab-size 32000 --output my.model
 
-Files are streamed: one text a line (.txt), or fields of .jsonl, .csv and .tsv, each also as .gz and from gs://.
+Files are streamed: one text per line (.txt), or fields of .jsonl, .csv and .tsv, each also as .gz and from gs://.
 """
 
 import argparse
@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{arguments.output}: {tokenizer.vocab_size:,} pieces, {time.monotonic() - started:.1f} s")
     print(f"texts read {files.texts:,}; left out: {skipped}")
     print(
-        f"tokens a text, EOS included: mean {counts.mean():.1f}, largest {counts.max()}, "
+        f"tokens per text, EOS included: mean {counts.mean():.1f}, largest {counts.max()}, "
         f"over {arguments.length}: {(counts > arguments.length).mean():.2%} (first {len(counts):,} texts)"
     )
     print(f"Tokenizer.from_file({str(arguments.output)!r}, length={arguments.length}, pad_id={pad_id})")

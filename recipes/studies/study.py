@@ -119,7 +119,7 @@ class Results:
     def over_run(self, label: str, name: str) -> tuple[list[int], list[Estimate]]:
         """Pairs seen at each of a row's evaluations, and a figure's mean and error there.
 
-        A run that diverged, and is evaluated no more, keeps its last figure.
+        A run that diverged is not evaluated again and keeps its last figure.
         """
         runs = [result["evaluations"] for result in self._found[label].values()]
         if not runs:

@@ -104,7 +104,7 @@ def method(command: str) -> list[str]:
     return [
         RULE,
         "Small models and drawn scenes are not the paper's: what is not seen here is no proof against it.",
-        "The command below computes what is missing, shows the time left, and goes on after a kill; `--minutes 60` "
+        "The command below computes what is missing, shows the time left, and continues after a kill; `--minutes 60` "
         "ends it early, `--dry-run` prints what is left. A change of a loss, a model or an optimizer makes the cells "
         "that depend on it stale, and the command says so. `--scale paper --dry-run` prints chips, memory and days of "
         "the paper's own runs.",

@@ -27,7 +27,7 @@ class EvaluationData:
     Args:
         source: the records to evaluate on.
         preprocessing: the model's; without a tokenizer batches carry no "text".
-        batch: records a batch, on each worker.
+        batch: records per batch, on each worker.
         remainder: the last, smaller batch: "keep" it; "pad" it by repeating its first record, with a "mask" that says
             which rows count; "drop" it.
         bad_record_limit: as `TrainingData`'s.

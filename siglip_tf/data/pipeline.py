@@ -28,7 +28,7 @@ class TrainingData:
     Args:
         source: a `Source`, or a `Mixture` of several.
         preprocessing: the model's; both image and text.
-        global_batch: pairs a step, over all workers and replicas.
+        global_batch: pairs per step, over all workers and replicas.
         seed: names the order, the choice of captions and every augmentation.
         streams: equal parts of the global batch, each with its own passage through the data. The number of workers by
             default; with a multiple of it a run can continue with another number of workers that divides it.

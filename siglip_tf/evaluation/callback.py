@@ -20,7 +20,7 @@ class EvaluationCallback(keras.callbacks.Callback):
     Args:
         tasks: what to run.
         every_epochs: how often; the last epoch of `fit` is always evaluated.
-        batch_size: images or texts a step, over all replicas.
+        batch_size: images or texts per step, over all replicas.
         jsonl: a file to append one line an evaluation to: epoch, step and figures.
 
     Raises:

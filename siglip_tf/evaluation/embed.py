@@ -25,7 +25,7 @@ class Embedder:
 
     Args:
         model: a `SigLIP`; its strategy is the one it was built in.
-        batch_size: images or texts a step over all replicas, raised to a multiple of their number.
+        batch_size: images or texts per step over all replicas, raised to a multiple of their number.
         preprocessing: by default the model's own.
 
     Raises:

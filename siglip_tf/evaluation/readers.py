@@ -26,7 +26,7 @@ XM3600_LANGUAGES = tuple(_LANGUAGES.split())
 
 
 def labelled_folder(path: str, class_names: Sequence[str] | None = None) -> ImageSet:
-    """`path/<class>/**/<image>`: one folder a class, in order of its name.
+    """`path/<class>/**/<image>`: one folder per class, in order of its name.
 
     Args:
         path: the folder.

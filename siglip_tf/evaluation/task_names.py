@@ -14,7 +14,7 @@ from siglip_tf.evaluation.zero_shot import present_classes
 GRAMMAR = """\
 KIND:READER=WHERE[,option=value...]
 
-  zero_shot:folder=DIR           one folder of pictures a class
+  zero_shot:folder=DIR           one folder of pictures per class
   zero_shot:objectnet=DIR        ObjectNet as unzipped (its red border is cut off)
   zero_shot:source=SOURCE        your own labeled records: whatever training reads as SOURCE
   zero_shot:tfds=NAME            a prepared TFDS data set: imagenet2012, imagenet2012_real, imagenet_v2, imagenet_a,
@@ -25,12 +25,12 @@ KIND:READER=WHERE[,option=value...]
   retrieval:source=SOURCE        your own captioned records: a folder with a table, tar, TFRecord or Parquet shards
   retrieval:tfds=NAME            coco_captions, ...
   few_shot:tfds=NAME             10-shot linear probe: drawn from train=SPLIT (default "train")
-  few_shot:folder=DIR            DIR/train and DIR/test, one folder a class in each
+  few_shot:folder=DIR            DIR/train and DIR/test, one folder per class in each
 
 options
   split=S             of tfds, source, coco and flickr (ReaL's and ImageNet's default is validation)
   data_dir=DIR        where TFDS data sets lie
-  class_names=FILE    one name a line, in the order of the labels, or a JSON list
+  class_names=FILE    one name per line, in the order of the labels, or a JSON list
   templates=T         name, photo, photos, drawings, or a file with one template a line
   subset=present      only classes that occur may be predicted (ImageNet-A, -R)
   subset=FILE         only these class names may be predicted; images of other classes are left out

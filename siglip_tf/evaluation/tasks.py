@@ -253,7 +253,7 @@ class FewShotTask(Task):
     Args:
         train: labeled set to draw from; only the drawn images are embedded.
         test: labeled set with the same classes.
-        shots: examples a class.
+        shots: examples per class.
         seeds: how many draws.
     """
 

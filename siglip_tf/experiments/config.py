@@ -28,7 +28,7 @@ def settings(
     """A recipe's settings. They are locked: an unknown key or a value that the schema does not allow is refused.
 
     Args:
-        batch: pairs a step over all replicas.
+        batch: pairs per step over all replicas.
         duration: of the run, such as "9B examples", "65k steps" or "30 epochs".
         model: arguments of `siglip_tf.SigLIP`, and "dtype", a Keras dtype policy or "auto" for the
             machine's (`siglip_tf.distribution.recommended_dtype_policy`).

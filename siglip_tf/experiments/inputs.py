@@ -47,7 +47,7 @@ class Prepared:
     Attributes:
         data: makes the `TrainingData` or `EmbeddingData` that the settings describe by then.
         preprocessing: of the model; None for one without an image tower.
-        examples: pairs an epoch.
+        examples: pairs per epoch.
         weights: canonical name -> array that the model begins with, or a function that makes this of the initial
             values; the others keep their initial values.
         finish: called with the trained model and the final checkpoint's path by the chief, in place of

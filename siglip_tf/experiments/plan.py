@@ -55,7 +55,7 @@ def plan(command: str, c: ConfigDict, examples_per_epoch: int | None = None, com
         ("model", _towers(model)),
         ("parameters", f"{parameter_count(model.weights):,}, {parameter_count(model.trainable_weights):,} trained"),
         ("input", _input(c, model)),
-        ("batch", f"{c.batch:,} pairs a step, {c.batch // topology.chips:,} a chip on {topology.chips} chips"),
+        ("batch", f"{c.batch:,} pairs per step, {c.batch // topology.chips:,} per chip on {topology.chips} chips"),
         ("duration", f"{steps:,} steps, {examples:,} examples ({c.duration})"),
         (
             "optimizer",

@@ -33,7 +33,7 @@ and compare on the client.
 
 ## Signatures
 
-Any number of images and texts a request, none included.
+Any number of images and texts per request, none included.
 
 | signature | inputs | outputs |
 |---|---|---|

@@ -17,7 +17,7 @@ from siglip_tf.export.warmup import WARMUP_FILE, example_requests, write_warmup_
 from siglip_tf.export.weights import StoredWeights
 from siglip_tf.storage import new_folder, write_file
 
-# 120 MB of pixels an image, four at a time: a server's memory is not in a stranger's hands.
+# 120 MB of pixels per image, four at a time: a server's memory is not in a stranger's hands.
 MAX_PIXELS = 40_000_000
 
 

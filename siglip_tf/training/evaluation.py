@@ -45,7 +45,7 @@ class PeriodicEvaluation(keras.callbacks.Callback):
         patience: evaluations without a better value after which training stops; None never stops it.
         last_step: the run's last step, which is evaluated too; by default the `steps` of `train`. Give it where `train`
             stops before the run ends.
-        batch_size: images or texts a step of the evaluation, over all replicas.
+        batch_size: images or texts per step of the evaluation, over all replicas.
         say: receives one line for each evaluation.
 
     Attributes:
@@ -129,7 +129,7 @@ class PeriodicEvaluation(keras.callbacks.Callback):
         resume.states["evaluation"] = self
 
     def exclude_from(self, speed: Speed) -> None:
-        """Leaves the time of evaluations out of the images a second of a run."""
+        """Leaves the time of evaluations out of the images per second of a run."""
         self._speed = speed
 
     def get_state(self) -> dict[str, Any]:

@@ -53,13 +53,13 @@ def train(
         data: a `PositionedData` (`siglip_tf.data.TrainingData`), or a function of a number of global batches that
             returns an endless data set of the global batches after those.
         steps: steps of the whole run, including those of earlier processes.
-        global_batch_size: pairs a step over all replicas.
+        global_batch_size: pairs per step over all replicas.
         resume: saves and restores, and names the run's folder.
         watch: what to do about NaN and spikes; by default NaN stops the run.
         evaluation: tasks to run while training, which keep the best checkpoint and may stop the run early.
         log_every: steps between lines of `metrics.jsonl`.
         tensorboard: whether to write TensorBoard events too.
-        bound: images a second that the hardware allows at best, to show the share reached.
+        bound: images per second that the hardware allows at best, to show the share reached.
         callbacks: further Keras callbacks. They see the run as one epoch, and the figures of an evaluation in `logs`.
         max_skips: how many faults may be skipped before one is raised.
         progress: whether to show the progress line.

@@ -21,7 +21,7 @@ from siglip_tf.storage import read_file, remove, write_file
 
 NAME = "owner.json"
 HEARTBEAT = 20.0  # seconds between heartbeats
-STALE = 120.0  # seconds without a heartbeat after which a mark of another host counts no more
+STALE = 120.0  # seconds without a heartbeat after which another host's mark is ignored
 
 
 class RunFolderInUseError(RuntimeError):

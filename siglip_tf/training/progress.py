@@ -17,9 +17,9 @@ class Speed:
     """Images a second over the last minute, without the first step, which compiles.
 
     Args:
-        global_batch_size: pairs a step over all replicas.
+        global_batch_size: pairs per step over all replicas.
         chips: replicas.
-        bound: pairs a second that the hardware allows at best, if known.
+        bound: pairs per second that the hardware allows at best, if known.
         clock: seconds, monotonic.
     """
 

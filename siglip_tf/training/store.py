@@ -16,7 +16,7 @@ _DELETING = ".deleting"
 
 
 class CheckpointStore:
-    """Checkpoints of one run, one folder a step.
+    """Checkpoints of one run, one folder per step.
 
     A local folder is written under another name and renamed when all its files are there. Object stores such as `gs://`
     cannot rename a folder in one step; there the marker, which lists the files and their sizes, is written last. In

@@ -94,7 +94,7 @@ def pairs(model, path: str, batch: int) -> dict[str, tuple[Callable[[], object],
 
 
 def measure(functions_by_name: dict, rounds: int) -> dict[str, list[list[float]]]:
-    """Seconds of bare and served by name, a list a round each."""
+    """Seconds of bare and served by name, a list per round."""
     seconds: dict[str, list[list[float]]] = {name: [[], []] for name in functions_by_name}
     for turn in range(rounds + 1):
         for name, functions in functions_by_name.items():

@@ -128,7 +128,7 @@ def run(candidates: list[Candidate], rounds: int, batches: int, unit: str) -> No
 
 
 def _from_memory(images: list[bytes], process: Callable, cores: int) -> Iterator:
-    """Batches of one number an image: the whole image is made, nothing is copied afterwards."""
+    """Batches of one number per image: the whole image is made, nothing is copied afterwards."""
     import tensorflow as tf
 
     @tf.autograph.experimental.do_not_convert

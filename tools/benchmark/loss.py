@@ -366,7 +366,7 @@ def _print_replicas(replicas, n, dim):
 
 
 def main(argv: list[str]) -> None:
-    """Prints one table a batch size."""
+    """Prints one table per batch size."""
     parser = argparse.ArgumentParser(
         "tools.benchmark loss", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -138,7 +138,7 @@ def _print_load(path: Path, options: argparse.Namespace) -> None:
 
 
 def _bare(path: Path, questions: list[Question], seconds: float) -> list[tuple[int, float, float]]:
-    """Batch size, pictures a second, and the median milliseconds of a call, of the signature without a server."""
+    """Batch size, pictures per second, and the median milliseconds of a call, of the signature without a server."""
     import tensorflow as tf
     import tensorflow_text  # noqa: F401 - registers the tokenizer's ops
 

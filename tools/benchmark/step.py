@@ -1,4 +1,4 @@
-"""A whole training step on CPU in float32: images a second beside the towers' bare matmuls and rivals.
+"""A whole training step on CPU in float32: images per second beside the towers' bare matmuls and rivals.
 
 python -m tools.benchmark step [--size B] [--patch 16] [--batch 16] [--text-length 64] [--rounds 5]
 TF_ENABLE_ONEDNN_OPTS=0 python -m tools.benchmark step

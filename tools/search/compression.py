@@ -33,7 +33,7 @@ class Compression:
         Args:
             vectors: float32 (n, width).
             dims: how many principal directions are kept; None for all dimensions as they are.
-            int8: whether to store 8 bits a dimension.
+            int8: whether to store 8 bits per dimension.
 
         Raises:
             ValueError: `dims` is not below the width, or there are too few vectors to find the directions.

@@ -21,7 +21,7 @@ def export_index(index: Index, path: Path, dims: int | None = None, int8: bool =
         index: loaded.
         path: its suffix says the format.
         dims: keeps so many principal directions.
-        int8: stores 8 bits a dimension.
+        int8: stores 8 bits per dimension.
 
     Raises:
         ValueError: an empty index, or what `write_table` and `Compression.fitted` refuse.

@@ -57,7 +57,7 @@ class Towers:
 
     Args:
         model: a `SigLIP` with preprocessing of its own.
-        batch_size: pictures a step while indexing.
+        batch_size: pictures per step while indexing.
         max_pixels: largest picture that is decoded.
     """
 

@@ -218,7 +218,7 @@ def _largest(out, progress):
 
 
 def loss_program(replicas: int, b: int, d: int = 768) -> str:
-    """StableHLO of the loss and its gradients alone, b pairs a chip."""
+    """StableHLO of the loss and its gradients alone, b pairs per chip."""
 
     def step(batch):
         from siglip_tf.distribution import current_ring
@@ -233,7 +233,7 @@ def loss_program(replicas: int, b: int, d: int = 768) -> str:
 
 def _loss_alone(out, progress, b=1024):
     """Temporaries flat in D, hops under matmuls."""
-    out.write(f"The loss and its gradients alone, {b} pairs a chip, d = 768\n")
+    out.write(f"The loss and its gradients alone, {b} pairs per chip, d = 768\n")
     temporaries, peaks = [], []
     for name, chips in ((FOUR, 2), (FOUR, 4), ("v4:2x2x2", 8), ("v4:2x2x4", 16), ("v4:2x4x4", 32)):
         show = progress(f"compiling the loss for {chips} chips of {name}")

@@ -22,7 +22,7 @@ class EmbeddingData:
 
     Args:
         stored: the embeddings.
-        global_batch: pairs a step, over all workers and replicas.
+        global_batch: pairs per step, over all workers and replicas.
         seed: names the order and the choice of captions.
         streams: equal parts of the global batch, as `TrainingData`'s; the number of workers by default.
         corruption: `(batch, seed int64 (2,)) -> batch` for the texts (section 4.10), or None.

@@ -1,6 +1,6 @@
 """Embeddings of a frozen image tower on disk, with the token ids of their captions: what SigLiT trains on.
 
-A folder holds `manifest.json` and one file a shard, `shard-00000-of-00010.safetensors`, each with
+A folder holds `manifest.json` and one file per shard, `shard-00000-of-00010.safetensors`, each with
 
 - `image_embedding`: float16, bfloat16 or float32 (images, embed_dim), l2-normalized;
 - `text`: int32 (texts, text_length), every caption of every image;
@@ -160,7 +160,7 @@ class StoredEmbeddings:
         size: number of images.
         texts: number of captions of all images.
         embed_dim: width of the embeddings.
-        text_length: tokens a caption.
+        text_length: tokens per caption.
         manifest: the manifest's content.
         fingerprint: changes with anything stored.
 

@@ -1,7 +1,7 @@
 """The position of training in its data: the slots that each stream has used, and those skipped as broken records.
 
 A position is (step, slots passed by each stream). Slots passed = pairs used + records skipped, and pairs used =
-steps x pairs a step. So the position follows from the step count of the training loop, and what waits in a prefetch
+steps x pairs per step. So the position follows from the step count of the training loop, and what waits in a prefetch
 buffer does not count.
 """
 

@@ -29,7 +29,7 @@ def share_of(context: tf.distribute.InputContext | None, global_batch: int, stre
 
     Args:
         context: as `distribute_datasets_from_function` passes it; None for one worker that takes whole global batches.
-        global_batch: pairs a step, over all workers and replicas.
+        global_batch: pairs per step, over all workers and replicas.
         streams: equal parts of the global batch; None for one a worker.
 
     Raises:

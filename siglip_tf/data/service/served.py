@@ -89,7 +89,7 @@ class ServedData:
         """None: the input processes resize the pictures, and they are compared with each other."""
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on at a saved position: the next `dataset` begins there; see `TrainingData.restore`."""
+        """Restores a saved position: the next `dataset` begins there; see `TrainingData.restore`."""
         own = identity(self._data)
         check_state(state, own["seed"], own["data"], own["streams"])
         self._position = state

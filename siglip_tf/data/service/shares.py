@@ -51,7 +51,7 @@ def cut(global_batch: int, pair_bytes: int, inputs: int, hosts: int, replicas: i
     """The fewest chunks that input processes and replicas divide and that are small enough to travel.
 
     Args:
-        global_batch: pairs a step.
+        global_batch: pairs per step.
         pair_bytes: bytes of one pair of a batch.
         inputs: number of input processes.
         hosts: number of hosts, each fed by `inputs / hosts` of them.

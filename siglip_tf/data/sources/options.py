@@ -26,7 +26,7 @@ NAMES = {
     "seed": "seed of synthetic data",
     "size": "records of synthetic data",
     "languages": "languages of synthetic data, separated by commas",
-    "captions": "captions an image and language of synthetic data",
+    "captions": "captions per image and language of synthetic data",
     "image_size": "pixels a side of synthetic data",
     "level": "simple or crowded synthetic data",
 }

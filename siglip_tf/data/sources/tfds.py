@@ -202,7 +202,7 @@ def _label(features: Any, flat: dict[str, Any], known: Sequence[str] | None) -> 
 
 
 class _DataSource(Source):
-    """Serialized records by TFDS's own random access, which is Python: a call a record."""
+    """Serialized records by TFDS's own random access, which is Python: one call per record."""
 
     def __init__(self, data: Any, parse: Parse, name: str, signature: str):
         self._data = data

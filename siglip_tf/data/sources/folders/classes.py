@@ -11,7 +11,7 @@ from siglip_tf.data.sources.tables.rows import Layout, Row
 
 
 def class_folders(tree: Tree, chosen: bool) -> Layout:
-    """A folder a class, below the folder itself or below folders named train, validation and test."""
+    """A folder per class, below the folder itself or below folders named train, validation and test."""
     tops = tree.tops()
     if not tops or "" in tree.pictures:
         raise ValueError(_nothing_to_read(tree))
@@ -81,7 +81,7 @@ def _refuse_one_class(tree: Tree, names: set[str], inside: Sequence[str]) -> Non
     raise ValueError(
         f"{tree.root} has the one folder {name!r} of images and no captions, so that each of {tree.count} images would "
         f"get the caption {name!r}. {hint}Expected a table ({', '.join(SUFFIXES)}), a .txt beside each image, or a "
-        "folder a class. " + AS_CLASSES.format(folder=tree.root)
+        "folder per class. " + AS_CLASSES.format(folder=tree.root)
     )
 
 
@@ -94,7 +94,7 @@ def _nothing_to_read(tree: Tree) -> str:
         count = len(tree.pictures.get("", ()))
         return (
             f"{tree.root} holds {count} images without captions: expected a table ({', '.join(SUFFIXES)}), a .txt "
-            "beside each image, or a folder a class."
+            "beside each image, or a folder per class."
         )
     if archives:
         return (

@@ -169,7 +169,7 @@ def _grouped(
     """Records and broken rows.
 
     Returns:
-        One record an image, in order of first appearance: "image", "captions" [(text, language)], "label", "group" (a
+        One record per image, in order of first appearance: "image", "captions" [(text, language)], "label", "group" (a
         number), "split"; and the rows that make none.
 
     Raises:

@@ -58,7 +58,7 @@ def one_table(path: str, separator: str | None, images: Sequence[str]) -> Layout
 
 
 def tables_of_folders(tree: Tree, tables: Sequence[str], separator: str | None, images: Sequence[str]) -> Layout:
-    """Rows of a table a subfolder, with the subfolder's name as their split where it is one."""
+    """Rows of one table per subfolder, with the subfolder's name as their split where it is one."""
     rows: list[Row | BrokenRow] = []
     for table in tables:
         path = join(tree.root, table)

@@ -203,7 +203,7 @@ class ParquetSource(Source):
 
 
 def _flattened(rows: list[dict[str, Any]]) -> list[np.ndarray]:
-    """Images, captions and languages of all rows, captions a row, ids, labels and groups."""
+    """Images, captions and languages of all rows, captions per row, ids, labels and groups."""
     captions = [caption for row in rows for caption in row["captions"]]
     languages = [language for row in rows for language in row["language"]]
     return [
@@ -328,7 +328,7 @@ def _choose(given: dict[str, str], schema: Any, path: str) -> dict[str, str]:
     if not _is_bytes(kind) and not _is_struct_of_bytes(kind):
         raise ValueError(
             f"{path}: expected the images' column {columns['image']!r} to hold bytes, or bytes and path. It holds "
-            f"{shown(str(kind))}." + " Write one image a row." * _is_list(kind)
+            f"{shown(str(kind))}." + " Write one image per row." * _is_list(kind)
         )
     kind = schema.field(columns["captions"]).type
     inner = kind.value_type if _is_list(kind) else kind
