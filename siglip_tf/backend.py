@@ -1,4 +1,4 @@
-"""Refuse any Keras backend but TensorFlow, in one sentence, before anything is built on it."""
+"""Refuses any Keras backend but TensorFlow, before anything uses it."""
 
 import keras
 

@@ -1,4 +1,4 @@
-"""The cache folder of this machine: what takes long to make and can be made again."""
+"""The cache folder of this machine, for results that take long to compute and can be computed again."""
 
 import os
 import pathlib

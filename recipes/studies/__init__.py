@@ -4,7 +4,7 @@
     python -m recipes.studies.bias_init --seeds 5            one study, more seeds
     python -m recipes.studies.batch_size --scale paper --dry-run
 
-A study is a set of cells (`cell.py`). A cell is computed once and stored under a digest of its settings and its source code.
+A study is a set of cells (`cell.py`). A cell is computed once and stored under a digest of its settings and source.
 """
 
 from . import kinds

@@ -10,7 +10,7 @@ import numpy as np
 
 
 class CheckpointError(ValueError):
-    """A file that is no checkpoint, or one whose weights do not fit together. Says which and what to do."""
+    """A file that is not a checkpoint, or one whose weights do not fit together. The message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -177,7 +177,7 @@ def write_h5(path: Path, arrays: ArrayDict) -> None:
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Writes a file as `siglip_tf.storage` does: `write` gets the name to write under."""
+    """Writes a file as `siglip_tf.storage` does: `write` gets the path to write to."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder; this format is written as one file. Name a file.")
     with storage.new_file(path) as aside:

@@ -184,7 +184,7 @@ def _resample(processor: Processor) -> Any:
 
 
 def _refused(processor: Processor, dimensions: Mapping[str, Any]) -> list[str]:
-    """What the processor does to the size and shape of pictures that no method here does, in words."""
+    """Describes what the processor does to the size and shape of pictures that no method here can do."""
     kind, resample, size = _kind(processor), _resample(processor), processor.get("size")
     refused = []
     if ("max_patches" in dimensions) != (kind == "Siglip2ImageProcessor"):

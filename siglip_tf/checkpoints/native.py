@@ -56,7 +56,7 @@ def read(path: Path) -> Checkpoint:
 
 
 def write(path: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Writes the folder: complete or not at all. It can say everything: the notes are empty."""
+    """Writes the folder: complete or not at all. This format expresses everything, so there are no notes."""
     # The model's arguments may name a variant ("B/16"); the dimensions let a reader check the weights without a model.
     config = {
         "format": "siglip_tf",

@@ -22,7 +22,7 @@ _as_written = tf.autograph.experimental.do_not_convert
 
 
 class EvaluationData:
-    """A source as batches in order, once.
+    """Batches of a source, in order and once.
 
     Args:
         source: the records to evaluate on.

@@ -106,7 +106,7 @@ class Inspection:
 
     @property
     def truncated(self) -> float | None:
-        """Part of the captions that lose tokens, or None without a tokenizer or captions."""
+        """The share of captions that lose tokens, or None without a tokenizer or captions."""
         return float(np.mean(self.tokens > self.text_length)) if self.tokens is not None and len(self.tokens) else None
 
 

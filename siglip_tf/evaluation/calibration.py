@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: thresholds, scale and bias from a labeled sample.
+"""Calibrated probabilities: thresholds, scale, and bias from a labeled sample.
 
 The sigmoid of a logit is small for almost every pair, as it was trained on batches with one right text among thousands.
 A sample of pairs with the truth about each gives the threshold that reaches a precision or a recall, and the scale and
@@ -136,7 +136,7 @@ def reliability(probabilities: np.ndarray, matches: np.ndarray, bins: int = 15) 
 def calibration_of(
     threshold: Threshold, asked: Mapping[str, float], pairs: int, labels: Mapping[str, Threshold] | None = None
 ) -> dict[str, Any]:
-    """What a checkpoint keeps of a fit: `threshold`, and `labels` with thresholds of their own."""
+    """The part of a fit that a checkpoint stores: `threshold`, and `labels` with thresholds of their own."""
     calibration = {
         "threshold": threshold.value,
         "asked": dict(asked),

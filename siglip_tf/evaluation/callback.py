@@ -12,7 +12,7 @@ from siglip_tf.evaluation.tasks import Evaluation, Task
 
 
 class EvaluationCallback(keras.callbacks.Callback):
-    """Runs tasks at the end of epochs and puts their figures into `logs`, for every callback behind this one.
+    """Runs tasks at the end of epochs and puts their figures into `logs`, for every callback after this one.
 
     Metric names are `<task>/<metric>`, e.g. `zero_shot/birds/top1`, so `ModelCheckpoint(monitor=...)`,
     `EarlyStopping`, TensorBoard and the history see them. Put it before those in the list.

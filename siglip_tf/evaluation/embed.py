@@ -1,4 +1,4 @@
-"""Both towers over whole data sets, under whatever strategy the model's variables live in."""
+"""Runs both towers over whole data sets, under the strategy of the model's variables."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any

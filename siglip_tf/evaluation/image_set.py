@@ -37,7 +37,7 @@ class ImageSet:
         return len(self.ids)
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageSet":
-        """The images at `indices`, which must rise strictly: the set is read in order and never shuffled."""
+        """The images at `indices`, which must be strictly increasing: the set is read in order and never shuffled."""
         indices = np.asarray(indices, np.int64)
         if indices.size == 0 or (np.diff(indices) <= 0).any() or indices[0] < 0 or indices[-1] >= len(self):
             raise ValueError(f"Expected rising indices in 0..{len(self) - 1}. Received: {indices[:10].tolist()} ...")

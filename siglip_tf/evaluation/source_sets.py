@@ -1,4 +1,4 @@
-"""Image sets of one's own: any source that training reads (folders with tables, tar, TFRecord and Parquet shards)."""
+"""Image sets from your own data: any source that training reads, such as folders, tables, and shards."""
 
 from collections.abc import Sequence
 from typing import Any

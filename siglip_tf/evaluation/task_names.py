@@ -1,4 +1,4 @@
-"""Tasks by a line of text, as the command line and configs name them."""
+"""Parses tasks from text, as the command line and configurations name them."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Tasks: an image set, what to measure on it, and how its figures and examples come about."""
+"""Tasks: an image set, and how to compute figures and examples on it."""
 
 import abc
 import time
@@ -84,7 +84,7 @@ class Evaluation:
 
 
 class Task(abc.ABC):
-    """Something to measure.
+    """An image set and what to measure on it.
 
     Attributes:
         name: the first part of its metrics' names.

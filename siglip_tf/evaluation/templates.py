@@ -1,4 +1,4 @@
-"""Prompt templates: a few named sets, and any file of one's own."""
+"""Prompt templates: a few named sets, or a file of your own."""
 
 import tensorflow as tf
 
@@ -23,7 +23,7 @@ TEMPLATES = {
 
 
 def read_templates(name_or_path: str) -> tuple[str, ...]:
-    """A named set of `TEMPLATES`, or a file with one template a line (or a JSON list), each with exactly one `{}`.
+    """A named set of `TEMPLATES`, or a file with one template per line (or a JSON list), each with exactly one `{}`.
 
     Raises:
         ValueError: neither, or a template without exactly one `{}`.

@@ -46,7 +46,7 @@ def lines_of(text: str) -> list[str]:
 
 
 def read_names(path: str) -> list[str]:
-    """Class names, labels or templates from a file: a JSON list, or one a line (blank lines and `#` lines left out).
+    """Class names, labels or templates from a file: a JSON list, or one per line (blank lines and `#` lines left out).
 
     Raises:
         ValueError: no such file, nothing in it, or not UTF-8 text.
@@ -73,7 +73,7 @@ def parse_json(text: str, path: str) -> Any:
 
 
 def read_json_lines(path: str) -> list[dict[str, Any]]:
-    """One JSON object a line.
+    """Reads one JSON object per line.
 
     Raises:
         ValueError: names the file and the line that is no JSON object.

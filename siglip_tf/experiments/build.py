@@ -41,7 +41,7 @@ def _steps(c: ConfigDict, duration: str, examples_per_epoch: int | None = None, 
 
 
 def needs_data_size(c: ConfigDict) -> bool:
-    """Whether only the data's size makes the duration steps: one in epochs, or one that follows the data."""
+    """Whether the number of steps depends on the data's size: a duration in epochs, or an automatic one."""
     return "epoch" in c.duration or c.duration == AUTO
 
 
@@ -112,7 +112,7 @@ def scenes(c: ConfigDict, split: str = "train", size: int | None = None) -> Scen
 
 
 def own_tokenizer(c: ConfigDict, source: Source, folder: str) -> bytes:
-    """A vocabulary of a source's captions, trained once a run and kept in its folder; `model.vocab_size` at most."""
+    """A vocabulary of a source's captions, at most `model.vocab_size`, trained once per run and stored in its folder."""
     from siglip_tf.data.text.training import train_tokenizer
     from siglip_tf.experiments.held_out import captions_of
 

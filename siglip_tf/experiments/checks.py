@@ -1,4 +1,4 @@
-"""What can be wrong between settings, found before TensorFlow is imported.
+"""Finds settings that do not fit each other, before TensorFlow is imported.
 
 `schema` checks each setting alone; here they are checked against each other, against the files they name, and against
 what the recipe needs.

@@ -89,7 +89,7 @@ def set_value(c: ConfigDict, key: str, value: Any) -> None:
 
 
 def keep_former(c: ConfigDict, former: Mapping[str, Any] | None) -> None:
-    """Gives settings that name nothing the values with which a run of an earlier version began.
+    """Fills in, for a run of an earlier version, the values that were its defaults.
 
     Args:
         c: the settings.
@@ -101,7 +101,7 @@ def keep_former(c: ConfigDict, former: Mapping[str, Any] | None) -> None:
 
 
 def require(key: str) -> str:
-    """The key, if there is such a setting.
+    """Returns the key if there is such a setting, and raises an error otherwise.
 
     Raises:
         ValueError: there is none; the message names near ones.

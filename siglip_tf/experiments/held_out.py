@@ -127,7 +127,7 @@ def held_out_part(c: ConfigDict, synthetic: bool, pictures: int) -> HeldOut | No
 
 
 def own_data(spec: str, split: str | None = None) -> HeldOut:
-    """Somebody's own pictures.
+    """The user's own pictures, with a held-out part.
 
     The held-out part is the split called test, validation, val or dev; of shards, which have no splits, the last
     twentieth, at most 2,000 records, without those of a group that training shows as well. Where there are no labels,
@@ -197,7 +197,7 @@ def _is_usable(example: dict[str, tf.Tensor]) -> tf.Tensor:
 
 
 class PartOf(Source):
-    """Some records of another source, under numbers of their own.
+    """Some records of another source, numbered from 0.
 
     Args:
         source: the other source.
@@ -303,7 +303,7 @@ def _without_twins(held_out: Source, train: Source) -> Source:
 def _each(
     source: Source, start: int, stop: int, chosen: Callable[[dict[str, tf.Tensor]], tf.Tensor]
 ) -> tf.data.Dataset:
-    """What `chosen` takes of each of some records, in order; remote shards are read once each."""
+    """Applies `chosen` to some records, in order; each remote shard is read once."""
     if source.runs is None:  # one function, in which TensorFlow finds that no picture is asked for
         return tf.data.Dataset.range(start, stop).map(
             _as_written(lambda index: chosen(source.read(index))), num_parallel_calls=tf.data.AUTOTUNE

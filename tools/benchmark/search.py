@@ -154,7 +154,8 @@ def main(arguments: list[str]) -> None:
     )
     print(f"  matrix product      {1e3 * found['product']:9.2f} ms per query, all float32 vectors read")
     print(
-        f"  graph (usearch)     {1e3 * found['graph']:9.2f} ms per query, {found['product'] / found['graph']:.0f}x faster"
+        f"  graph (usearch)     {1e3 * found['graph']:9.2f} ms per query, "
+        f"{found['product'] / found['graph']:.0f}x faster"
     )
     print(f"  of the exact results the graph finds {100 * found['recall']:.1f} %")
     if found["graph made of"]:

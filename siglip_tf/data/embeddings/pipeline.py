@@ -18,7 +18,7 @@ _CAPTION = 4
 
 
 class EmbeddingData:
-    """Stored embeddings as endless training batches: each image once an epoch, with one of its captions at random.
+    """Stored embeddings as endless training batches: each image once per epoch, with a random caption of its own.
 
     Args:
         stored: the embeddings.

@@ -72,7 +72,7 @@ def describe(preprocessing: Preprocessing) -> dict[str, Any]:
 def identity(
     tower: str, preprocessing: Preprocessing, source: Source, *, embed_dim: int, dtype: str, shard_records: int
 ) -> dict[str, Any]:
-    """What makes stored embeddings what they are: all of a manifest but its counts.
+    """The identity of stored embeddings: a whole manifest without its counts.
 
     Raises:
         ValueError: an unknown dtype, or shards without records.
@@ -205,7 +205,7 @@ class StoredEmbeddings:
         self.fingerprint = fingerprint_of(json.dumps(self.manifest, sort_keys=True))
 
     def check(self, tower: str | None = None, preprocessing: Preprocessing | None = None) -> None:
-        """Refuses embeddings of another tower or preprocessing than the ones named.
+        """Raises an error unless the embeddings come from this tower and preprocessing.
 
         Args:
             tower: `tower_fingerprint` of the image tower that the embeddings must come from.

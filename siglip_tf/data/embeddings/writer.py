@@ -132,7 +132,7 @@ class EmbeddingWriter:
         return [shard for shard in self._mine if not tf.io.gfile.exists(self._path(shard))]
 
     def run(self, progress: Callable[[Progress], None] | None = None) -> StoredEmbeddings | None:
-        """Computes this worker's missing shards, and ends the manifest once all workers' shards are there.
+        """Computes this worker's missing shards, and writes the manifest once the shards of all workers exist.
 
         Args:
             progress: called after every batch.
@@ -166,7 +166,7 @@ class EmbeddingWriter:
         return self._finish()
 
     def _batches(self, shards: list[int]) -> Iterator[dict[str, np.ndarray]]:
-        """Encoded batches in order of records: `record`, `image_embedding`, `texts` (ids a caption), `captions`."""
+        """Encoded batches in order of records: `record`, `image_embedding`, `texts` (ids per caption), `captions`."""
 
         @tf.autograph.experimental.do_not_convert
         def prepare(_: tf.Tensor, numbered: tuple[tf.Tensor, dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:
@@ -306,7 +306,7 @@ class _Spans:
 
 
 def _with_failure(dataset: tf.data.Dataset) -> Iterator[dict[str, Any]]:
-    """The elements of a data set; the error that ended it as the Python error that it was."""
+    """Yields the elements of a data set, and raises its last error as the original Python error."""
     try:
         yield from dataset
     except tf.errors.OpError as error:

@@ -1,4 +1,4 @@
-"""Pillow's resizing with antialias to the bit and to any size, of TensorFlow's own operations.
+"""Pillow's antialiased resizing, bit by bit and to any size, with TensorFlow's own operations.
 
 `resize_as_pillow` is faster and within two levels; `fused_resize` is faster still and cannot be saved in a SavedModel.
 Here Pillow's integer arithmetic is repeated: weights of 22 binary places, a sum over the taps, 8 bits after each axis.

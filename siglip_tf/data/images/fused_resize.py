@@ -48,7 +48,7 @@ def _processor() -> str:
 
 
 def _build(compiler: str) -> pathlib.Path:
-    """The library's file, built unless there is one of the same source, compiler, processor and TensorFlow."""
+    """The library's file, which is built unless one exists for the same source, compiler, processor, and TensorFlow."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, text=True).stdout
     digest = hashlib.sha256(_SOURCE.read_bytes())
     digest.update("\n".join([version, *_FLAGS, tf.__version__, _processor()]).encode())
@@ -64,7 +64,7 @@ def _build(compiler: str) -> pathlib.Path:
 
 @functools.cache
 def _operation() -> Callable[..., tf.Tensor] | None:
-    """The operation, or None where it cannot be built, which is said once."""
+    """The operation, or None if it cannot be built, which is logged once."""
     if os.environ.get("SIGLIP_TF_RESIZE") == "tensorflow":
         return None
     compiler = _compiler()

@@ -94,7 +94,7 @@ def image_size(data: tf.Tensor) -> tf.Tensor:
 
 
 def refuse_bomb(pixels: tf.Tensor, announced: list[tf.Tensor] | tf.Tensor, max_pixels: int) -> tf.Operation:
-    """Asserts that int64 scalar `pixels` are `max_pixels` at most; run it before the decoder."""
+    """Asserts that int64 scalar `pixels` is at most `max_pixels`; run it before the decoder."""
     message = f"The image's header announces more than max_pixels = {max_pixels} (height, width):"
     return assert_that(pixels <= max_pixels, [message, *tf.unstack(announced)])
 

@@ -1,4 +1,4 @@
-"""What bytes that are no image of a known format are, in words."""
+"""Describes bytes that are not an image of a known format."""
 
 # The first bytes of files that are taken for pictures by their names.
 _BEGINNINGS = (

@@ -1,4 +1,4 @@
-"""What becomes of a transparent picture: composed on white, or stripped of its alpha.
+"""Transparent pictures: composed on white, or without their alpha channel.
 
 Source: Pillow `Image.alpha_composite` (`libImaging/AlphaComposite.c`) over an opaque white picture.
 """

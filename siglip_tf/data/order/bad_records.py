@@ -20,7 +20,7 @@ _TRACE = re.compile(r"\s*($|Graph execution error|Detected at|Defined at|File |<
 
 
 class Cause(enum.StrEnum):
-    """Why a record is skipped. Indexes on disk hold the place of a cause in this list: add new ones at its end."""
+    """Why a record is skipped. Indexes on disk store the position of a cause in this list: add new ones at the end."""
 
     UNDECODABLE_IMAGE = "undecodable_image"
     MISSING_IMAGE = "missing_image"
@@ -40,7 +40,7 @@ class TooManyBadRecordsError(ValueError):
 
     @classmethod
     def within(cls, error: tf.errors.OpError) -> "TooManyBadRecordsError | None":
-        """The error of this class that a data set raised, out of the TensorFlow error that wraps it, or None."""
+        """The error of this class inside a TensorFlow error that wraps it, or None."""
         found = re.search(rf"{cls.__name__}: (.*)", str(error.message))
         return None if found is None else cls(found[1])
 
@@ -84,7 +84,7 @@ def _wrong_image(data: bytes, image: ImagePreprocessing | None) -> tuple[Cause, 
 
 
 def first_line(error: tf.errors.OpError) -> str:
-    """What an op's error says, without the graph's names; of an assertion its message and values."""
+    """The message of an op's error without the graph's names; of an assertion, its message and values."""
     _, asserted, values = str(error.message).partition("Summarized data: ")
     if asserted:
         return " ".join(line.strip().removeprefix("b").strip("'") for line in values.splitlines())[:200]

@@ -85,7 +85,7 @@ class EarlyLimit:
 
 
 def called_at_the_end(spec: Any, call: Callable[[], None]) -> tf.data.Dataset:
-    """A data set without elements that calls `call` when it is read. Concatenate it to the one whose end matters.
+    """A data set without elements that calls `call` when it is read. Concatenate it to the data set whose end matters.
 
     Args:
         spec: the `element_spec` of that data set.

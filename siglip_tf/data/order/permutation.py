@@ -1,4 +1,4 @@
-"""A seeded shuffle of [0, n) that is computed for the indices asked for: nothing of size n exists.
+"""A seeded shuffle of [0, n), computed only for the requested indices: nothing of size n is in memory.
 
 A Feistel network permutes the smallest 2^(2h) >= n; an image outside [0, n) is sent through it again until it falls
 inside, which keeps the map one-to-one (cycle walking).

@@ -50,7 +50,7 @@ class _Stream:
 
 
 class PositionTracker:
-    """Follows a worker's streams: it learns of skipped slots as batches are made and tells the position at any step.
+    """Follows a worker's streams: it finds skipped slots as batches are made, and gives the position at any step.
 
     Args:
         diagnose: for a stream and slots that did not arrive, `(cause, None where the record is sound)` for each.
@@ -164,7 +164,7 @@ class PositionTracker:
                 self._judge(causes, len(slots), absent, waiting, absent >= 2 * records and not state.has_arrived)
 
     def _judge(self, causes: Counter[str], examined: int, absent: int, waiting: int, twice: bool) -> None:
-        """Judges examined slots and what their absence proves; `twice`: every record had its chance two times."""
+        """Counts the examined slots as skipped or not; `twice`: every record was tried twice."""
         skipped = sum(self._base_skipped.values()) + sum(len(s.skipped) for s in self._streams.values())
         passed = sum(state.frontier for state in self._streams.values())
         broken = causes.total()
@@ -317,7 +317,7 @@ def kernel_to_resume(state: dict[str, Any], here: str) -> str:
 
 
 def check_one_kernel(kernels: Mapping[str, str | None]) -> None:
-    """Refuses processes that resize the pictures of one run by different kernels.
+    """Raises an error if processes resize the pictures of one run with different kernels.
 
     Args:
         kernels: `TrainingData.resize_kernel` by the process' name; None for one that resizes nothing.

@@ -18,7 +18,7 @@ _HIDDEN = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini", "lost+found")
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is none of the user's data: `.ipynb_checkpoints`, `._a.jpg`, `__MACOSX`."""
+    """Whether a file or folder is not the user's data: `.ipynb_checkpoints`, `._a.jpg`, `__MACOSX`."""
     return name.startswith(".") or name in _HIDDEN
 
 

@@ -1,4 +1,4 @@
-"""One line that names a source: a path whose kind its files tell, a data set of TFDS, or a registered name.
+"""Opens a source by one line of text: a path, a data set of TFDS, or a registered name.
 
 shards/{00000..00331}.tar?caption=title,alt&language=lang
 gs://bucket/cc12m?kind=tfrecord&suffix=.rec&index_dir=/tmp/index
@@ -64,7 +64,7 @@ _HAVE_SPLITS = ("folder", "tfds", "registered")
 
 
 def open_source(spec: str, *, split: str | None = None, **options: Any) -> Source:
-    """The source that a line names.
+    """Opens the source that a line names.
 
     Args:
         spec: tar, TFRecord or Parquet shards (path, glob, brace range, folder), a folder of image files with or

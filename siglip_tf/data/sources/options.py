@@ -66,7 +66,7 @@ def joined_options(source: str, options: Mapping[str, str]) -> str:
 
 
 def check_options(given: Iterable[str], known: Iterable[str], what: str) -> None:
-    """Refuses options that a kind of source does not take.
+    """Raises an error for options that a kind of source does not take.
 
     Raises:
         ValueError: an option outside `known`; `what` names the kind of source.

@@ -50,7 +50,7 @@ def open_tfds(
     index_dir: str | None = None,
     verbose: bool = True,
 ) -> Source:
-    """A data set of TFDS, downloaded and prepared if it is not yet.
+    """Opens a data set of TFDS, which is downloaded and prepared if necessary.
 
     Args:
         name: as `tfds.builder` takes it, e.g. "coco_captions", "imagenet2012", "imagenet_v2/matched-frequency".

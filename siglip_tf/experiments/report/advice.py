@@ -1,4 +1,4 @@
-"""What a run's figures say, in words: that a baseline wins, and what to try next."""
+"""Puts a run's figures into words: whether a baseline wins, and what to try next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model on the held-out part: zero-shot and retrieval beside chance and a baseline, and examples to look at."""
+"""Evaluates a model on the held-out part: zero-shot and retrieval beside chance and a baseline, and examples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A baseline that needs no training and that everybody understands: the nearest training picture, pixel by pixel."""
+"""A baseline without training: the nearest training picture, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _as_written = tf.autograph.experimental.do_not_convert
 
 
 class Baseline:
-    """Answers for a picture what stands beside the training picture that is nearest to it on 16 x 16 pixels.
+    """Answers with the label or captions of the training picture that is nearest on 16 x 16 pixels.
 
     Args:
         train: the training pictures; the first 20,000 are read, of endless drawings 2,000. Broken ones are left out.

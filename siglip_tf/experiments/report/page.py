@@ -1,4 +1,4 @@
-"""The page that a run ends in: figures beside chance and a baseline, curves, and pictures found, in one HTML file."""
+"""The report of a run in one HTML file: figures beside chance and baselines, curves, and pictures found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The end of a run: the model on the held-out part, the exported model asked in a process of its own, and the page."""
+"""The end of a run: evaluates on the held-out part, asks the exported model in a new process, and writes the page."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def report(
 
 
 def show(figures: Mapping[str, Any], say: Callable[[str], None]) -> None:
-    """Says the figures of a finished run, the warning first, and where the report lies."""
+    """Prints the figures of a finished run, the warning first, and the report's path."""
     if figures.get("warning"):
         say(figures["warning"])
     if figures.get("seconds"):

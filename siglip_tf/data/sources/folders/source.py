@@ -22,7 +22,7 @@ _SPLIT_PARTS = {"train": (0, 90), "validation": (90, 95), "test": (95, 100)}
 
 
 class FolderSource(Source):
-    """Image files of a folder with their captions; `folder_layout` says which layouts are read.
+    """Image files of a folder with their captions; `siglip_tf.data.sources.folders.layout` lists the layouts.
 
     A table has a row for each pair or image: a column "image" (or "file_name", "filepath", "path"), relative to the
     table's folder; "caption" or "captions" (a list, in CSV as JSON), and perhaps "label" (an integer or a class name),
@@ -130,7 +130,7 @@ class FolderSource(Source):
         return example
 
     def fetch(self, index: int) -> dict[str, Any]:
-        """As `Source.fetch`; a file that is not there is an empty image, and a broken row says what is wrong."""
+        """As `Source.fetch`; a missing file is an empty image, and a broken row says what is wrong."""
         if index >= len(self._paths):
             row = self._broken[index - len(self._paths)]
             found = {"cause": row.cause.value.encode(), "detail": _encoded(row.problem)}

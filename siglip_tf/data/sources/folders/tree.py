@@ -106,7 +106,7 @@ class Tree:
 
 
 def split_of(path: str) -> str | None:
-    """The split that a path below the folder belongs to, by its first folder or, of a table there, by its own name."""
+    """The split of a path below the folder: by its first folder or, for a table, by its own name."""
     return SPLITS.get(path.partition("/")[0].partition(".")[0].lower())
 
 

@@ -41,7 +41,7 @@ class ProgressLine:
         self._begin = self._shown = time.monotonic()
 
     def show(self, done: int) -> None:
-        """Says so if two seconds have passed, and at the end if anything was said before."""
+        """Prints a line every two seconds, and at the end if any line was printed before."""
         now = time.monotonic()
         last = done == self._total and self._shown > self._begin
         if self._verbose and (now - self._shown > 2 or last):
@@ -51,7 +51,7 @@ class ProgressLine:
 
 
 def find_counts(shards: Sequence[str], index_dir: str | None = None, verbose: bool = True) -> np.ndarray:
-    """int64 (shards,): the count of each shard, -1 where nothing says it.
+    """int64 (shards,): the count of each shard, -1 where it is unknown.
 
     Args:
         shards: paths of shards.
@@ -98,7 +98,7 @@ def _counts_folder(folder: str, index_dir: str | None) -> str:
 
 
 def own_counts(folder: str, index_dir: str | None = None) -> dict[str, int]:
-    """Our own counts of the shards of a folder; a line that is torn is left out, and its shard counted again."""
+    """Our own counts of the shards of a folder; a torn line is left out, and its shard is counted again."""
     where = _counts_folder(folder, index_dir)
     if not tf.io.gfile.isdir(where):
         return {}

@@ -150,7 +150,7 @@ class ShardIndex:
 
 
 def _of_count(rows: np.ndarray, count: int, path: str) -> tuple[np.ndarray, str]:
-    """Rows of a shard made `count` many; where that takes some away or adds some, broken records say so."""
+    """Cuts or fills the rows of a shard to `count`; broken records stand for the difference."""
     sound = rows[rows[:, -1] != _CAUSES.index(Cause.TORN_SHARD)]
     if len(rows) == count or (len(sound) == count and len(sound) == len(rows)):
         return rows, ""
@@ -181,7 +181,7 @@ def index_shards(
     random_access: bool | None = None,
     counts: np.ndarray | None = None,
 ) -> ShardIndex:
-    """Indexes shards, each once and for all; shards that changed are scanned again.
+    """Indexes each shard once; shards that changed are scanned again.
 
     Args:
         shards: paths of shards.

@@ -1,4 +1,4 @@
-"""WebDataset tar shards (an image, `txt` or `json` and perhaps `cls` a sample), local or remote.
+"""WebDataset tar shards, local or remote: each sample is an image, a `txt` or `json`, and perhaps a `cls`.
 
 Local shards are mapped into memory and read at any sample; remote ones (`gs://`) are read whole, one after another in
 the shuffled order of shards, and their samples are shuffled within windows of several shards.
@@ -201,7 +201,7 @@ class TarSource(Source):
         return Scan(np.array(rows, np.int64).reshape(-1, self._columns), blob.getvalue())
 
     def _is_whole(self, sample: dict[str, tuple[int, int]], size: int) -> bool:
-        """Whether the sample under way at a tear has its picture, its text, and all of their bytes."""
+        """Whether the sample at the tear has its picture, its text, and all of their bytes."""
         whole = all(offset + length <= size for offset, length in sample.values())
         return whole and bool({*self._texts} & sample.keys()) and bool({*self._images} & sample.keys())
 

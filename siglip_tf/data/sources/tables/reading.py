@@ -39,7 +39,7 @@ def table_kind(name: str) -> str | None:
 
 
 def read_table(path: str, separator: str | None = None) -> Iterator[Row | BrokenRow]:
-    """The rows of a table, each a dictionary by column, and what cannot be understood in their midst.
+    """Yields the rows of a table: a dictionary by column, or a `BrokenRow`.
 
     Text that is not UTF-8 stays in its row, as surrogate escapes, so that the row can be counted.
 
@@ -102,7 +102,7 @@ def read_text(path: str, errors: str = "strict") -> str:
 
 
 def check_not_utf16(head: bytes, path: str) -> None:
-    """Refuses a file whose first bytes are UTF-16 or UTF-32.
+    """Raises an error for a file that begins as UTF-16 or UTF-32.
 
     Raises:
         ValueError: with the command that converts it.
@@ -114,7 +114,7 @@ def check_not_utf16(head: bytes, path: str) -> None:
 
 
 def refuse_hopeless(rows: Sequence[Row | BrokenRow]) -> None:
-    """Refuses rows of which more than half cannot be understood.
+    """Raises an error if more than half of the rows cannot be understood.
 
     Raises:
         ValueError: with the first of them.
@@ -125,7 +125,7 @@ def refuse_hopeless(rows: Sequence[Row | BrokenRow]) -> None:
 
 
 def refuse_other_encoding(rows: Sequence[Row | BrokenRow]) -> None:
-    """Refuses a table more than half of whose rows hold what is not UTF-8.
+    """Raises an error if more than half of the rows are not UTF-8.
 
     Raises:
         ValueError: with the command that converts the file.
