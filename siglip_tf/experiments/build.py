@@ -112,7 +112,7 @@ def scenes(c: ConfigDict, split: str = "train", size: int | None = None) -> Scen
 
 
 def own_tokenizer(c: ConfigDict, source: Source, folder: str) -> bytes:
-    """A vocabulary of a source's captions, at most `model.vocab_size`, trained once per run and stored in its folder."""
+    """A vocabulary of a source's captions, at most `model.vocab_size`, trained once and stored in the run's folder."""
     from siglip_tf.data.text.training import train_tokenizer
     from siglip_tf.experiments.held_out import captions_of
 

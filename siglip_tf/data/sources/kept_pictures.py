@@ -34,7 +34,7 @@ class KeptPictures(Source):
         self._source = source
         self.size, self.name, self.fingerprint = source.size, source.name, source.fingerprint
         self.record_bytes, self.notes, self.has_groups = source.record_bytes, source.notes, source.has_groups
-        self.class_names = getattr(source, "class_names", None)
+        self.class_names = source.class_names
 
         @_as_written
         def small(index: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -42,7 +42,7 @@ class KeptPictures(Source):
             usable = usable_indices(example["captions"])
             with tf.control_dependencies([tf.debugging.Assert(tf.size(usable) > 0, ["No caption to train on."])]):
                 captions = tf.gather(example["captions"], usable)
-            kept = {name: example[name] for name in ("id", "label", "group") if name in example}
+            kept: dict[str, tf.Tensor] = {name: example[name] for name in ("id", "label", "group") if name in example}
             if "language" in example:
                 kept["languages"] = tf.gather(example["language"], usable)
             pixels = preprocessing.pixels(example["image"], fused=True, note=True)
