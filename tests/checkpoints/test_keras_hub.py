@@ -1,11 +1,10 @@
-"""KerasHub itself makes and loads the presets here."""
+"""KerasHub itself makes and loads the presets here, and is imported by the tests that use it: that takes seconds."""
 
 import dataclasses
 import json
 import shutil
 
 import keras
-import keras_hub
 import numpy as np
 import pytest
 
@@ -16,6 +15,8 @@ from tests.vocabulary import trained
 
 def make_backbone(a):
     """A KerasHub model of a tiny checkpoint's architecture, with weights away from their initial values."""
+    import keras_hub
+
     vision = keras_hub.models.SigLIPVisionEncoder(
         patch_size=a["patch_size"],
         hidden_dim=a["image_width"],
@@ -55,6 +56,8 @@ def preset(tmp_path, tiny):
 
 
 def test_reads_a_preset_and_writes_it_back_to_the_bit(tmp_path, tiny, preset):
+    import keras_hub
+
     backbone, folder = preset
     found = checkpoints.read(folder)
     assert found.format == "keras_hub"
@@ -92,6 +95,8 @@ def test_round_trip_keeps_every_bit(tmp_path, tiny, changes):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("method", ["big_vision", "bicubic_antialias"])
 def test_preprocessor_and_vocabulary_go_along(tmp_path, tiny, method):
+    import keras_hub
+
     text = {"length": 7, "lower_case": "ascii", "eos_id": 1, "pad_id": 1, "punctuation": "strip"}
     preprocessing = {"image": {"size": 50, "method": method}, "text": text}
     checkpoint = dataclasses.replace(tiny(vocab_size=45), preprocessing=preprocessing, tokenizer=vocabulary())

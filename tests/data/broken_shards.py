@@ -7,11 +7,11 @@ import tarfile
 from pathlib import Path
 
 import tensorflow as tf
-import webdataset
 
 from tests.data.memory_source import encode
 from tests.data.sources.test_tar import img2dataset_sample
 from tests.data.sources.test_tfrecord import img2dataset_record, serialize
+from tests.data.webdataset_library import webdataset
 
 # A PNG whose header announces 65,536 x 65,536 pixels.
 BOMB = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\1\0\0\0\1\0\0\x08\2\0\0\0"

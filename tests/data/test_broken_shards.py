@@ -69,6 +69,7 @@ def test_a_lower_limit_is_an_error_that_says_why(tmp_path, preprocessing):
             pass
 
 
+@pytest.mark.slow
 def test_inspection_counts_the_same(broken, preprocessing):
     source, causes = broken
     found = inspect(source, preprocessing, samples=3)

@@ -1,8 +1,8 @@
 """Order, position and accounting of the training pipeline, against sequences worked out here."""
 
+import collections
 import itertools
 import json
-import time
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from siglip_tf.data.embeddings.writer import EmbeddingWriter
 from siglip_tf.data.evaluation_data import EvaluationData
 from siglip_tf.data.images.naflex import NaFlexPreprocessing
 from siglip_tf.data.inspection import inspect
-from siglip_tf.data.order.mixture import Mixture
+from siglip_tf.data.order.mixture import BLOCK, Mixture
 from siglip_tf.data.order.position import PositionTracker, merge_states
 from siglip_tf.data.pipeline import TrainingData, training_dataset
 from siglip_tf.data.preprocessing import ImagePreprocessing, Preprocessing
@@ -111,9 +111,10 @@ def test_each_epoch_holds_each_record_once(preprocessing, kind, workers):
 @pytest.mark.parametrize(
     ("kind", "workers", "steps"),
     [
-        ("broken", 1, (13,)),
-        ("runs, broken", 2, (9,)),
+        ("runs, broken", 1, (9,)),
         ("mixture", 1, (7,)),
+        pytest.param("broken", 1, (13,), marks=pytest.mark.slow),
+        pytest.param("runs, broken", 2, (9,), marks=pytest.mark.slow),
         pytest.param("plain", 1, (6,), marks=pytest.mark.slow),
         pytest.param("runs", 1, (5,), marks=pytest.mark.slow),
         pytest.param("runs, broken", 1, (1, 14), marks=pytest.mark.slow),
@@ -142,7 +143,8 @@ def test_interrupted_again_and_again(preprocessing):
     assert steps == whole
 
 
-@pytest.mark.parametrize("kind", ["runs, broken", pytest.param("mixture", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["runs, broken", "mixture"])
 def test_streams_make_batches_independent_of_the_workers(preprocessing, kind):
     def make():
         return _data(_source(kind), preprocessing, streams=2)
@@ -161,19 +163,27 @@ def test_replica_batches_are_the_parts_of_the_workers_batch(preprocessing):
     assert [_flat(parts[4 * s : 4 * s + 4]) for s in range(6)] == whole
 
 
-def test_under_a_strategy(preprocessing):
+@pytest.mark.parametrize("by", ["function", pytest.param("dataset", marks=pytest.mark.slow)])
+def test_under_a_strategy(preprocessing, by):
     strategy = two_replicas()
     whole = _ids(_data(_source("broken"), preprocessing).dataset(), 6)
     data = _data(_source("broken"), preprocessing)
-    spread = iter(strategy.distribute_datasets_from_function(data.dataset))
-    assert [_across(strategy, next(spread)) for _ in range(6)] == whole
-    data = _data(_source("broken"), preprocessing)
-    spread = iter(strategy.experimental_distribute_dataset(data.dataset()))
+    if by == "function":
+        spread = iter(strategy.distribute_datasets_from_function(data.dataset))
+    else:
+        spread = iter(strategy.experimental_distribute_dataset(data.dataset()))
     assert [_across(strategy, next(spread)) for _ in range(6)] == whole
 
 
-@pytest.mark.parametrize("kind", ["broken", "runs, broken"])
-@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "deterministic"),
+    [
+        ("broken", True),
+        ("runs, broken", False),
+        pytest.param("broken", False, marks=pytest.mark.slow),
+        pytest.param("runs, broken", True, marks=pytest.mark.slow),
+    ],
+)
 def test_every_record_is_accounted_for(preprocessing, kind, deterministic, tmp_path, monkeypatch):
     monkeypatch.setattr(PositionTracker, "SLACK", 16)
     path = str(tmp_path / "reports" / "bad-{worker}.jsonl")
@@ -213,6 +223,7 @@ def test_two_epochs_name_each_bad_record_once(preprocessing, tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_too_many_bad_records_stop_training(preprocessing):
     broken = {i: {"image": b"x"} for i in range(0, 47, 2)}
     data = _data(MemorySource(47, broken), preprocessing, bad_record_limit=0.3)
@@ -227,24 +238,25 @@ def test_too_many_bad_records_stop_training(preprocessing):
 
 def test_captions_are_chosen_evenly_and_by_seed(preprocessing):
     source = MemorySource(30, captions=3)
-    seen = []
-    for seed in (1, 1, 2):
+
+    def seen(seed, epochs):
         dataset = TrainingData(source, preprocessing, 30, seed=seed, extra_fields=["id"]).dataset()
-        seen.append(
-            {
-                (n.decode(), tuple(t))
-                for b in dataset.take(20)
-                for n, t in zip(b["id"].numpy(), b["text"].numpy(), strict=True)
-            }
-        )
-    assert seen[0] == seen[1]
-    assert len(seen[0]) == 90  # 20 epochs meet all three captions of each
+        pairs = [zip(b["id"].numpy(), b["text"].numpy(), strict=True) for b in dataset.take(epochs)]
+        return [{(name.decode(), tuple(text)) for name, text in epoch} for epoch in pairs]
+
+    epochs = seen(1, 20)
+    assert {len(epoch) for epoch in epochs} == {30}
+    assert len(set().union(*epochs)) == 90  # 20 epochs meet all three captions of each
+    assert seen(1, 1) == epochs[:1] != seen(2, 1)
 
 
+@pytest.mark.slow
 def test_mixture_keeps_its_proportions(preprocessing):
-    steps = _ids(_data(_source("mixture"), preprocessing, 100, bad_record_limit=0.9).dataset(), 20)
-    first = [name.split("-")[0] for name in _flat(steps)]
-    assert abs(first.count("other") - 0.3 * 2000 - 40) < 60  # broken records of "memory" are made up by all
+    source = Mixture(
+        [MemorySource(47), MemorySource(20, name="other"), MemorySource(30, name="third")], [0.5, 0.3, 0.2]
+    )
+    (step,) = _ids(_data(source, preprocessing, BLOCK).dataset(), 1)
+    assert collections.Counter(name.split("-")[0] for name in step) == {"memory": 500, "other": 300, "third": 200}
 
 
 def test_speed_mode_uses_the_same_records(preprocessing):
@@ -277,10 +289,8 @@ def test_a_billion_records_resume_at_once(preprocessing):
     next(iter(data.dataset()))
     state = {**data.state(0), "step": 10**9, "passed": {"0": 8 * 10**9}}
     data.restore(state)
-    begin = time.monotonic()
     assert len(_ids(data.dataset(), 2)) == 2
     assert data.state(10**9 + 2)["passed"] == {"0": 8 * 10**9 + 16}
-    assert time.monotonic() - begin < 60  # not a replay of hours
     assert len(json.dumps(state)) < 300
 
 

@@ -40,7 +40,7 @@ def expected(model):
     return np.concatenate(images), np.concatenate(texts)
 
 
-@pytest.mark.parametrize("batch_size", [4, 64, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("batch_size", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 64))])
 def test_batches_change_nothing(model, examples, expected, batch_size):
     embedder = Embedder(model, batch_size)
     done = []

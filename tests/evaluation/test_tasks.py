@@ -180,9 +180,9 @@ def test_callback_logs_for_those_behind_it(replicas, folder, tmp_path):
     ]  # fmt: skip
     data = tf.data.Dataset.from_tensors(batch)
     with pytest.warns(UserWarning, match="Can save best model only with zero_shot/test/top1 available"):
-        history = model.fit(data, epochs=5, callbacks=callbacks, verbose=0).history
+        history = model.fit(data, epochs=3, callbacks=callbacks, verbose=0).history
     lines = [json.loads(line) for line in (tmp_path / "figures.jsonl").read_text().splitlines()]
-    assert [(line["epoch"], line["step"]) for line in lines] == [(2, 2), (4, 4), (5, 5)]
+    assert [(line["epoch"], line["step"]) for line in lines] == [(2, 2), (3, 3)]
     assert history["zero_shot/test/top1"] == [line["zero_shot/test/top1"] for line in lines]
     assert (tmp_path / "best.weights.h5").exists()
     (result,) = Evaluation(Embedder(model, 16)).run([task])

@@ -31,7 +31,8 @@ def test_loss_and_all_gradients_equal_float64(rng, n, tile_size):
         assert dense.relative_error(got, expected) < 1e-6
 
 
-@pytest.mark.parametrize("jit", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("jit", [False, True])
 def test_float32_holds_the_many_small_negatives_at_4096(rng, jit):
     x, y = dense.unit(rng, 4096, 8), dense.unit(rng, 4096, 8)
     function = tf.function(losses.sigmoid_loss, jit_compile=jit)

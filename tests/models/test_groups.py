@@ -19,7 +19,7 @@ def test_loss_and_counts_of_a_batch_equal_float64(everything):
             if not everything and (same_group, equal_captions) == ("ignore", "negative"):
                 continue
             model = small.model(loss=loss, same_group=same_group, equal_captions=equal_captions, tile_size=3)
-            model.compile("sgd")
+            model.compile("sgd", run_eagerly=True)
             embeddings = {k: np.asarray(v) for k, v in model({k: batch[k] for k in ("image", "text")}).items()}
             positive, ignored = masks(batch["group"], same_group, captions, equal_captions)
             sides = embeddings["image_embedding"], embeddings["text_embedding"]
@@ -43,7 +43,7 @@ def test_loss_and_counts_of_a_batch_equal_float64(everything):
 def test_wrong_groups_are_refused_before_the_first_step():
     batch = small.batch(8)
     model = small.model()
-    model.compile("sgd")
+    model.compile("sgd", run_eagerly=True)
     cases = [
         (np.linspace(0, 1, 8, dtype=np.float32), "'group' as int64.*float32"),
         (np.zeros((8, 1), np.int64), r"'group' of shape \(batch,\).*\(8, 1\)"),

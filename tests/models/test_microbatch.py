@@ -21,7 +21,7 @@ def _trained(options, steps=2):
     options = dict(options)
     keras.utils.set_random_seed(3)
     model = small.model(**options)
-    model.compile(keras.optimizers.SGD(0.05, momentum=0.9, global_clipnorm=1.0))
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9, global_clipnorm=1.0), run_eagerly=not options)
     model.fit(small.dataset(steps=steps), verbose=0)
     return [w.numpy() for w in model.trainable_variables]
 

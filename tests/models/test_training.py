@@ -36,6 +36,7 @@ def _trained(strategy, path):
     return [[v.numpy() for v in strategy.experimental_local_results(w.value)] for w in again.trainable_variables]
 
 
+@pytest.mark.slow
 def test_a_train_step_of_ones_own_sums_gradients_over_replicas(tmp_path):
     """Compiled, saved and loaded: `fit` runs it by `strategy.run`, as a loop of one's own does."""
     alone = _trained(tf.distribute.get_strategy(), tmp_path / "one.keras")

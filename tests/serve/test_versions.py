@@ -43,6 +43,7 @@ def test_reload_under_load(tmp_path):
                 while not stop.is_set():
                     answer = session.post(f"{server.url}/v1/models/m:predict", data=BODY, timeout=30)
                     answers.append((answer.status_code, answer.text))
+                    time.sleep(0.01)  # a load, not all processors
 
         clients = [threading.Thread(target=load) for _ in range(3)]
         for client in clients:

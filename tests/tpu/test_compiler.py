@@ -1,23 +1,13 @@
 """The TPU compiler's answers: memory, time, hops, what does not fit; and the cache."""
 
-import functools
-import json
-
-import keras
 import pytest
 
 from siglip_tf import tpu
 from siglip_tf.tpu import compiler
 from siglip_tf.tpu.report import refused_bytes
 from siglip_tf.tpu.topology import GIB
-from tests.tpu import programs
 
 FOUR = tpu.Topology("v4:2x2x1")
-
-
-@pytest.fixture(scope="module")
-def program():
-    return programs.traced(4, 32, functools.partial(keras.optimizers.AdamW, 1e-3))
 
 
 @pytest.fixture
@@ -26,32 +16,7 @@ def cache(tmp_path, monkeypatch):
     return tmp_path
 
 
-@programs.needs_compiler
-def test_a_step_compiles_for_four_v4_chips(program, compile_cache, monkeypatch):
-    seen = []
-    module = tpu.lower(program)
-    compiled = tpu.compile_module(module, FOUR, progress=seen.append)
-    assert compiled.fits and seen
-    report = tpu.summarise(compiled, 32, examples=3.2e6)
-    arguments = sum(a.bytes for a in program.arguments)
-    assert arguments <= report.memory["argument"] < 100 * arguments  # tiles pad small arrays
-    assert report.memory["alias"] > 0.5 * report.memory["output"]  # variables are updated in place
-    assert report.used < GIB / 8
-    cost = report.cost
-    assert cost.unknown_loops == 0 and cost.flops > 0 and cost.by_kind["matmul"] > 0
-    assert 1e-6 < report.seconds < 1e-2
-    assert report.days == pytest.approx(1e5 * report.seconds / 86_400)
-    # Texts and their gradients go round: what the loop sends starts before and ends behind the tile's matmuls.
-    assert {hop.count for hop in cost.hops} == {1, 3}  # three to see all texts, one more for gradients to be home
-    assert all(hop.asynchronous for hop in cost.hops)
-    assert any(hop.count > 1 and hop.matmuls_under for hop in cost.hops)
-    json.dumps(report.to_dict())
-
-    monkeypatch.setattr(compiler, "_run", None)  # the second time nothing is compiled
-    assert tpu.compile_module(module, FOUR) == compiled
-
-
-def test_a_refusal_says_by_how_much(program):
+def test_a_refusal_says_by_how_much():
     message = (
         "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 40.18G of "
         "30.75G hbm. Exceeded hbm capacity by 9.43G."

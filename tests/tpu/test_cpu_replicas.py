@@ -33,7 +33,7 @@ MASKS = {
     "easiest": {"keep": "easiest", "ratio": 20},
 }
 
-FAST = {("sigmoid", 4), ("softmax", 2)}
+FAST = {("sigmoid", 4)}
 
 
 def expected(name, x, y):

@@ -10,7 +10,7 @@ from tests.tpu import programs
 PAIRS, WIDTH = 64, 32
 
 
-@pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("loss", ["sigmoid", pytest.param("softmax", marks=pytest.mark.slow)])
 def test_what_is_kept_for_the_backward_pass_is_flat_in_the_number_of_chips(loss):
     found = [kept_bytes(replicas, loss) for replicas in (2, 8, 32)]
     gradients = 2 * PAIRS * WIDTH * 4 + 2 * 4  # of images, texts, log temperature and bias: all that there is to keep
@@ -50,6 +50,7 @@ def test_memory_on_cpu_replicas_is_flat(loss):
     assert max(peaks) <= 1.05 * min(peaks)
 
 
+@pytest.mark.slow
 @programs.needs_compiler
 def test_memory_on_chips_is_flat_and_hops_run_under_matmuls(compile_cache):
     temporaries, peaks = [], []

@@ -41,7 +41,7 @@ def assert_same(one, other):
         np.testing.assert_array_equal(mine, theirs)
 
 
-@pytest.mark.parametrize("options", [{}, {"asynchronous": True}], ids=str)
+@pytest.mark.parametrize("options", [pytest.param({}, marks=pytest.mark.slow), {"asynchronous": True}], ids=str)
 def test_a_run_in_two_parts_equals_one(tmp_path, options):
     whole = run(tmp_path / "whole", **options)
     run(tmp_path / "parts", steps=17, **options)
@@ -291,7 +291,7 @@ def test_steps_per_execution_counts_every_step(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "replicas"),
     [
-        ("sequential", 2),
+        pytest.param("sequential", 2, marks=pytest.mark.slow),
         pytest.param("siglip", 1, marks=pytest.mark.slow),
         pytest.param("siglip", 2, marks=pytest.mark.slow),
     ],

@@ -25,7 +25,7 @@ def preprocessing():
     return tiny_preprocessing(length=24)
 
 
-@pytest.fixture(scope="module", params=["float16", "bfloat16"])
+@pytest.fixture(scope="module", params=["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def stored(request, tmp_path_factory, preprocessing) -> StoredEmbeddings:
     folder = tmp_path_factory.mktemp("embeddings")
     source = MemorySource(SIZE, captions=3)

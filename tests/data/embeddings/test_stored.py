@@ -70,7 +70,9 @@ def expected_embedding(record: int) -> np.ndarray:
     return np.array([record & 255, record >> 8 & 255, record >> 16 & 255], np.float32) / 255
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize(
+    "dtype", ["bfloat16", *(pytest.param(d, marks=pytest.mark.slow) for d in ("float16", "float32"))]
+)
 def test_every_image_and_caption_comes_back(tmp_path, preprocessing, dtype):
     stored = writer(tmp_path, preprocessing, dtype=dtype).run()
     assert (stored.size, stored.texts, stored.embed_dim, stored.text_length) == (SIZE, 2 * SIZE, DIM, 6)
@@ -92,7 +94,7 @@ def test_shards_are_plain_safetensors(whole):
         assert file.get_tensor("image_embedding").dtype == np.float16
 
 
-@pytest.mark.parametrize("batches", [1, 8])
+@pytest.mark.parametrize("batches", [8, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_at_its_first_missing_shard(tmp_path, preprocessing, whole, batches):
     killed = tmp_path / "killed"
     with pytest.raises(KilledError):

@@ -49,7 +49,7 @@ def test_big_vision_equals_tensorflow_to_the_bit(rng, shape, size):
     np.testing.assert_array_equal(fused_resize.fused_resize(image, size, "big_vision"), expected)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [METHODS[0], *(pytest.param(m, marks=pytest.mark.slow) for m in METHODS[1:])])
 def test_pipelines_have_it_and_saved_models_do_not(method):
     data = encode(photo(60, 81), "JPEG")
     preprocess = ImagePreprocessing(32, method)

@@ -37,21 +37,29 @@ def _failure(data) -> str:
     return str(error)
 
 
-def test_endless_data_without_one_usable_record(preprocessing):
-    cases = [
-        (_broken(90, "not_utf8"), {}, "64 of 64 records are broken (64 not_utf8), more than 1.00% of"),
+def _slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("size", "fault", "of_source", "options", "told"),
+    [
+        _slow(90, "not_utf8", {}, {}, "64 of 64 records are broken (64 not_utf8), more than 1.00% of"),
         # Read by runs, in two streams; a few records.
-        (_broken(90, "missing_image", runs=[0, 30, 90]), {"streams": 2}, "64 of 64"),
-        (_broken(5, "missing_image"), {}, "5 of 5"),
+        (90, "not_utf8", {"runs": [0, 30, 90]}, {"streams": 2}, "64 of 64 records are broken (64 not_utf8), more than"),
+        _slow(5, "missing_image", {}, {}, "5 of 5"),
         # One sound record cannot fill a large batch in reasonable time.
-        (_broken(90, "missing_image", sound=(7,)), {"global_batch": 512, "deterministic": False}, "63 of 64"),
+        (90, "missing_image", {"sound": (7,)}, {"global_batch": 512, "deterministic": False}, "63 of 64"),
         # Every record had its chance: no limit makes this data usable.
-        (_broken(90, "missing_image"), {"bad_record_limit": 1e6}, "64 of 64"),
-    ]
-    for source, options, told in cases:
-        assert _failure(TrainingData(source, preprocessing, **{"global_batch": 16, **options})).startswith(told)
+        _slow(90, "missing_image", {}, {"bad_record_limit": 1e6}, "64 of 64"),
+    ],
+)
+def test_endless_data_without_one_usable_record(preprocessing, size, fault, of_source, options, told):
+    data = TrainingData(_broken(size, fault, **of_source), preprocessing, **{"global_batch": 16, **options})
+    assert _failure(data).startswith(told)
 
 
+@pytest.mark.slow
 def test_one_member_of_a_mixture(preprocessing):
     members = [MemorySource(50, name="sound"), _broken(50, "undecodable_image", name="broken")]
     data = TrainingData(Mixture(members, [0.5, 0.5]), preprocessing, 512)

@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+import tensorflow as tf
+
 from siglip_tf.data.embeddings.pipeline import EmbeddingData
 from siglip_tf.data.embeddings.stored import StoredEmbeddings
 from siglip_tf.data.order.mixture import Mixture
@@ -37,6 +39,8 @@ def _source(kind: str, folder: Path):
 
 def main(folder: str, shares: str, count: str, port: str, *kinds: str) -> None:
     """Serves shares ("0" or "0,1") of each kind, at a port or at free ones (0); prints the ports."""
+    # As in conftest.py: the graph optimizer takes longer than the few batches of the tests.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     servers = [
         InputServer(training_data(kind, Path(folder)), int(index), int(count), int(port))
         for index in shares.split(",")

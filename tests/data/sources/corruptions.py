@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import tensorflow as tf
-import webdataset
 
 from tests.data.memory_source import encode
+from tests.data.webdataset_library import webdataset
 
 RECORDS = 6
 KINDS = ("csv", "jsonl", "tar", "tfrecord", "parquet")

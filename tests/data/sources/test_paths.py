@@ -1,9 +1,9 @@
 """Braces and globs as the webdataset library and the shell read them."""
 
 import pytest
-import webdataset.shardlists
 
 from siglip_tf.data.sources.paths import expand_braces, find_shards, is_remote
+from tests.data.webdataset_library import webdataset
 
 
 @pytest.mark.parametrize(

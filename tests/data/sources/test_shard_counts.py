@@ -10,7 +10,6 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-import webdataset
 
 from siglip_tf.data.order.bad_records import BadRecordReport, Explainer
 from siglip_tf.data.order.mixture import Mixture
@@ -21,6 +20,7 @@ from tests.data.memory_source import encode
 from tests.data.sources.reading import in_graph, run, same
 from tests.data.sources.test_tar import img2dataset_sample
 from tests.data.sources.test_tfrecord import img2dataset_record
+from tests.data.webdataset_library import webdataset
 from tools import count_shards
 
 COUNTS = (3, 1, 4)

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-import webdataset
 
 from siglip_tf.data.order.bad_records import diagnose
 from siglip_tf.data.sources.shards.tar import TarSource
 from siglip_tf.data.sources.shards.tar_members import plain_members
 from tests.data.memory_source import encode
 from tests.data.sources.reading import assert_reads_shards, fill_shards, in_graph, same
+from tests.data.webdataset_library import webdataset
 
 
 def write_shard(path, samples: list[dict]) -> str:
@@ -192,7 +192,7 @@ def _causes(source) -> list[str]:
     return [example["cause"].decode() for example in in_graph(source)]
 
 
-@pytest.mark.parametrize("random_access", [True, False])
+@pytest.mark.parametrize("random_access", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_torn_and_empty_shards(tmp_path, random_access):
     whole = write_shard(tmp_path / "whole.tar", [img2dataset_sample(i) for i in range(6)])
     data = Path(whole).read_bytes()

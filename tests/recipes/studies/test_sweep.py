@@ -66,6 +66,7 @@ def test_a_failing_cell_ends_the_sweep_with_its_name(tmp_path, capfd):
     assert light(7, fails=True).result(tmp_path) is None
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
     """Two cells, killed after the first: the first stays as it is, the second is computed."""
     command = [sys.executable, "-m", "tests.recipes.studies.light", str(tmp_path), "2", "1"]
