@@ -4,8 +4,13 @@ From a few thousand pictures a random projection takes hundreds of passes to bec
 of the training pictures' patches keep what tells the pictures apart from the first step on. The blocks begin as small
 changes of them.
 
+Where a patch is a whole picture and the data hold several pictures of one thing, their differences show which
+components say nothing of the thing, and these are made small (linear discriminant analysis). The head's attention then
+begins as the identity: two random matrices one behind the other lose a quarter of what the components tell apart.
+
 Source: Coates and Ng, "Learning Feature Representations with K-means", 2012 (whitening of patches); Halko et al.,
-"Finding structure with randomness", 2011 (the randomized decomposition).
+"Finding structure with randomness", 2011 (the randomized decomposition); Friedman, "Regularized Discriminant Analysis",
+1989 (the shrunk covariance within classes).
 """
 
 from __future__ import annotations
@@ -19,14 +24,19 @@ from ml_collections import ConfigDict
 
 from siglip_tf.data import ImagePreprocessing
 from siglip_tf.data.sources.base import Source
+from siglip_tf.data.sources.groups import NO_GROUP
 from siglip_tf.models import VARIANTS
 
-_PICTURES, _PATCHES = 2_000, 4_000
+_PICTURES, _PATCHES = 4_000, 4_000
 _SPARE, _ROUNDS = 16, 3  # directions beyond those that are kept, and power iterations
 # A component of variance v gets the weight v^-_FLATTEN: large ones do not drown small ones, and noise stays small.
 _FLATTEN = 0.25
+# How much of a component's mean variance within classes is added to that of each, and how many differences between
+# pictures of one thing are needed for each component.
+_SHRINK, _DIFFERENCES = 0.3, 2
 
 _ENDS_A_BRANCH = re.compile(r"image/(block_\d+/(attention/out|mlp/fc2)|head/mlp/fc2)/kernel")
+_IN_HEAD = re.compile(r"image/head/attention/(value|out)/kernel")
 _SMALL = np.float32(0.1)
 
 _as_written = tf.autograph.experimental.do_not_convert
@@ -39,33 +49,35 @@ def principal_patches(
 
     Args:
         c: the settings: of the model, and the seed of the rotation that spreads the components over the units.
-        source: the training pictures; 2,000 of them are read, evenly spread.
+        source: the training pictures; 4,000 of them are read, evenly spread. Pictures of one group, label or first
+            caption are of one thing.
         preprocessing: of the model.
         initial: the initial values of all weights.
 
     Returns:
         Kernel float32 (patch, patch, 3, width) and bias (width,) of the patch projection, by which patches of the
         training pictures have mean 0 and variance 1 in the mean over the units; and the kernels that end a branch of a
-        block or of the head, a tenth of what they were. Empty where no picture can be read, or all are alike.
+        block or of the head, a tenth of what they were; where a patch is a whole picture, also the value and output
+        kernels of the head's attention. Empty where no picture can be read, or all are alike.
     """
     name, _, patch = c.model.image.partition("/")
     size, patch_size = c.model.image_size, int(patch or c.model.patch_size)
     width = c.model.image_width or VARIANTS[name].width
     random = np.random.default_rng(c.seed)
     chosen = np.unique(np.linspace(0, source.size - 1, min(_PICTURES, source.size)).astype(np.int64))
-    pictures = (
-        tf.data.Dataset.from_tensor_slices(chosen)
-        .map(
-            _as_written(lambda index: preprocessing.pixels(source.read(index)["image"], fused=True)),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
-        .ignore_errors()
-    )
-    found = list(pictures.as_numpy_iterator())
+
+    @_as_written
+    def read(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        example = source.read(index)
+        return preprocessing.pixels(example["image"], fused=True), _thing(example)
+
+    pictures = tf.data.Dataset.from_tensor_slices(chosen).map(read, num_parallel_calls=tf.data.AUTOTUNE)
+    found = list(pictures.ignore_errors().as_numpy_iterator())
     if not found:
         return {}
     across = size // patch_size
-    pixels = np.stack(found)[:, : across * patch_size, : across * patch_size].astype(np.float32) / 127.5 - 1
+    covered = across * patch_size
+    pixels = np.stack([picture for picture, _ in found])[:, :covered, :covered].astype(np.float32) / 127.5 - 1
     patches = pixels.reshape(len(found), across, patch_size, across, patch_size, 3).swapaxes(2, 3)
     patches = patches.reshape(-1, patch_size * patch_size * 3)
     if len(patches) > _PATCHES:
@@ -74,14 +86,55 @@ def principal_patches(
     directions, deviations = _components(patches - mean, min(width, *patches.shape), random)
     if not len(deviations):
         return {}
+    flatten = np.diag((deviations / deviations[0]) ** (-2 * _FLATTEN))
+    if across == 1:
+        things = np.unique([thing for _, thing in found], return_inverse=True)[1]
+        flatten = _within(((patches - mean) @ directions).astype(np.float64), things, flatten)
     spread = np.linalg.qr(random.standard_normal((width, len(deviations))))[0].T  # (components, width), orthogonal
-    kernel = (directions * (deviations / deviations[0]) ** (-2 * _FLATTEN)) @ spread
+    kernel = directions @ flatten @ spread
     kernel /= np.sqrt(np.mean(np.square((patches - mean) @ kernel)))
     branches = {name: _SMALL * array for name, array in initial.items() if _ENDS_A_BRANCH.fullmatch(name)}
+    if across == 1:
+        head = [name for name in initial if _IN_HEAD.fullmatch(name)]
+        branches |= {name: np.eye(width, dtype=np.float32).reshape(initial[name].shape) for name in head}
     return branches | {
         "image/patch_embedding/kernel": kernel.reshape(patch_size, patch_size, 3, width).astype(np.float32),
         "image/patch_embedding/bias": (-mean @ kernel).astype(np.float32),
     }
+
+
+def _thing(example: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """What a picture shows, as a string: its group, else its label, else its first caption."""
+    thing = tf.strings.reduce_join(example["captions"][:1])
+    if "label" in example:
+        label = tf.cast(example["label"], tf.int64)
+        thing = tf.where(label >= 0, tf.strings.as_string(label), thing)
+    if "group" in example:
+        group = tf.cast(example["group"], tf.int64)
+        thing = tf.where(group == NO_GROUP, thing, tf.strings.join(["group ", tf.strings.as_string(group)]))
+    return thing
+
+
+def _within(rows: np.ndarray, things: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
+    """The matrix that makes the differences between pictures of one thing alike in all directions, nearly.
+
+    Args:
+        rows: components of the pictures, float64 (pictures, components).
+        things: int (pictures,), what each shows.
+        otherwise: the answer where too few pictures share a thing, (components, components).
+    """
+    counts = np.bincount(things)
+    components = rows.shape[1]
+    if len(rows) - len(counts) < _DIFFERENCES * components:
+        return otherwise
+    means = np.zeros((len(counts), components))
+    np.add.at(means, things, rows)
+    apart = rows - (means / counts[:, None])[things]
+    covariance = apart.T @ apart / (len(rows) - len(counts))
+    values, axes = np.linalg.eigh(covariance + _SHRINK * np.trace(covariance) / components * np.eye(components))
+    if values[0] <= 1e-9 * np.square(rows).mean():
+        return otherwise  # the pictures of a thing are copies
+    return axes * values**-0.5 @ axes.T
 
 
 def _components(rows: np.ndarray, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
