@@ -11,7 +11,6 @@ RECIPE is a file of `recipes/` that has a function `tpu_subject(**overrides)`, o
 
 from __future__ import annotations
 
-import argparse
 import ast
 import functools
 import importlib
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from siglip_tf import tpu
 
+from .command import command_parser
 from .packages import RECIPES
 from .tpu.page import write_page
 from .tpu.table import table
@@ -118,9 +118,7 @@ def _override(text):
 
 @functools.cache
 def _parser():
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.tpu_report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("tpu_report", __doc__)
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="recipe, such as siglip")
     parser.add_argument(
         "--topology", default="v4:2x2x1", help="the slice, such as v4:2x2x1, v5e:2x4 (default %(default)s)"
