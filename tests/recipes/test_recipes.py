@@ -145,8 +145,7 @@ def whole_and_halves(name, folder, *more, steps=30):
 
 def check_metrics(metrics, steps):
     assert [line["step"] for line in metrics] == list(range(1, steps + 1))
-    losses = [line["loss"] for line in metrics]
-    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+    assert np.isfinite([line["loss"] for line in metrics]).all()
 
 
 def check(whole, halves, metrics, steps=30):
@@ -186,7 +185,10 @@ def test_siglip_trains_in_two_halves(trained):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["siglip", "msiglip", "overtrain", "captions_from_tfds"])
 def test_recipes_from_scratch(name, tmp_path):
-    check(*whole_and_halves(name, tmp_path))
+    whole, halves, metrics = whole_and_halves(name, tmp_path)
+    check(whole, halves, metrics)
+    losses = [line["loss"] for line in metrics]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
 @pytest.mark.slow

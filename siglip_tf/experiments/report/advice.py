@@ -57,7 +57,7 @@ def advice(
     epochs = steps * c.batch / examples
     if _still_improves(metrics):
         sentences.append(
-            f"Train longer: the figures were still getting better at the end ({epochs:.0f} passes over the data). "
+            f"Train longer: the figures were still getting better at the end ({epochs:.3g} passes over the data). "
             + _train_longer(steps, seconds, command, continues)
         )
     if not c.start and examples < _FEW_PAIRS:
@@ -89,7 +89,9 @@ def _train_longer(steps: int, seconds: float, command: str, continues: bool) -> 
     more = min(_LONGER, max(2.0, _AT_MOST / max(seconds, 1.0)))
     longer = 100 * round(more * steps / 100) if steps >= 100 else round(more * steps)
     minutes = (longer - continues * steps) / steps * seconds / 60
-    time = f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
+    time = f"{minutes / 60:.1f} hours"
+    if minutes < 90:
+        time = "a minute" if minutes < 1.5 else f"{minutes:.0f} minutes"
     how = "This continues from the last step and takes" if continues else "This takes"
     return f"{how} about {time}{' more' if continues else ''} here: {longer_command(command, longer, continues)}"
 

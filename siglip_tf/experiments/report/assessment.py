@@ -161,7 +161,9 @@ def _retrieval_figures(
     ):
         for k, recall in recalls.items():
             guess = min(1.0, k * chance)
-            goal = task.chance_times_goal * guess if task.chance_times_goal and k == 1 else None
+            goal = None
+            if task.chance_times_goal and k == 1 and task.chance_times_goal * guess < 1.0:  # few pictures: no such goal
+                goal = task.chance_times_goal * guess
             baselines = {}
             if baseline is not None and k == 1 and name == "Image to text" and not task.labels:
                 baselines[baseline.name] = baseline.recall(examples.images, examples.captions)
