@@ -105,7 +105,9 @@ def draw_shard(settings: Mapping[str, Any], folder: Path, _: Path) -> dict[str, 
 
     source = _source(settings, settings["split"])
     images = np.empty((settings["count"], settings["image_size"], settings["image_size"], 3), np.uint8)
-    labels, captions, places = [], {language: [] for language in settings["languages"]}, []  # type: ignore[var-annotated]
+    labels: list[int] = []
+    places: list[Any] = []
+    captions: dict[str, list[Any]] = {language: [] for language in settings["languages"]}
     for i in range(settings["count"]):
         example = source.example(settings["first"] + i)
         images[i] = np.asarray(Image.open(io.BytesIO(example.image)))
@@ -132,6 +134,7 @@ def _layout(scene) -> np.ndarray:
 
 def tokenise(settings: Mapping[str, Any], folder: Path, root: Path) -> dict[str, Any]:
     """Trains a tokenizer on the training captions and writes the ids of all captions and prompts: see `load_tokens`."""
+    from siglip_tf.checkpoints.files import write_npz
     from siglip_tf.data import Tokenizer
     from siglip_tf.data.text.training import train_tokenizer
     from siglip_tf.synthetic import crowded_prompts
@@ -153,13 +156,14 @@ def tokenise(settings: Mapping[str, Any], folder: Path, root: Path) -> dict[str,
             arrays[f"{part}_{language}"] = _ids(tokenizer, captions[language], text["length"])
         prompts = crowded_prompts(language, TEMPLATES)
         arrays[f"prompts_{language}"] = tokenizer([prompt for several in prompts for prompt in several]).numpy()
-    np.savez(folder / "tokens.npz", **arrays)
+    write_npz(folder / "tokens.npz", arrays)
     cut = np.mean(arrays[f"train_{text['languages'][0]}"][:, :, -2] != tokenizer.pad_id)
     return {"vocabulary": int(tokenizer.vocab_size), "texts_that_fill_the_length": float(cut)}
 
 
 def tokenise_noisy(settings: Mapping[str, Any], folder: Path, root: Path) -> dict[str, Any]:
     """Writes the ids of captions with faults, and whose picture each example shows: see `load_noisy`."""
+    from siglip_tf.checkpoints.files import write_npz
     from siglip_tf.data import Tokenizer
     from siglip_tf.synthetic import WebNoise
 
@@ -172,7 +176,7 @@ def tokenise_noisy(settings: Mapping[str, Any], folder: Path, root: Path) -> dic
     for language in text["languages"]:
         k = CAPTIONS * data["languages"].index(language)
         arrays[language] = _ids(tokenizer, [texts[k : k + CAPTIONS] for texts in worded], text["length"])
-    np.savez(folder / "tokens.npz", **arrays)  # type: ignore[arg-type]
+    write_npz(folder / "tokens.npz", arrays)
     return {"repeated": float(np.mean(arrays["pictures"] != np.arange(data["images"])))}
 
 

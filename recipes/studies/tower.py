@@ -47,6 +47,7 @@ def compute(settings: Mapping[str, Any], folder: Path, root: Path) -> dict[str, 
     import tensorflow as tf
 
     import siglip_tf
+    from siglip_tf.checkpoints.files import write_npz
     from siglip_tf.optimizers import AdamW, Cosine
 
     keras.utils.set_random_seed(settings["seed"])
@@ -90,11 +91,11 @@ def compute(settings: Mapping[str, Any], folder: Path, root: Path) -> dict[str, 
     losses = [float(many(tf.constant(pixels[row]), tf.constant(labels[row]))) for row in rows]
 
     weights = {name: v.numpy() for name, v in model.named_weights().items() if name.startswith("image/")}
-    np.savez(folder / "tower.npz", **weights)
+    write_npz(folder / "tower.npz", weights)
     embeddings = {part: _embed(model, store.load_images(settings["data"], part, root)) for part in store.PARTS}
     side = settings["data"]["image_size"]
     noise = generator.integers(0, 256, (min(_NOISE_PICTURES, len(pixels)), side, side, 3), np.uint8)
-    np.savez(folder / "embeddings.npz", **embeddings, noise=_embed(model, noise))  # type: ignore[arg-type]
+    write_npz(folder / "embeddings.npz", {**embeddings, "noise": _embed(model, noise)})
     said = np.split(heads(embeddings["result"] * _LOGIT_SCALE).numpy(), np.cumsum(_SIZES)[:-1], axis=1)[:4]
     right = [
         part.argmax(1) == known for part, known in zip(said, _labels(settings["data"], "result", root).T, strict=False)

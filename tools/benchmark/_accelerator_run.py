@@ -308,7 +308,7 @@ def rivals(n, dim, folder):
         names = [name for name in dir(memeff.clip_loss) if name.lower().endswith("cliploss")]
         softmax = getattr(memeff.clip_loss, names[0])(temperature=0.1, normalized_inputs=True)
         found["memeff (softmax)"] = timed(lambda x, y, *_: softmax(x, y))
-    except Exception as error:
+    except Exception as error:  # likewise
         found["memeff (softmax)"] = f"{type(error).__name__}: {error}"
     return found
 
