@@ -13,15 +13,16 @@ from siglip_tf.version import __version__
 
 __all__ = ["SigLIP", "__version__", "backend", "losses", "models", "processor"]
 
-# `python -m recipes.siglip` and `siglip-tf train`: they check what a user typed before they wait for TensorFlow.
-_RECIPE_COMMAND = re.compile(r" -m (siglip_tf\.)?recipes\.(?!studies)|\bsiglip-tf train\b")
+# `python -m recipes.siglip` and `siglip-tf train`, which check what a user typed before they wait for TensorFlow, and
+# `siglip-tf` without a verb, which has help and a version to print.
+_WAITS = re.compile(r" -m (siglip_tf\.)?recipes\.(?!studies)|\bsiglip-tf( train\b| -|$)")
 _PUBLIC = "siglip_tf.public"
 
 processor.use_onednn()  # TensorFlow reads the switch when it is imported, which `load` does.
 
 
 def load() -> None:
-    """Imports all that the package offers, and TensorFlow. `import siglip_tf` does so, except in a recipe's command."""
+    """Imports all that the package offers, and TensorFlow. `import siglip_tf` does so, except in the commands above."""
     public = importlib.import_module(_PUBLIC)
     globals().update({name: getattr(public, name) for name in public.__all__})
 
@@ -33,5 +34,5 @@ def __getattr__(name: str) -> Any:
     return globals()[name]
 
 
-if not _RECIPE_COMMAND.search(" ".join(sys.orig_argv)):
+if not _WAITS.search(" ".join(sys.orig_argv)):
     load()
