@@ -114,6 +114,17 @@ def test_import_stays_light():
     assert not LAZY & set(printed.stdout.split())
 
 
+def test_commands_that_only_print_do_not_wait_for_tensorflow():
+    code = (
+        "import sys; sys.orig_argv = ['python', '/bin/siglip-tf', *sys.argv[1:]]; import siglip_tf; "
+        "print('tensorflow' in sys.modules)"
+    )
+    for words, waits in (([], False), (["--help"], False), (["--version"], False), (["search", "index"], True)):
+        command = [sys.executable, "-c", code, *words]
+        printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+        assert printed.stdout == f"{waits}\n", words
+
+
 def test_private_names_stay_in_their_module():
     wrong = []
     for path in [*python_files(), *sorted((ROOT / "tests").rglob("*.py"))]:
