@@ -1,11 +1,9 @@
-"""Requests that a stranger might send to a server, without end and from a seed, and what may come back."""
+"""Requests that a stranger might send to a server, without end and from a seed."""
 
-import asyncio
 import base64
-import collections
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +27,13 @@ _VALUES: tuple[Any, ...] = (
     [[["deep"]]],
     [1, "mixed"],
 )
+# Values that answer 200, for the fields beside a wrong one.
+_SOUND: dict[str, Any] = {
+    "texts": ["a red circle", "two"],
+    "labels": ["circle", "two squares"],
+    "templates": ["a drawing of {}"],
+    "pixels": np.zeros((1, 4, 4, 3), np.uint8).tolist(),
+}
 _PATHS = (
     "/v1/models/model:predict",
     "/v1/models/model/versions/1:predict",
@@ -42,12 +47,19 @@ _PATHS = (
 )
 
 
-@dataclasses.dataclass
-class Outcome:
-    """Answers by their status, and what should never have come back."""
+@dataclasses.dataclass(frozen=True)
+class Attack:
+    """What is sent, and what is known about it.
 
-    statuses: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    wrong: list[str] = dataclasses.field(default_factory=list)
+    Attributes:
+        content: a body for REST or a serialized message.
+        wrong_field: the name of its one wrong field, where the request is sound but for that.
+        sound: it is strange, but must be answered.
+    """
+
+    content: bytes
+    wrong_field: str | None = None
+    sound: bool = False
 
 
 class Hostile:
@@ -56,37 +68,46 @@ class Hostile:
     Args:
         seed: names the sequence.
         picture: a sound picture, which is cut and changed.
-        inputs: signature -> names of its inputs.
+        inputs: signature -> names of its inputs, among images, texts, labels, templates, and pixels.
     """
 
-    def __init__(self, seed: int, picture: bytes, inputs: dict[str, list[str]]):
+    def __init__(self, seed: int, picture: bytes, inputs: Mapping[str, Sequence[str]]):
         self._rng = np.random.default_rng(seed)
         self._picture = picture
         self._inputs = inputs
 
-    def body(self) -> bytes:
+    def body(self) -> Attack:
         """A body for REST."""
         rng = self._rng
-        kind = rng.integers(5)
+        kind = rng.integers(7)
         if kind == 0:
-            return self._pick(_JSON_STARTS).encode("utf-8", "surrogatepass")
-        whole = json.dumps(self._document()).encode()
+            return Attack(self._pick(_JSON_STARTS).encode("utf-8", "surrogatepass"))
         if kind == 1:
-            return whole[: rng.integers(0, len(whole))]
+            return self._one_wrong_field()
         if kind == 2:
-            return self._changed(whole)
-        return whole
+            return self._strange_but_sound_body()
+        whole = json.dumps(self._document()).encode()
+        if kind == 3:
+            return Attack(whole[: rng.integers(0, len(whole))])
+        if kind == 4:
+            return Attack(self._changed(whole))
+        return Attack(whole)
 
     def path(self) -> str:
         """An address, the right one most of the time."""
         return _PATHS[0] if self._rng.random() < 0.9 else self._pick(_PATHS)
 
-    def message(self) -> bytes:
+    def message(self) -> Attack:
         """A serialized `PredictRequest`, or what is left of one."""
         from tensorflow.core.framework import tensor_pb2
         from tensorflow_serving.apis import predict_pb2
 
         rng = self._rng
+        kind = rng.integers(7)
+        if kind == 0:
+            return self._one_wrong_tensor()
+        if kind == 1:
+            return self._strange_but_sound_message()
         request = predict_pb2.PredictRequest()
         request.model_spec.name = self._pick(["model"] * 9 + [""])
         signature, names = self._signature()
@@ -105,7 +126,73 @@ class Hostile:
         if rng.random() < 0.1:
             request.output_filter.append(self._pick(["embedding", "nothing", ""]))
         message = request.SerializeToString()
-        return self._changed(message) if rng.random() < 0.2 else message
+        return Attack(self._changed(message) if rng.random() < 0.2 else message)
+
+    def _one_wrong_field(self) -> Attack:
+        signature = self._pick(list(self._inputs))
+        picture = {"b64": base64.b64encode(self._picture).decode()}
+        values = {name: [picture] if name == "images" else _SOUND[name] for name in self._inputs[signature]}
+        wrong = self._pick([*values, "more"])
+        # A list without values is a request without rows, which is answered.
+        values[wrong] = self._pick([value for value in _VALUES if value != []])
+        return Attack(json.dumps({"signature_name": signature, "inputs": values}).encode(), wrong)
+
+    def _strange_but_sound_body(self) -> Attack:
+        signature = self._pick(list(self._inputs))
+        values = {
+            name: [{"b64": base64.b64encode(v).decode()} if isinstance(v, bytes) else v for v in values]
+            for name, values in self._strange_but_sound(signature).items()
+        }
+        return Attack(json.dumps({"signature_name": signature, "inputs": values}).encode(), sound=True)
+
+    def _strange_but_sound_message(self) -> Attack:
+        signature = self._pick(list(self._inputs))
+        return Attack(self._request(signature, self._strange_but_sound(signature)).SerializeToString(), sound=True)
+
+    def _strange_but_sound(self, signature: str) -> dict[str, list]:
+        """Any number of sound pictures, and texts of any bytes: what must be answered, with a row for each."""
+        values: dict[str, list] = {}
+        for name in self._inputs[signature]:
+            count = int(self._rng.integers(0, 5))
+            if name == "images":
+                values[name] = [self._picture] * count
+            elif name == "pixels":
+                height, width = (int(size) for size in self._rng.integers(1, 9, 2))
+                values[name] = self._rng.integers(0, 256, (count + 1, height, width, 3)).tolist()
+            elif name == "templates":
+                values[name] = _SOUND[name] * (count + 1)
+            else:
+                values[name] = [self._bytes() for _ in range(count)]
+        return values
+
+    @staticmethod
+    def _request(signature: str, inputs: Mapping[str, Any]):
+        """A `PredictRequest`."""
+        import tensorflow as tf
+        from tensorflow_serving.apis import predict_pb2
+
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name, request.model_spec.signature_name = "model", signature
+        for name, value in inputs.items():
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(value, tf.uint8 if name == "pixels" else tf.string))
+        return request
+
+    def _one_wrong_tensor(self) -> Attack:
+        from tensorflow.core.framework import types_pb2
+
+        signature = self._pick(list(self._inputs))
+        sound = {name: [self._picture] if name == "images" else _SOUND[name] for name in self._inputs[signature]}
+        request = self._request(signature, sound)
+        wrong = self._pick(list(self._inputs[signature]))
+        tensor = request.inputs[wrong]
+        match self._rng.integers(3):
+            case 0:
+                tensor.dtype = types_pb2.DT_FLOAT
+            case 1:
+                tensor.tensor_shape.dim[0].size = int(self._pick([-1, 7, 2**40]))
+            case 2:
+                del tensor.tensor_shape.dim[:]
+        return Attack(request.SerializeToString(), wrong)
 
     def _document(self) -> dict:
         signature, names = self._signature()
@@ -150,91 +237,3 @@ class Hostile:
 
     def _pick(self, values):
         return values[self._rng.integers(len(values))]
-
-
-def bombard(server, hostile: Hostile, requests: int, clients: int = 8) -> Outcome:
-    """Sends that many requests, REST and gRPC in turn, and checks every answer's form.
-
-    A refusal must be a status of 400 to 499 with {"error": text}, or a gRPC code with details. An answer of 200 must
-    hold finite numbers only.
-    """
-    return asyncio.run(_bombard(server, hostile, requests, clients))
-
-
-async def _bombard(server, hostile: Hostile, requests: int, clients: int) -> Outcome:
-    import aiohttp
-    import grpc
-
-    outcome = Outcome()
-    timeout = aiohttp.ClientTimeout(total=120)
-    async with (
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session,
-        grpc.aio.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel,
-    ):
-        left = iter(range(requests))
-
-        async def client() -> None:
-            for number in left:
-                ask = _ask_rest if number % 2 else _ask_grpc
-                await ask(server, hostile, session if number % 2 else channel, outcome)
-
-        await asyncio.gather(*(client() for _ in range(clients)))
-    return outcome
-
-
-async def _ask_rest(server, hostile: Hostile, session, outcome: Outcome) -> None:
-    import aiohttp
-    import yarl
-
-    body = hostile.body()
-    address = yarl.URL(f"http://127.0.0.1:{server.rest_port}{hostile.path()}", encoded=True)
-    try:
-        async with session.post(address, data=body) as answer:
-            status, content = answer.status, await answer.read()
-    except (aiohttp.ClientError, TimeoutError) as error:
-        outcome.wrong.append(f"no answer to {body[:80]!r}: {error!r}")
-        return
-    outcome.statuses[f"REST {status}"] += 1
-    try:
-        document = json.loads(content)
-        if status == 200:
-            good = _finite(document.get("outputs", document.get("predictions")))
-        else:
-            good = 400 <= status < 500 and bool(document["error"])
-            good = good or (status == 501 and bool(document["error"]))
-    except (ValueError, KeyError, AttributeError):
-        good = False
-    if not good:
-        outcome.wrong.append(f"{status} {content[:200]!r} to {body[:80]!r}")
-
-
-def _finite(value) -> bool:
-    if isinstance(value, dict):
-        return all(_finite(item) for item in value.values())
-    if isinstance(value, list):
-        return all(_finite(item) for item in value)
-    return isinstance(value, str | bool) or bool(np.isfinite(value))
-
-
-async def _ask_grpc(server, hostile: Hostile, channel, outcome: Outcome) -> None:
-    import grpc
-    import tensorflow as tf
-    from tensorflow_serving.apis import predict_pb2
-
-    ask: Callable = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
-    message = hostile.message()
-    try:
-        answer = await ask(message, timeout=120)
-    except grpc.RpcError as error:
-        code = error.code().name
-        outcome.statuses[f"gRPC {code}"] += 1
-        known = ("INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED")
-        if code not in known or not error.details():
-            outcome.wrong.append(f"{code} {error.details()!r} to {message[:80]!r}")
-        return
-    outcome.statuses["gRPC OK"] += 1
-    outputs = predict_pb2.PredictResponse.FromString(answer).outputs
-    if not outputs or not all(
-        _finite(tf.make_ndarray(value).tolist()) for value in outputs.values() if value.dtype == 1
-    ):
-        outcome.wrong.append(f"{list(outputs)} to {message[:80]!r}")

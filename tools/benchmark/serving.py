@@ -5,8 +5,10 @@ python -m tools.benchmark serving [--parts path,load,soak,hostile,kill] [--model
 - path: the SavedModel's signatures beside the bare towers, in this process.
 - load: requests a second, and the median and slowest hundredth, at 1, 8, and 64 clients over REST and gRPC on this
   machine, beside the same signature called without a server. The clients share the cores with the server.
-- soak: many requests to a small model (mu/16), and the server's memory along the way.
-- hostile: broken JSON, messages, pictures, and addresses; sound requests before and after give equal answers.
+- soak: many requests to a small model (mu/16), with pictures of 96 x 128 pixels so that the number of requests is what
+  counts, and the server's memory along the way.
+- hostile: broken JSON, messages, pictures, and addresses, and strange requests that are sound. Each answer of 200 must
+  have the right shape, and each error must name a field. Sound requests before and after give equal answers.
 - kill: SIGKILL and SIGTERM while 16 clients ask, and a new start on the same port.
 
 A model of the named size with random weights is saved and exported by `tools.export`.
@@ -19,6 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 # TensorFlow reads it while it is imported.
@@ -31,6 +34,7 @@ from .data import SHAPES, photograph
 
 _PARTS = ("path", "load", "soak", "hostile", "kill")
 _BARE_BATCHES = (1, 8, 32)
+_SMALL_SHAPES = ((96, 128), (128, 96))
 
 
 def main(argv: list[str]) -> None:
@@ -107,8 +111,8 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _pictures(count: int) -> list[bytes]:
-    return [photograph(*SHAPES[i % len(SHAPES)], seed=i) for i in range(count)]
+def _pictures(count: int, shapes: Sequence[tuple[int, int]] = SHAPES) -> list[bytes]:
+    return [photograph(*shapes[i % len(shapes)], seed=i) for i in range(count)]
 
 
 def _print_cost(times: dict[str, list[list[float]]], batch: int) -> None:
@@ -157,7 +161,7 @@ def _bare(path: Path, questions: list[Question], seconds: float) -> list[tuple[i
 
 
 def _small_questions() -> list[Question]:
-    pictures, strings = _pictures(4), texts(4)
+    pictures, strings = _pictures(4, _SMALL_SHAPES), texts(4)
     return [
         Question("embed_image", {"images": pictures[:1]}),
         Question("embed_text", {"texts": strings[:2]}),
@@ -184,7 +188,8 @@ def _print_soak(base: Path, requests: int) -> None:
 
 
 def _print_hostile(base: Path, requests: int, seed: int) -> None:
-    from ._serving_hostile import Hostile, bombard
+    from ._serving_hostile import Hostile
+    from ._serving_verdicts import bombard
 
     inputs = {
         "embed_image": ["images"],
