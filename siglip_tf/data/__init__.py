@@ -1,6 +1,13 @@
 """Data for training and evaluation: preprocessing, sources, pipelines, corruption, stored embeddings.
 
 Names are imported on first use, so that `import siglip_tf` stays fast.
+
+The folders follow a picture from its file to the device. Each of the first three defines its terms in its docstring:
+
+- `sources`: where records come from (record, shard, index, run, layout).
+- `order`: which record comes when (pair, stream, slot, window, piece, component, position, frontier).
+- `service`: how batches reach the runtimes of TPU hosts (share, chunk, session).
+- `images`, `text`, `embeddings`: preparing pictures and captions, and stored embeddings of a frozen tower.
 """
 
 import importlib

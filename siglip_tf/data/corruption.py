@@ -16,16 +16,16 @@ class Corruption:
     - "image": with probability p an image becomes uniform random noise.
     - "text": with probability p a text becomes random tokens: a length uniform in 1 .. text length - 1, tokens
       uniform over the vocabulary without EOS and pad, then EOS and pads.
-    - "batch": the texts of a random part p of the batch are exchanged, so that each of them has a wrong image.
+    - "batch": the texts of a random fraction p of the batch are permuted, so that each of them has a wrong image.
     - "image_text": "image" and "text", independently.
     - "image_text_batch": all three.
 
     Args:
-        kind: one of the above.
+        kind: one of the kinds above.
         probability: p, in [0, 1].
-        vocab_size: pieces in the vocabulary; needed where texts become random.
-        eos_id: the tokenizer's end of sentence.
-        pad_id: the tokenizer's padding.
+        vocab_size: number of tokens in the vocabulary; required by the kinds that draw random tokens.
+        eos_id: the tokenizer's end-of-sentence token.
+        pad_id: the tokenizer's padding token.
 
     Raises:
         ValueError: an unknown kind, a probability outside [0, 1], or a missing vocabulary size.
@@ -58,7 +58,7 @@ class Corruption:
     def _corrupt_images(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         choice, content = tf.unstack(tf.random.split(seed, 2))
         if images.dtype == tf.uint8:
-            # No 8-bit generator exists.
+            # TensorFlow cannot draw 8-bit integers.
             noise = tf.cast(tf.random.stateless_uniform(tf.shape(images), content, 0, 256, tf.int32), tf.uint8)
         else:
             noise = tf.random.stateless_uniform(tf.shape(images), content, -1.0, 1.0, images.dtype)
@@ -81,24 +81,24 @@ class Corruption:
         batch = tf.shape(texts)[0]
         moved = tf.cast(tf.round(self.probability * tf.cast(batch, tf.float32)), tf.int32)
         order = tf.argsort(tf.random.stateless_uniform([batch], seed))[:moved]
-        # A cycle through a random order moves every one of them; a plain shuffle would leave one in place on average.
+        # A cycle through a random order moves every text; a plain shuffle would leave one in place on average.
         source = tf.tensor_scatter_nd_update(tf.range(batch), order[:, None], tf.roll(order, 1, 0))
         return tf.gather(texts, source)
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, batch: dict[str, tf.Tensor], seed: Any) -> dict[str, tf.Tensor]:
-        """The batch, corrupted.
+        """Returns a corrupted copy of the batch.
 
         Args:
             batch: `"image"` float32 in [-1, 1] or uint8 (batch, height, width, 3); `"text"` int32 (batch, length);
                 other entries pass through.
-            seed: int (2,), another one for every batch.
+            seed: int (2,), a different one for every batch.
 
         Returns:
-            A new dict of the same entries, shapes and dtypes.
+            A new dict with the same entries, shapes, and dtypes.
 
         Raises:
-            ValueError: images are to be corrupted and the batch holds none (embeddings of noise are unknown).
+            ValueError: the kind corrupts images, but the batch holds none (stored embeddings cannot be corrupted).
         """
         images, texts, order = tf.unstack(tf.random.split(tf.convert_to_tensor(seed), 3))
         batch = dict(batch)
@@ -113,6 +113,6 @@ class Corruption:
         return batch
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, JSON-able."""
+        """Returns the constructor's arguments, which JSON can hold."""
         names = ("kind", "probability", "vocab_size", "eos_id", "pad_id")
         return {name: getattr(self, name) for name in names}

@@ -1,4 +1,4 @@
-"""Batches for evaluation: every usable record of a source once, in the source's order; the others are counted."""
+"""Batches for evaluation: every sound record of a source once, in the source's order. Broken records are counted."""
 
 import functools
 from collections.abc import Sequence
@@ -22,16 +22,16 @@ _as_written = tf.autograph.experimental.do_not_convert
 
 
 class EvaluationData:
-    """Batches of a source, in order and once.
+    """Batches of a source for evaluation: one pass, in order.
 
     Args:
         source: the records to evaluate on.
-        preprocessing: the model's; without a tokenizer batches carry no "text".
+        preprocessing: the model's preprocessing. Without a tokenizer, batches have no "text".
         batch: records per batch, on each worker.
-        remainder: the last, smaller batch: "keep" it; "pad" it by repeating its first record, with a "mask" that says
-            which rows count; "drop" it.
-        bad_record_limit: as `TrainingData`'s.
-        report: as `TrainingData`'s.
+        remainder: what to do with the last, smaller batch. "keep" keeps it; "pad" repeats its first record and adds a
+            "mask" that says which rows count; "drop" drops it.
+        bad_record_limit: see `TrainingData`.
+        report: see `TrainingData`.
         extra_fields: names among "id", "label", "language", "captions"; the last two are ragged (batch, captions).
 
     Raises:
@@ -70,7 +70,10 @@ class EvaluationData:
         self._span = range(0)
 
     def dataset(self, context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
-        """The batches of one worker. Several workers each read their own part of the records.
+        """Returns the batches of one worker. If there are several workers, each reads its own part of the records.
+
+        Args:
+            context: as `strategy.distribute_datasets_from_function(data.dataset)` passes it. None is a single worker.
 
         Returns:
             Dataset of `"image"`: uint8 (batch, height, width, 3), which the model normalizes; `"text"`: int32 (batch,
@@ -103,7 +106,7 @@ class EvaluationData:
         batches = batches.map(_as_written(self._account))
 
         def end() -> None:
-            # What did not arrive by now is broken: records after the last sound one, or those behind a failure.
+            # Every record that has not arrived by now is broken: those after the last sound one or after a failure.
             limit.raise_failure()
             self._tracker.finished(0, span.stop)
 
@@ -113,7 +116,14 @@ class EvaluationData:
         return batches.map(_as_written(self._finish), tf.data.AUTOTUNE, deterministic=True).prefetch(2)
 
     def accounting(self) -> dict[str, Any]:
-        """`{"read", "used", "skipped", "by_cause"}` once the data set was read to its end; read = used + skipped."""
+        """Counts the records of a data set that has been read to its end.
+
+        Returns:
+            `{"read", "used", "skipped", "by_cause"}`, where read = used + skipped.
+
+        Raises:
+            ValueError: `dataset` has not been called.
+        """
         if self._tracker is None:
             raise ValueError("Records are accounted for once `dataset` was read.")
         skipped = self._tracker.skipped(0)

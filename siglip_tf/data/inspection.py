@@ -1,4 +1,4 @@
-"""What a data set holds: counts, sizes and lengths of its sound records, and the causes of its broken ones."""
+"""What a data set holds: counts, sizes, and lengths of its sound records, and the causes of its broken ones."""
 
 import dataclasses
 import time
@@ -24,7 +24,7 @@ _CAPTION_TRAITS = {
     "control_characters": r"[\x00-\x08\x0e-\x1f\x7f]",
     "token_names": r"</?(s|eos|bos|pad|unk|mask)>",
 }
-# Levels of 255 between the darkest and the brightest value: less is a picture of one color.
+# A picture whose darkest and brightest values differ by fewer levels (of 255) counts as a picture of one color.
 _FLAT = 8
 
 
@@ -33,12 +33,12 @@ class Sample:
     """A record as the model sees it.
 
     Attributes:
-        name: shard and number in it.
+        name: the shard, and the record's number in the shard.
         id: the record's own name.
         pixels: uint8 (size, size, 3).
-        caption: the first of its captions.
+        caption: the first usable caption.
         seen: the text that the tokens spell, or None without a tokenizer.
-        tokens: how many the caption has, EOS included, before any cut; 0 without a tokenizer.
+        tokens: number of tokens in the caption, EOS included, before truncation; 0 without a tokenizer.
     """
 
     name: str
@@ -51,21 +51,21 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """What was found.
+    """The result of `inspect`.
 
     Attributes:
         source: the source's name.
-        size: records of the source.
-        read: records looked at; read = used + the sum of `skipped`.
-        used: sound records among them.
-        skipped: broken ones by cause.
-        broken: the first of them: "shard", "offset", "id", "cause", "detail".
-        heights, widths: int64 (used,), pixels.
-        bytes: int64 (used,), of the encoded images.
-        captions_an_image: int64 (used,), without blank ones.
-        characters: int64 (captions,).
-        tokens: int64 (captions,), EOS included, before any cut; None without a tokenizer.
-        text_length: tokens that the model takes, or None.
+        size: number of records in the source.
+        read: number of records inspected; read = used + the sum of `skipped`.
+        used: number of sound records among them.
+        skipped: number of broken records by cause.
+        broken: the first broken records, each with "shard", "offset", "id", "cause", "detail".
+        heights, widths: int64 (used,), in pixels.
+        bytes: int64 (used,), size of each encoded image.
+        captions_an_image: int64 (used,), number of captions that are not blank.
+        characters: int64 (captions,), length of each caption.
+        tokens: int64 (captions,), EOS included, before truncation; None without a tokenizer.
+        text_length: number of tokens that the model takes, or None.
         formats: records by image format.
         languages: captions by language, where the source has languages.
         labels: records by label, where the source has labels.
@@ -124,12 +124,12 @@ def inspect(
 
     Args:
         source: the records.
-        preprocessing: the model's; without a text part no tokens are counted.
-        limit: how many records to read; a source with runs is read by whole runs, which may be more.
-        seed: names the draw.
-        samples: sound records to show.
+        preprocessing: the model's preprocessing. Without a text part, no tokens are counted.
+        limit: how many records to read. A source with runs is read in whole runs, which may be more records.
+        seed: determines the random sample.
+        samples: number of sound records to show.
         report: path of the JSONL report that names every broken record, or None.
-        progress: called with records done, records in all, and seconds left.
+        progress: called with the number of records done, the number of all records, and the seconds left.
 
     Raises:
         ValueError: a limit below 1, or a preprocessing without images.
@@ -175,7 +175,7 @@ def inspect(
 
 
 class _Found:
-    """Columns of numbers and counts, batch after batch."""
+    """Collects columns of numbers, and counts, from one batch after another."""
 
     def __init__(self, preprocessing: Preprocessing):
         names = ("record", "bytes", "range", "captions", "characters", "tokens", *_TRAITS, *_CAPTION_TRAITS)
@@ -187,11 +187,11 @@ class _Found:
         self.different: set[int] = set()
 
     def column(self, name: str) -> np.ndarray:
-        """All values of a column."""
+        """Returns all values of a column."""
         return np.concatenate(self._columns[name])
 
     def add(self, batch: dict[str, Any]) -> None:
-        """Notes a batch of sound records."""
+        """Adds a batch of sound records."""
         texts = batch["texts"].flat_values
         values = {name: batch[name].numpy() for name in ("record", "bytes", "range", "size", *_TRAITS)}
         for name, pattern in _CAPTION_TRAITS.items():
@@ -211,12 +211,12 @@ class _Found:
 
 
 def _measured(records: tf.data.Dataset, preprocessing: Preprocessing) -> tf.data.Dataset:
-    """Batches of sound records, ragged where captions are."""
+    """Returns batches of sound records with their measurements; captions and languages are ragged."""
 
     @tf.autograph.experimental.do_not_convert
     def measure(record: tf.Tensor, example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         texts = usable_captions(example["captions"])
-        with tf.control_dependencies([texts]):  # before an image is decoded in vain
+        with tf.control_dependencies([texts]):  # Fail before decoding an image that has no caption.
             data = tf.identity(example["image"])
         pixels = tf.cast(preprocessing.image.pixels(data, fused=True), tf.int64)
         row = {

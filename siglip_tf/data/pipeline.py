@@ -27,23 +27,24 @@ class TrainingData:
 
     Args:
         source: a `Source`, or a `Mixture` of several.
-        preprocessing: the model's; both image and text.
+        preprocessing: the model's preprocessing, of both images and texts.
         global_batch: pairs per step, over all workers and replicas.
-        seed: names the order, the choice of captions and every augmentation.
-        streams: equal parts of the global batch, each with its own passage through the data. The number of workers by
-            default; with a multiple of it a run can continue with another number of workers that divides it.
-        augmentation: random changes of the pictures, or None.
-        corruption: `(batch, seed int64 (2,)) -> batch`, after everything else, or None.
+        seed: determines the order, the choice of captions, and every augmentation.
+        streams: number of equal parts of the global batch, each with its own pass through the data. The default is
+            the number of workers. A run can continue with any number of workers that divides the number of streams.
+        augmentation: random changes to the pictures, or None.
+        corruption: `(batch, seed int64 (2,)) -> batch`, applied last, or None.
         deterministic: False lets pairs overtake each other, which is faster if records differ much in cost. A resumed
             run then repeats or misses the pairs that were being read.
-        bad_record_limit: part of the records (below 1) or how many (1 and more) may be skipped before it is an error.
+        bad_record_limit: how many records may be skipped before training stops with an error: a fraction of the
+            records (below 1), or a number of records (1 or more).
         report: path of the JSONL report that names every skipped record, or None. `{worker}` in it becomes the
             worker's number.
-        extra_fields: names among "id", "label", "language", "group" that batches carry as well; "group" always where a
-            source has groups. Accelerators do not accept strings.
+        extra_fields: names among "id", "label", "language", "group" that batches carry as well. "group" is always
+            included if a source has groups. Accelerators do not accept strings.
         window_bytes: how much of a source with `runs` (remote shards) a stream keeps in memory and shuffles at a time.
-        parallel_calls: threads for reading and for decoding each; tf.data.AUTOTUNE, or a number.
-        prefetch: batches kept ready.
+        parallel_calls: number of parallel reads, and of parallel decodes, or tf.data.AUTOTUNE.
+        prefetch: number of batches kept ready.
 
     Raises:
         ValueError: an argument out of range, or a preprocessing that lacks images or text.
@@ -52,7 +53,7 @@ class TrainingData:
         data = TrainingData(TarSource("shards/*.tar"), model.preprocessing, global_batch=4096, report="bad.jsonl")
         data.restore(state)                       # where the run continues
         model.fit(data.dataset(), steps_per_epoch=1000)
-        state = data.state(step=1000)             # JSON-able; goes with the checkpoint
+        state = data.state(step=1000)             # plain JSON; save it with the checkpoint
     """
 
     def __init__(
@@ -107,11 +108,11 @@ class TrainingData:
         """Restores a saved position: the next `dataset` begins there.
 
         Args:
-            state: what `state` returned; with several workers, `merge_states` of all of theirs.
+            state: what `state` returned. If there are several workers, join their states by `merge_states` first.
 
         Raises:
-            ValueError: a state of another run (seed or data differ), or of another format; or the run resized its
-                pictures by the compiled operation, which this machine cannot build.
+            ValueError: the state belongs to another run (its seed or data differ) or has another format, or the run
+                resized its pictures by the compiled operation, which this machine cannot build.
         """
         check_state(state, self.seed, self.mixture.fingerprint, self.streams)
         self._kernel = kernel_to_resume(state, self._image.resize_kernel)
@@ -119,19 +120,19 @@ class TrainingData:
         self._restored = state
 
     def dataset(self, context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
-        """The batches of one worker, endless, from the restored position or the beginning.
+        """Returns the endless batches of one worker, from the restored position or from the beginning.
 
         Args:
-            context: as `strategy.distribute_datasets_from_function(data.dataset)` passes it: batches are then each
-                replica's. None: one worker, whole global batches.
+            context: as `strategy.distribute_datasets_from_function(data.dataset)` passes it; each batch is then one
+                replica's. None means a single worker, whose batches are whole global batches.
 
         Returns:
             Dataset of `"image"`: uint8 (batch, height, width, 3), which the model normalizes; `"text"`: int32 (batch,
-            text_length); and the extra fields, (batch,) each: "group" as int64, from 0 on, where a record without
-            one is a group of its own. Shapes are static.
+            text_length); and the extra fields, (batch,) each. "group" is int64, at least 0; a record without a group
+            is a group of its own. Shapes are static.
 
         Raises:
-            ValueError: batch, streams, workers and replicas that do not divide each other.
+            ValueError: the numbers of pairs, streams, workers, and replicas do not divide each other.
         """
         share = share_of(context, self.global_batch, self.streams)
         self.streams = share.all_streams
@@ -163,12 +164,13 @@ class TrainingData:
         return own_batches(batches, self._prefetch, self._deterministic)
 
     def state(self, step: int) -> dict[str, Any]:
-        """The position once the training loop has consumed `step` global batches, JSON-able, a few hundred bytes.
+        """Returns the position after the training loop has consumed `step` global batches.
 
-        Each of several workers knows its own streams; `merge_states` joins them.
+        The position is plain JSON of a few hundred bytes. Each worker knows its own streams alone; `merge_states`
+        joins the positions of several workers.
 
         Raises:
-            ValueError: before `dataset`, or for a step before the restored one.
+            ValueError: `dataset` has not been called, or the step is before the restored one.
         """
         if self._tracker is None:
             raise ValueError("The position is known once `dataset` was called.")
@@ -176,24 +178,31 @@ class TrainingData:
         return state_of(self.seed, self.mixture.fingerprint, self.streams, position) | {"resize": self._kernel}
 
     def accounting(self, step: int) -> dict[str, Any]:
-        """`{"read", "used", "skipped", "by_cause"}` of this worker's records up to a step; read = used + skipped."""
+        """Counts this worker's records up to a step: `{"read", "used", "skipped", "by_cause"}`.
+
+        Here read = used + skipped.
+        """
         state = self.state(step)
         read, skipped = sum(state["passed"].values()), sum(state["skipped"].values())
         return {"read": read, "used": read - skipped, "skipped": skipped, "by_cause": state["skipped"]}
 
     def progress(self) -> dict[str, Any]:
-        """`{"passed": records, "skipped": {cause: records}}` of all that this worker has made, used or not."""
+        """Counts the records that this worker has read, whether or not the training loop has used them yet.
+
+        Returns:
+            `{"passed": records, "skipped": {cause: records}}`.
+        """
         if self._tracker is None:
             raise ValueError("There is progress once `dataset` was called.")
         return self._tracker.progress()
 
     @property
     def resize_kernel(self) -> str:
-        """What resizes the pictures, of a restored run what it began with; see `ImagePreprocessing.resize_kernel`."""
+        """What resizes the pictures (see `ImagePreprocessing.resize_kernel`). A restored run keeps its first kernel."""
         return self._kernel
 
     def batch_settings(self) -> dict[str, Any]:
-        """What decides the batches beside the data, the seed and the preprocessing, JSON-able."""
+        """Returns, as plain JSON, the settings that change batches besides data, seed, and preprocessing."""
         return {
             "augmentation": None if self._augmentation is None else self._augmentation.get_config(),
             "extra_fields": list(self._extra_fields),
@@ -220,7 +229,7 @@ class TrainingData:
                 f"The position does not say where streams {missing} stand. Join the states of all workers by "
                 "`merge_states`, or restore each worker's own."
             )
-        # `merge_states` adds the workers' counts up, so one of them alone keeps those of before.
+        # `merge_states` adds up the workers' counts, so only one worker may keep the earlier counts.
         skipped = self._restored["skipped"] if share.worker == 0 else {}
         self._tracker.start(self._first_step, {stream: passed[str(stream)] for stream in streams}, skipped)
 
@@ -250,7 +259,7 @@ class TrainingData:
         if reading.kept is not None:
             pairs = reading.kept_places(stream, slot, limit.numbers(slot))
             return pairs.concatenate(called_at_the_end(pairs.element_spec, limit.raise_failure))
-        # What cannot be decoded is left out; `_account` sees from the slots that it is missing.
+        # Records that cannot be decoded are left out; `_account` sees from the slots which ones are missing.
         pairs = reading.raw_pairs(stream, slot, limit.numbers(slot))
         pairs = pairs.map(decode, num_parallel_calls=self._parallel_calls).ignore_errors()
         return pairs.concatenate(called_at_the_end(pairs.element_spec, limit.raise_failure))
@@ -282,5 +291,5 @@ class TrainingData:
 def training_dataset(
     source: Source | Mixture, preprocessing: Preprocessing, global_batch: int, **options: Any
 ) -> tf.data.Dataset:
-    """`TrainingData(...).dataset()`, for a run that keeps no position; options as `TrainingData`'s."""
+    """Returns `TrainingData(...).dataset()`, for a run that keeps no position. Options are `TrainingData`'s."""
     return TrainingData(source, preprocessing, global_batch, **options).dataset()

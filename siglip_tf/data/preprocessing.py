@@ -20,25 +20,25 @@ METHODS = ("big_vision", "bicubic_antialias", "bilinear_antialias")
 
 
 class ImagePreprocessing:
-    """Encoded image or pixels to the float32 image a tower was trained on.
+    """Turns an encoded image, or pixels, into the float32 image that a tower was trained on.
 
-    All methods squash the aspect ratio to a square and map 0..255 to [-1, 1].
+    All methods resize the image to a square, whatever its aspect ratio, and map 0..255 to [-1, 1].
 
     Args:
         size: height and width of the result, in pixels.
-        method: "big_vision": TensorFlow's default JPEG decoding, bilinear without antialias, cut to uint8; what the
-            paper's checkpoints saw, and the cheaper. "bicubic_antialias": accurate JPEG decoding and Pillow's
-            bicubic; what open_clip, Hugging Face and KerasHub feed SigLIP. "bilinear_antialias": likewise with Pillow's
-            bilinear; what Hugging Face feeds SigLIP 2.
-        exif: turn a JPEG, PNG or WebP upright as its EXIF or XMP says. None follows the method: Hugging Face's
+        method: "big_vision" is TensorFlow's default JPEG decoding and bilinear resizing without antialias, truncated
+            to uint8. The paper's checkpoints were trained with it, and it is the fastest. "bicubic_antialias" is
+            accurate JPEG decoding and Pillow's bicubic filter, as open_clip, Hugging Face, and KerasHub use for
+            SigLIP. "bilinear_antialias" is the same with Pillow's bilinear filter, as Hugging Face uses for SigLIP 2.
+        exif: turn a JPEG, PNG, or WebP upright as its EXIF or XMP says. None follows the method: Hugging Face's
             `load_image` turns pictures, big_vision does not.
-        alpha: "white" composes transparent pictures on white, and is for models that are trained from scratch.
-            "drop" shows the colors under the transparency, as all public checkpoints were trained, and logs once in
-            a pipeline that it met a transparent picture.
-        scaled_decoding: decode a large JPEG at 1/2, 1/4 or 1/8 where both sides stay at least `size`. Saves time with
-            an antialias method but is not exact: on photographs at 224 pixels differ by 0.3 to 0.6 of 255 on average
-            and by 9 at most. Off unless asked for.
-        max_pixels: largest image that is decoded; a header that announces more is an error.
+        alpha: "white" composes transparent pictures on white, for models that are trained from scratch. "drop" shows
+            the colors under the transparency, as in the training of all public checkpoints; a pipeline logs once that
+            it met a transparent picture.
+        scaled_decoding: decode a large JPEG at 1/2, 1/4, or 1/8 of its size if both sides stay at least `size`. This
+            saves time with an antialias method but is not exact: pixels of photographs at 224 differ by 0.3 to 0.6 of
+            255 on average and by 9 at most.
+        max_pixels: largest image that is decoded, in pixels. A header that announces more is an error.
 
     Raises:
         ValueError: an unknown method or `alpha`, a size below one pixel, or scaled decoding with "big_vision".
@@ -93,14 +93,14 @@ class ImagePreprocessing:
             return resize_as_pillow(image, self.size, self.method.removesuffix("_antialias"))
         size = [self.size, self.size]
         resized = tf.raw_ops.ResizeBilinear(images=image[None], size=size, half_pixel_centers=True)[0]
-        # A convex combination of bytes needs no clipping; the cast cuts, as big_vision's does.
+        # A convex combination of bytes needs no clipping. The cast truncates, as big_vision's does.
         return tf.cast(resized, tf.uint8)
 
     @property
     def resize_kernel(self) -> str:
-        """What resizes in this machine's pipelines: "compiled", "tensorflow", or "any" where both give the same bits.
+        """What resizes in this machine's pipelines: "compiled", "tensorflow", or "any" if both give the same bits.
 
-        The antialias methods of the two differ by up to two levels of 255.
+        With an antialias method, the two differ by up to two levels of 255.
         """
         if self.method == "big_vision":
             return "any"
@@ -108,7 +108,7 @@ class ImagePreprocessing:
 
     @property
     def spec(self) -> tf.TensorSpec:
-        """What `pixels` returns."""
+        """Shape and dtype of what `pixels` returns."""
         return tf.TensorSpec([self.size, self.size, 3], tf.uint8)
 
     @tf.autograph.experimental.do_not_convert
@@ -121,23 +121,23 @@ class ImagePreprocessing:
         fused: bool = False,
         note: bool | None = None,
     ) -> tf.Tensor:
-        """Resized pixels, a quarter of the bytes of `__call__`'s result. A model takes batches of them.
+        """Returns the resized pixels as bytes, a quarter of the size of `__call__`'s result. A model accepts them.
 
         Args:
-            image: scalar string (JPEG, PNG, GIF, BMP or WebP bytes) or uint8 (height, width, 3).
+            image: scalar string (JPEG, PNG, GIF, BMP, or WebP bytes) or uint8 (height, width, 3).
             augmentation: random crop and flip, or None.
-            seed: int (2,), needed with `augmentation`.
-            fused: resize by an operation of this package's own where it can be built (see `fused_resize`): for input
-                pipelines. Several times as fast, and equal to Pillow's bytes where TensorFlow's operations are within
-                two levels of them; but nothing that holds it can be saved as a SavedModel.
-            note: whether to log once that `alpha` "drop" met a transparent picture; None does so where `fused` is True.
+            seed: int (2,), required with `augmentation`.
+            fused: resize by this package's own operation if it can be built (see `fused_resize`), for input
+                pipelines. It is several times as fast, and its result equals Pillow's, from which TensorFlow's
+                operations differ by up to two levels. A graph that holds it cannot be saved as a SavedModel.
+            note: whether to log once that `alpha` "drop" met a transparent picture; None means the value of `fused`.
 
         Returns:
             uint8 (size, size, 3).
 
         Raises:
-            ValueError: something else than an image, or augmentation without a seed.
-            tf.errors.InvalidArgumentError: undecodable bytes, or more than `max_pixels`.
+            ValueError: something other than an image, or augmentation without a seed.
+            tf.errors.InvalidArgumentError: bytes that cannot be decoded, or more than `max_pixels`.
         """
         image = tf.convert_to_tensor(image)
         if augmentation is not None and seed is None:
@@ -158,31 +158,31 @@ class ImagePreprocessing:
 
     @staticmethod
     def normalize(pixels: tf.Tensor) -> tf.Tensor:
-        """uint8 (..., 3) to float32 (..., 3) in [-1, 1]; a model does the same to a uint8 batch."""
-        # One rounding, so that every compiler gives the same bits: XLA turns a division into a product.
+        """Maps uint8 (..., 3) to float32 (..., 3) in [-1, 1]. A model does the same to a uint8 batch."""
+        # This rounds once, so that every compiler gives the same bits: XLA turns a division into a product.
         return tf.cast(2 * tf.cast(pixels, tf.int32) - 255, tf.float32) * (1.0 / 255.0)
 
     def __call__(
         self, image: Any, augmentation: Augmentation | None = None, seed: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """One image to float32 (size, size, 3) in [-1, 1]; takes and raises what `pixels` does."""
+        """Returns one image as float32 (size, size, 3) in [-1, 1]. Arguments and errors are those of `pixels`."""
         return self.normalize(self.pixels(image, augmentation, seed))
 
     def to_config(self) -> dict[str, Any]:
-        """The constructor's arguments, JSON-able."""
+        """Returns the constructor's arguments, which JSON can hold."""
         names = ("size", "method", "exif", "alpha", "scaled_decoding", "max_pixels")
         return {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "ImagePreprocessing":
-        """The inverse of `to_config`."""
+        """Makes a preprocessing from what `to_config` returned."""
         return cls(**config)
 
 
 class Preprocessing(tf.Module):
     """The preprocessing of a checkpoint: of its images and, if it has a text tower, of its texts.
 
-    A `tf.Module`, so that a SavedModel of something that holds it keeps the vocabulary.
+    It is a `tf.Module`, so that a SavedModel of an object that holds it includes the vocabulary.
 
     Args:
         image: `ImagePreprocessing`, `NaFlexPreprocessing` for pictures of any shape, or None.
@@ -200,17 +200,24 @@ class Preprocessing(tf.Module):
         self.text = text
 
     def to_config(self, vocabulary: bool = True) -> dict[str, Any]:
-        """JSON-able config; `vocabulary=False` leaves the SentencePiece model out, for a file beside the config."""
+        """Returns a config that JSON can hold.
+
+        Args:
+            vocabulary: whether to include the SentencePiece model. Without it, save the model beside the config.
+        """
         text = None
         if self.text is not None:
             text = self.text.to_config() if vocabulary else self.text.get_config()
         return {"image": None if self.image is None else self.image.to_config(), "text": text}
 
     def fixed_image(self, user: str) -> ImagePreprocessing:
-        """The preprocessing of images to one size, for `user`, which the error names.
+        """Returns the preprocessing of images to one size.
+
+        Args:
+            user: what needs it, for the error message.
 
         Raises:
-            ValueError: there is none, or it is a NaFlex model's.
+            ValueError: there is no preprocessing of images, or it is a NaFlex model's.
         """
         if isinstance(self.image, ImagePreprocessing):
             return self.image
@@ -219,7 +226,12 @@ class Preprocessing(tf.Module):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], model_proto: bytes | None = None) -> "Preprocessing":
-        """The inverse of `to_config`; `model_proto` is the SentencePiece model where the config holds none."""
+        """Makes a preprocessing from what `to_config` returned.
+
+        Args:
+            config: the config.
+            model_proto: the SentencePiece model, if the config does not hold it.
+        """
         image, text = config.get("image"), config.get("text")
         tokenizer = None
         if text is not None:

@@ -1,6 +1,7 @@
 """Reads the pairs of one stream in training order: single records or runs, one caption of each, mixed by weight.
 
-No broken record is dropped here, so that slots and pairs keep the same numbers. Decoding (`pipeline`) drops them.
+Reading keeps broken records, so that pairs have the same numbers as slots. Decoding (`pipeline`) drops them. The words
+stream, slot, run, window, piece, and component are defined in `siglip_tf.data.order`.
 """
 
 import dataclasses
@@ -18,19 +19,19 @@ from siglip_tf.data.sources.groups import NO_GROUP
 from siglip_tf.data.sources.kept_pictures import KeptPictures
 from siglip_tf.data.text.captions import usable_indices
 
-# How many slots' records are computed at a time.
+# The records of this many slots are computed at a time.
 _SLOTS = 1024
 _CAPTION = 4
 _PARALLEL_RUNS = 8
-# How many slots of kept pairs are looked at together.
+# This many slots of kept pairs are looked up at a time.
 KEPT_AT_ONCE = 64
 
-# Graph code here has no Python control flow to convert, and converting it takes a second for each pipeline.
+# The graph code here has no Python control flow to convert, and the conversion takes a second for each pipeline.
 _as_written = tf.autograph.experimental.do_not_convert
 
 # Fields that a training pair may carry besides its image and caption, with their types.
 EXTRA_FIELDS = {"id": tf.string, "label": tf.int32, "language": tf.string, "group": tf.int64}
-# A record without a group is a group of its own; its number is above those of hashed texts.
+# A record without a group is a group of its own, with a number above those of hashed texts.
 _ALONE = 1 << 62
 
 
@@ -40,11 +41,11 @@ class Reading:
 
     Args:
         mixture: the sources.
-        seed: names the order, the mixing and the choice of captions.
+        seed: determines the order, the mixing, and the choice of captions.
         streams: how many streams share the data (see `siglip_tf.data.order`).
         extra_fields: which of `EXTRA_FIELDS` each pair carries.
-        window_bytes: about how many bytes of records are shuffled with each other, where records come in runs.
-        parallel_calls: reads at once; tf.data.AUTOTUNE, or a number.
+        window_bytes: about how many bytes of records are shuffled with each other, if records come in runs.
+        parallel_calls: number of parallel reads, or tf.data.AUTOTUNE.
     """
 
     mixture: Mixture
@@ -56,7 +57,7 @@ class Reading:
     _orders: dict[int, RecordOrder] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     def order(self, component: int) -> RecordOrder:
-        """The order of one source of the mixture, which is made once: it may hold the borders of many shards."""
+        """Returns the order of one source of the mixture. It is made once, since it may hold many shards' borders."""
         if component not in self._orders:
             self._orders[component] = self._new_order(component)
         return self._orders[component]
@@ -70,23 +71,23 @@ class Reading:
         return RunOrder(source.runs, max(1, int(self.window_bytes // run_bytes)), seed, self.streams)
 
     def locate(self, stream: int, slot: int) -> tuple[Source, int]:
-        """The source and the index of the record in a slot of a stream."""
+        """Returns the source, and the index in it, of the record in a slot of a stream."""
         component, own_slot = self.mixture.component_at(self.seed, stream, slot)
         return self.mixture.sources[component], int(self.order(component).records(stream, [own_slot])[0])
 
     def raw_pairs(self, stream: int, slot: int, numbers: tf.data.Dataset | None = None) -> tf.data.Dataset:
-        """The pairs of a stream from a slot on, endless, in order.
+        """Returns the pairs of a stream in order, starting at a slot.
 
         Args:
             stream: the stream's number.
-            slot: where to begin.
-            numbers: the slots' numbers, int64 scalars from `slot` on, which end the pairs when they end; None never
-                ends them.
+            slot: the first slot.
+            numbers: the numbers of the slots, int64 scalars from `slot` on. The pairs end where they end. None gives
+                endless pairs.
 
         Returns:
-            Dataset of `"image"`: string scalar, encoded; `"caption"`: string scalar, one of the image's, `""` if it
-            has none or one that is not UTF-8; `"slot"`: int64 scalar; `"seed"`: int64 (2,), of this pair in this
-            epoch; and the extra fields.
+            Dataset of `"image"`: string scalar, the encoded image; `"caption"`: string scalar, one of the image's
+            captions, or `""` if the image has no caption or one that is not UTF-8; `"slot"`: int64 scalar; `"seed"`:
+            int64 (2,), the seed of this pair in this epoch; and the extra fields.
         """
         starts = self.mixture.component_slots(self.seed, stream, slot).tolist()
         parts = [self._component(component, stream, start) for component, start in enumerate(starts)]
@@ -109,12 +110,12 @@ class Reading:
         def read(record: tf.Tensor, choice: tf.Tensor) -> dict[str, tf.Tensor]:
             return self._pair(source, source.read(record), record, choice)
 
-        # In order even where decoding is not: slots are numbered after this.
+        # Reading keeps the order even if decoding does not, because slots are numbered after this.
         places = self._places(order, stream, slot)
         return places.map(read, num_parallel_calls=self.parallel_calls, deterministic=True)
 
     def _places(self, order: RecordOrder, stream: int, slot: int) -> tf.data.Dataset:
-        """(record, number that chooses its caption) of each slot from `slot` on, int64 scalars."""
+        """Returns, for each slot from `slot` on, the record and the number that chooses its caption: int64 scalars."""
 
         def locate(block: int) -> list[np.ndarray]:
             slots = slot + np.arange(block * _SLOTS, (block + 1) * _SLOTS)
@@ -126,12 +127,12 @@ class Reading:
 
     @property
     def kept(self) -> KeptPictures | None:
-        """The source, where it is one alone whose pairs lie in memory: then `kept_places` and `kept_pairs` serve."""
+        """The only source, if its pairs lie in memory, or None. `kept_places` and `kept_pairs` read such a source."""
         sources = self.mixture.sources
         return sources[0] if len(sources) == 1 and isinstance(sources[0], KeptPictures) else None
 
     def kept_places(self, stream: int, slot: int, numbers: tf.data.Dataset) -> tf.data.Dataset:
-        """Where the sound pairs of a stream lie, from a slot on, in order; arguments as those of `raw_pairs`.
+        """Returns where the sound pairs of a stream lie, in order from a slot on. Arguments are those of `raw_pairs`.
 
         Returns:
             Dataset of int64 scalars: `"slot"`, `"stream"`, `"record"`, and `"choice"`: the number that chooses the
@@ -151,14 +152,14 @@ class Reading:
         return places.batch(KEPT_AT_ONCE).map(sound).unbatch()
 
     def kept_pairs(self, records: tf.Tensor, choices: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Pairs that `kept_places` found, in-graph.
+        """Returns, in the graph, the pairs that `kept_places` found.
 
         Args:
             records: int64 (n,).
             choices: int64 (n,).
 
         Returns:
-            As `raw_pairs`, (n, ...) each, with `"image"`: uint8 (n, size, size, 3), and without `"slot"`.
+            The entries of `raw_pairs` as (n, ...), but `"image"` is uint8 (n, size, size, 3) and there is no `"slot"`.
         """
         pairs = self.kept.pairs(records, choices, self.extra_fields)
         if "group" in pairs:
@@ -166,7 +167,7 @@ class Reading:
         return {**pairs, "seed": tf.stack([choices, records], axis=-1)}
 
     def _group(self, source: Source, group: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
-        """Groups with a number of its own for each record that has none."""
+        """Gives each record that has no group a group number of its own."""
         alone = _ALONE + (self.mixture.sources.index(source) << 48) + record
         return tf.where(group == NO_GROUP, alone, group)
 
@@ -200,7 +201,7 @@ class Reading:
             )
 
         windows = tf.data.Dataset.range(ENDLESS).scan(tf.constant(slot, tf.int64), next_window)
-        # One window is loaded while another is used.
+        # Load one window while another is used.
         return windows.map(load).prefetch(1).flat_map(arrange)
 
     def _choices(self, epochs: np.ndarray, records: np.ndarray) -> np.ndarray:
@@ -208,7 +209,7 @@ class Reading:
         return (mix(self.seed, _CAPTION, epochs, records) >> np.uint64(1)).astype(np.int64)
 
     def _run(self, source: Source, start: tf.Tensor, count: tf.Tensor, choices: tf.Tensor) -> dict[str, tf.Tensor]:
-        """All pairs of a part of a run, (count, ...) each; blank ones if it cannot be read."""
+        """Returns all pairs of a piece of a run, (count, ...) each; blank pairs if it cannot be read."""
 
         @_as_written
         def read(start: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -228,7 +229,7 @@ class Reading:
         return tried.concatenate(tf.data.Dataset.from_tensors(blank)).take(1).get_single_element()
 
     def _pair(self, source: Source, example: dict, record: tf.Tensor, choice: tf.Tensor) -> dict[str, tf.Tensor]:
-        """An example with one of its captions."""
+        """Returns an example with one of its captions."""
         captions = tf.ensure_shape(example["captions"], [None])
         usable = usable_indices(captions)
         count = tf.size(usable, out_type=tf.int64)
@@ -254,7 +255,7 @@ class Reading:
 
 
 def in_order(source: Source, start: int, stop: int) -> tf.data.Dataset:
-    """Records of a source in its own order, by runs if it has them.
+    """Returns the records `start` to `stop` of a source in its own order, run by run if it has runs.
 
     Returns:
         Dataset of `(index, raw example)`. A record that cannot be read raises an error; `ignore_errors` skips it.
@@ -266,10 +267,10 @@ def in_order(source: Source, start: int, stop: int) -> tf.data.Dataset:
 
 
 def some_in_order(source: Source, count: int, seed: int) -> tuple[tf.data.Dataset, np.ndarray]:
-    """A random sample of `count` records of a source, in its own order; whole runs if it has them.
+    """Draws a random sample of `count` records of a source, or of whole runs if it has runs, in the source's order.
 
     Returns:
-        A data set as `in_order` returns, and the indices of its records, int64 (m,).
+        A data set like `in_order`'s, and the indices of its records, int64 (m,).
     """
     if source.runs is None:
         chosen = np.sort(RecordOrder(source.size, seed).records(0, np.arange(min(count, source.size))))
@@ -286,7 +287,7 @@ def _one_by_one(source: Source, indices: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def _by_pieces(source: Source, pieces: np.ndarray) -> tf.data.Dataset:
-    """Pieces of runs, int64 (p, 2): start and count of each."""
+    """Reads the pieces of runs; `pieces` is int64 (p, 2), the start and the count of each."""
     return tf.data.Dataset.from_tensor_slices(pieces).flat_map(
         _as_written(
             lambda piece: tf.data.Dataset.zip(
@@ -297,7 +298,7 @@ def _by_pieces(source: Source, pieces: np.ndarray) -> tf.data.Dataset:
 
 
 def _computed(start: int, compute: Callable[[int], list[np.ndarray]], outputs: int) -> tf.data.Dataset:
-    """Endless dataset of `compute(start)`, `compute(start + 1)`, ...: int64 (m,) arrays computed in Python."""
+    """Returns an endless data set of `compute(start)`, `compute(start + 1)`, ...: int64 (m,) arrays from Python."""
 
     @_as_written
     def element(number: tf.Tensor) -> tuple[tf.Tensor, ...]:

@@ -13,7 +13,7 @@ from siglip_tf.data.order.record_order import RecordOrder
 from siglip_tf.data.order.shares import check_batch_and_seed, own_batches, share_of
 
 _ENDLESS = 1 << 62
-# Keys of the seed, beside those that order records.
+# The key that chooses captions; other keys of the same seed order records.
 _CAPTION = 4
 
 
@@ -23,10 +23,10 @@ class EmbeddingData:
     Args:
         stored: the embeddings.
         global_batch: pairs per step, over all workers and replicas.
-        seed: names the order and the choice of captions.
-        streams: equal parts of the global batch, as `TrainingData`'s; the number of workers by default.
+        seed: determines the order and the choice of captions.
+        streams: number of equal parts of the global batch, see `TrainingData`; the number of workers by default.
         corruption: `(batch, seed int64 (2,)) -> batch` for the texts (section 4.10), or None.
-        prefetch: batches kept ready.
+        prefetch: number of batches kept ready.
 
     Raises:
         ValueError: an argument out of range.
@@ -61,10 +61,10 @@ class EmbeddingData:
         """Restores a saved position: the next `dataset` begins there.
 
         Args:
-            state: what `state` returned, on any worker, or `merge_states` of all.
+            state: what `state` returned on any worker, or what `merge_states` made of all of them.
 
         Raises:
-            ValueError: a state of other embeddings, another seed or other streams.
+            ValueError: the state belongs to other embeddings, another seed, or another number of streams.
         """
         check_state(state, self.seed, self.stored.fingerprint, self.streams)
         self.streams = state["streams"]
@@ -72,10 +72,10 @@ class EmbeddingData:
         self._first_slot = next(iter(state["passed"].values()))
 
     def state(self, step: int) -> dict[str, Any]:
-        """The position once `step` global batches of the run are consumed, JSON-able.
+        """Returns the position, as plain JSON, after the run has consumed `step` global batches.
 
         Raises:
-            ValueError: before `dataset`, or for a step before the restored one.
+            ValueError: `dataset` has not been called, or the step is before the restored one.
         """
         if self.streams is None or step < self._first_step:
             raise ValueError(f"The position is known from `dataset` and step {self._first_step} on. Received: {step}")
@@ -87,21 +87,21 @@ class EmbeddingData:
         return self._first_slot + (step - self._first_step) * (self.global_batch // self.streams)
 
     def dataset(self, context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
-        """The batches of one worker, endless, from the restored position or the beginning.
+        """Returns the endless batches of one worker, from the restored position or from the beginning.
 
         Args:
-            context: as `strategy.distribute_datasets_from_function(data.dataset)` passes it: batches are then each
-                replica's. None: one worker, whole global batches.
+            context: as `strategy.distribute_datasets_from_function(data.dataset)` passes it; each batch is then one
+                replica's. None means a single worker, whose batches are whole global batches.
 
         Returns:
             Dataset of `"image_embedding"`: float32 (batch, embed_dim); `"text"`: int32 (batch, text_length).
 
         Raises:
-            ValueError: batch, streams, workers and replicas that do not divide each other.
+            ValueError: the numbers of pairs, streams, workers, and replicas do not divide each other.
         """
         share = share_of(context, self.global_batch, self.streams)
         self.streams = share.all_streams
-        # Order and captions are `TrainingData`'s for one source, so that the pairs are the same.
+        # `TrainingData` uses the same order and captions for a single source, so the pairs are the same.
         order = RecordOrder(self.stored.size, self.seed << 10, self.streams)
 
         def gather(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -126,7 +126,7 @@ class EmbeddingData:
     def _gather(
         self, order: RecordOrder, streams: range, step: int, replica: int, size: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs `replica * size` and on of a worker's streams, laid one behind the other."""
+        """Gathers the `size` pairs of one replica from the concatenated blocks of a worker's streams."""
         block = self.global_batch // self.streams
         slots = self._slot(step) + np.arange(block, dtype=np.int64)
         mine = slice(replica * size, (replica + 1) * size)

@@ -7,11 +7,11 @@ A folder holds `manifest.json` and one file per shard, `shard-00000-of-00010.saf
 - `first_text`: int64 (images + 1,), where each image's captions begin;
 - `record`: int64 (images,), the record of the source that each image was.
 
-The manifest names the tower (a hash of its weights), the preprocessing and the source, and counts what was used and
-skipped. Shards are written aside and renamed, so that a name that exists is a whole shard.
+The manifest names the tower (a hash of its weights), the preprocessing, and the source, and counts the records that
+were used and skipped. A shard is written under another name and then renamed, so a shard that exists is complete.
 
 The format is safetensors. This file reads and writes it itself, because `safetensors.numpy` copies each tensor that it
-opens and knows no bfloat16, while training gathers single rows from mapped files.
+opens and does not support bfloat16, while training gathers single rows from mapped files.
 
 Source: "Sigmoid Loss for Language Image Pre-Training", section 4.1 (SigLiT trains on precomputed embeddings).
 """
@@ -41,12 +41,12 @@ _TYPE_CODES = {
 }
 
 
-# Values of manifests that are older than the key.
+# The values that manifests had before they stored the key.
 _BEFORE_IT_WAS_STORED = {"preprocessing.image.alpha": "drop"}
 
 
 def tower_fingerprint(weights: Mapping[str, Any]) -> str:
-    """SHA-256 of a tower's weights, by name, shape and value.
+    """Returns the SHA-256 of a tower's weights: of their names, shapes, and values.
 
     Args:
         weights: canonical name to array or variable, e.g. those of `model.named_weights()` that begin with "image/".
@@ -60,11 +60,11 @@ def tower_fingerprint(weights: Mapping[str, Any]) -> str:
 
 
 def describe(preprocessing: Preprocessing) -> dict[str, Any]:
-    """The part of a manifest that says how images and texts were prepared, JSON-able; without images, texts alone."""
+    """Returns the part of a manifest that says how images and texts were prepared, or texts alone without images."""
     config = preprocessing.to_config(vocabulary=False)
     parts = {"text": {**config["text"], "vocabulary": preprocessing.text.fingerprint}}
     if config["image"] is not None:
-        # What is refused as too large does not change what the tower saw.
+        # The limit refuses images; it does not change what the tower saw.
         parts["image"] = {key: value for key, value in config["image"].items() if key != "max_pixels"}
     return parts
 
@@ -72,7 +72,7 @@ def describe(preprocessing: Preprocessing) -> dict[str, Any]:
 def identity(
     tower: str, preprocessing: Preprocessing, source: Source, *, embed_dim: int, dtype: str, shard_records: int
 ) -> dict[str, Any]:
-    """The identity of stored embeddings: a whole manifest without its counts.
+    """Returns the identity of stored embeddings: the manifest without its counts.
 
     Raises:
         ValueError: an unknown dtype, or shards without records.
@@ -93,12 +93,12 @@ def identity(
 
 
 def shard_name(number: int, count: int) -> str:
-    """File name of one shard."""
+    """Returns the file name of a shard."""
     return f"shard-{number:05d}-of-{count:05d}.safetensors"
 
 
 def write_shard(path: str, arrays: dict[str, np.ndarray], skipped: Mapping[str, int]) -> None:
-    """Writes one shard, in the safetensors format; `skipped` counts broken records by cause."""
+    """Writes one shard in the safetensors format. `skipped` is the number of broken records by cause."""
     codes = {np.dtype(dtype): code for code, dtype in _TYPE_CODES.items()}
     header: dict[str, Any] = {"__metadata__": {"skipped": json.dumps(dict(skipped), sort_keys=True)}}
     end = 0
@@ -112,10 +112,10 @@ def write_shard(path: str, arrays: dict[str, np.ndarray], skipped: Mapping[str, 
 
 
 def read_shard(path: str) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """A shard's arrays and its skipped records by cause; local files are mapped, remote ones read.
+    """Returns a shard's arrays and its skipped records by cause. Local files are mapped, remote files are read.
 
     Raises:
-        ValueError: the file is cut short or no shard.
+        ValueError: the file is truncated or is not a shard.
     """
     local = "://" not in path
     data = np.memmap(path, np.uint8, "r") if local else np.frombuffer(tf.io.gfile.GFile(path, "rb").read(), np.uint8)
@@ -138,7 +138,7 @@ def read_shard(path: str) -> tuple[dict[str, np.ndarray], dict[str, int]]:
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """A line for each entry of `wanted` whose value in `found` differs."""
+    """Returns a line for each entry of `wanted` whose value in `found` differs."""
     lines = []
     for key, value in wanted.items():
         other = found.get(key, _BEFORE_IT_WAS_STORED.get(f"{prefix}{key}"))
@@ -153,8 +153,8 @@ class StoredEmbeddings:
     """A complete folder of stored embeddings, mapped into memory.
 
     Args:
-        folder: where `python -m tools.precompute_embeddings` wrote them; a local disk, best an SSD, or what the
-            machine's memory holds of a remote one.
+        folder: where `siglip-tf precompute` wrote them. Use a local disk, preferably an SSD; the shards of
+            a remote folder are read into memory.
 
     Attributes:
         size: number of images.
@@ -165,7 +165,7 @@ class StoredEmbeddings:
         fingerprint: changes with anything stored.
 
     Raises:
-        ValueError: no manifest, an unfinished one, or shards that are missing, cut short, or of other sizes.
+        ValueError: the manifest is missing or unfinished, or shards are missing, truncated, or of other sizes.
 
     Example:
         stored = StoredEmbeddings("embeddings/cc3m-b16")
@@ -209,10 +209,11 @@ class StoredEmbeddings:
 
         Args:
             tower: `tower_fingerprint` of the image tower that the embeddings must come from.
-            preprocessing: the one that they must have been made with; without an image part, only texts are compared.
+            preprocessing: the preprocessing that they must have been made with. Without an image part, only texts are
+                compared.
 
         Raises:
-            ValueError: naming every difference.
+            ValueError: the embeddings differ; the message names every difference.
         """
         wanted: dict[str, Any] = {} if tower is None else {"tower": tower}
         if preprocessing is not None:
@@ -224,7 +225,7 @@ class StoredEmbeddings:
             )
 
     def gather(self, images: np.ndarray, choices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs of images and one caption each.
+        """Returns pairs of an image and one of its captions.
 
         Args:
             images: int64 (batch,), each in [0, size).

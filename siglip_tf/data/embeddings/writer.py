@@ -1,4 +1,4 @@
-"""Runs a frozen image tower over a source and stores its embeddings; a killed run resumes at the missing shards."""
+"""Runs a frozen image tower over a source and stores its embeddings. A killed run resumes at the missing shards."""
 
 import dataclasses
 import functools
@@ -30,13 +30,13 @@ from siglip_tf.data.sources.base import Source
 from siglip_tf.data.text.captions import usable_captions
 from siglip_tf.storage import sweep, write_file
 
-# Part of the records that may be broken before a run ends without waiting for the end of a shard.
+# A run ends without waiting for the end of a shard if a larger fraction of its records is broken.
 _MOSTLY_BROKEN = 0.5
 
 
 @dataclasses.dataclass
 class Progress:
-    """How far a run is: records of this worker done and in all, and its speed since it started."""
+    """The progress of a run: this worker's records, done and total, and its speed since the start."""
 
     done: int
     total: int
@@ -50,8 +50,8 @@ class EmbeddingWriter:
     Args:
         folder: where to write, local or remote. If it holds some shards of the same run, the run resumes.
         source: the images and captions.
-        preprocessing: the tower's, of images and texts.
-        encode: uint8 pixels (batch_size, size, size, 3) to l2-normalized embeddings (batch_size, embed_dim).
+        preprocessing: the tower's preprocessing, of images and texts.
+        encode: maps uint8 pixels (batch_size, size, size, 3) to l2-normalized embeddings (batch_size, embed_dim).
         tower: `tower_fingerprint` of the tower's weights.
         embed_dim: width of the embeddings.
         dtype: "float16", "bfloat16" or "float32".
@@ -59,11 +59,11 @@ class EmbeddingWriter:
         shard_records: records of the source in each shard.
         worker: which of `workers` processes this is; they share the shards, and the last one to finish
             completes the manifest.
-        bad_record_limit: part of the records that may be broken before it is an error.
+        bad_record_limit: the fraction of a shard's records that may be broken; more raises an error.
         report: path of the JSONL report that names every skipped record, or None.
 
     Raises:
-        ValueError: an argument out of range, or a folder that holds embeddings of another tower, preprocessing or
+        ValueError: an argument out of range, or a folder that holds embeddings of another tower, preprocessing, or
             source.
     """
 
@@ -128,7 +128,7 @@ class EmbeddingWriter:
         return range(shard * size, min((shard + 1) * size, self._source.size))
 
     def missing(self) -> list[int]:
-        """This worker's shards that are not written yet."""
+        """Returns this worker's shards that are not written yet."""
         return [shard for shard in self._mine if not tf.io.gfile.exists(self._path(shard))]
 
     def run(self, progress: Callable[[Progress], None] | None = None) -> StoredEmbeddings | None:
@@ -138,10 +138,10 @@ class EmbeddingWriter:
             progress: called after every batch.
 
         Returns:
-            The stored embeddings, or None while other workers are still at theirs.
+            The stored embeddings, or None if other workers have not finished.
 
         Raises:
-            TooManyBadRecordsError: more of a shard than the limit is broken.
+            TooManyBadRecordsError: a shard has more broken records than the limit.
         """
         shards = self.missing()
         total = sum(len(self._records(shard)) for shard in self._mine)
@@ -166,13 +166,17 @@ class EmbeddingWriter:
         return self._finish()
 
     def _batches(self, shards: list[int]) -> Iterator[dict[str, np.ndarray]]:
-        """Encoded batches in order of records: `record`, `image_embedding`, `texts` (ids per caption), `captions`."""
+        """Yields batches in the order of records.
+
+        A batch holds "record": int64 (images,); "image_embedding": (images, embed_dim); "text": int32 (texts,
+        text_length); and "first_text": int64 (images + 1,), where each image's texts begin.
+        """
 
         @tf.autograph.experimental.do_not_convert
         def prepare(_: tf.Tensor, numbered: tuple[tf.Tensor, dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:
             record, example = numbered
             usable = usable_captions(example["captions"])
-            with tf.control_dependencies([usable]):  # before an image is decoded in vain
+            with tf.control_dependencies([usable]):  # Fail before decoding an image that has no caption.
                 image = tf.identity(example["image"])
             return {"record": record, "pixels": self._image.pixels(image, fused=True), "captions": usable}
 
@@ -295,12 +299,12 @@ class _Spans:
         return iter(self._spans.tolist())
 
     def records(self, numbers: list[int]) -> list[int]:
-        """The record of each number."""
+        """Returns the record of each number."""
         span = np.searchsorted(self._first, numbers, side="right") - 1
         return (self._spans[span, 0] + numbers - self._first[span]).tolist()
 
     def numbers(self, records: np.ndarray) -> list[int]:
-        """The number of each record."""
+        """Returns the number of each record."""
         span = np.searchsorted(self._spans[:, 0], records, side="right") - 1
         return (self._first[span] + records - self._spans[span, 0]).tolist()
 
@@ -318,7 +322,7 @@ def _json(content: dict[str, Any]) -> bytes:
 
 
 def _slice(batch: dict[str, np.ndarray], start: int, stop: int | None) -> dict[str, np.ndarray]:
-    """Images `start` to `stop` of a batch, with their captions."""
+    """Returns images `start` to `stop` of a batch, with their captions."""
     stop = len(batch["record"]) if stop is None else stop
     first = batch["first_text"]
     return {

@@ -1,7 +1,7 @@
-"""Random changes of training pictures, from stateless seeds; the paper trains without any.
+"""Random changes to training pictures, from stateless seeds. The paper trains without any.
 
-Crop and flip happen to one picture between decoding and batching; shift, scale, rotation and color to a whole batch, in
-one operation each.
+Crop and flip change one picture between decoding and batching. Shift, scale, rotation, and color change a whole
+batch, in one operation each.
 
 Source: big_vision `pp/ops_image.py` (`flip_lr`, `inception_crop`); Szegedy et al., "Going deeper with convolutions".
 """
@@ -14,29 +14,30 @@ import tensorflow as tf
 from siglip_tf.primitives.hashing import hash_bits
 
 FLIP_UNLESS_SIDED = "captions"
-# Captions with these words are no longer true of a mirrored picture.
+# A caption with one of these words becomes untrue when its picture is mirrored.
 _SIDED = (
     r"(?i).*\b(left|right|(left|right)-?(ward|wards|hand|handed|most|facing)|(counter|anti)?-?clockwise|links|rechts|"
     r"linke[rnms]?|rechte[rnms]?|gauche|droite?|izquierd[ao]|derech[ao]|sinistr[ao]|destr[ao]|esquerd[ao]|direit[ao])\b.*|"
     r".*[\x{5de6}\x{53f3}].*"
 )
 _DRAWS = 10
-_CHANNEL_SHARE = 0.2  # of `color`: how far a channel may move against the others
+_CHANNEL_SHARE = 0.2  # A channel may move against the others by this fraction of `color`.
 
 
 class Augmentation:
     """Random changes to a training image after decoding.
 
     Args:
-        flip: mirror pictures with probability 1/2: False, True, or "captions" for those whose caption does not say left
-            or right, which a mirrored picture would make untrue. Writing is mirrored too.
-        crop_area: smallest and largest part of the image's area that a random crop keeps, e.g. (0.05, 1.0);
-            None crops nothing.
+        flip: True mirrors pictures with probability 1/2. "captions" does so only if the caption contains no word such
+            as "left" or "right", which would become untrue. Writing in the picture is mirrored, too.
+        crop_area: smallest and largest fraction of the image's area that a random crop keeps, e.g. (0.05, 1.0).
+            None does not crop.
         crop_aspect: smallest and largest width / height of the crop.
-        shift: largest movement along each axis, as a part of the picture's side, 0 to 0.5.
-        scale: largest change of size, as a part of it, below 1. Width and height may differ by half as much.
-        rotate: largest rotation in degrees, either way. What a changed picture leaves uncovered repeats its border.
-        color: largest change of brightness, contrast and saturation, 0 to 1; the channels move apart by a fifth of it.
+        shift: largest shift along each axis, as a fraction of the picture's side, from 0 to 0.5.
+        scale: largest change of size, as a fraction of it, below 1. Width and height may differ by half as much.
+        rotate: largest rotation in degrees, in either direction. Uncovered parts repeat the picture's border.
+        color: largest change of brightness, contrast, and saturation, from 0 to 1. Channels move apart by up to a
+            fifth of it.
 
     Raises:
         ValueError: an argument out of its range.
@@ -73,7 +74,7 @@ class Augmentation:
         self.crop_aspect = tuple(crop_aspect)
 
     def crop(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """A random part of the image, of random area and aspect; the whole image if no crop fits.
+        """Returns a random part of the image, of random area and aspect, or the whole image if no crop fits.
 
         Args:
             image: (height, width, channels).
@@ -88,7 +89,7 @@ class Augmentation:
             tf.shape(image),
             tf.zeros([1, 0, 4]),
             seed=seed,
-            # The crop need not cover any box: there are none.
+            # There are no bounding boxes that the crop must cover.
             min_object_covered=0.0,
             area_range=self.crop_area,
             aspect_ratio_range=self.crop_aspect,
@@ -97,7 +98,7 @@ class Augmentation:
         return tf.ensure_shape(tf.slice(image, begin, size), [None, None, image.shape[2]])
 
     def mirror(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """The image (height, width, channels), mirrored left to right for half of the seeds, int (2,)."""
+        """Mirrors the image (height, width, channels) left to right for half of the seeds, int (2,)."""
         if self.flip is not True:
             return image
         flips = tf.random.stateless_uniform([], tf.random.fold_in(seed, 1)) < 0.5
@@ -110,13 +111,13 @@ class Augmentation:
 
     @staticmethod
     def draws(seeds: tf.Tensor) -> tf.Tensor:
-        """The random numbers of each picture, float32 (batch, 10) in [0, 1), from their seeds, int64 (batch, 2)."""
+        """Draws each picture's random numbers, float32 (batch, 10) in [0, 1), from the seeds, int64 (batch, 2)."""
         halves = tf.reshape(tf.bitcast(seeds, tf.int32), [-1, 4])  # (batch, 4)
         bits = hash_bits(*tf.split(halves, 4, axis=1), tf.range(_DRAWS)[None])
         return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
 
     def batch(self, images: tf.Tensor, captions: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-        """Shifts, scales, rotates and colors a batch, and mirrors where `flip` is "captions".
+        """Shifts, scales, rotates, and colors a batch, and mirrors it if `flip` is "captions".
 
         Args:
             images: float32 (batch, height, width, 3) in [-1, 1].
@@ -141,7 +142,7 @@ class Augmentation:
         if self.flip == FLIP_UNLESS_SIDED:
             mirrored = (draws[:, 5] < 0.5) & ~tf.strings.regex_full_match(captions, _SIDED)
             x = tf.where(mirrored, -x, x)
-        # Rows of the matrix that gives for each pixel of the result its place in the picture, about the center.
+        # The matrix maps each pixel of the result to its place in the picture, relative to the center.
         a, b, c, d = tf.cos(angle) * x, -tf.sin(angle) * y, tf.sin(angle) * x, tf.cos(angle) * y
         center_x, center_y = (width - 1) / 2, (height - 1) / 2
         zero = tf.zeros_like(a)
@@ -168,6 +169,6 @@ class Augmentation:
         return tf.clip_by_value(images + _CHANNEL_SHARE * self.color * channels, -1.0, 1.0)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """Returns the constructor's arguments."""
         names = ("flip", "crop_area", "crop_aspect", "shift", "scale", "rotate", "color")
         return {name: getattr(self, name) for name in names}

@@ -1,4 +1,4 @@
-"""Image bytes to upright RGB pixels in the graph: one pass from the header to the pixels.
+"""Decodes image bytes to upright RGB pixels in the graph.
 
 Source: big_vision `pp/ops_image.py` (`decode`); Pillow's `Image.convert("RGB")` and `ImageOps.exif_transpose`.
 """
@@ -26,7 +26,7 @@ from siglip_tf.data.images.transparency import without_alpha
 _Reader = Callable[[tf.Tensor], tf.Tensor]
 _RGB = [None, None, 3]
 _RGBA = [None, None, 4]
-# An Adobe marker without a color transform. A later one in the file overrules it.
+# An Adobe marker that announces no color transform. A later marker in the file overrides it.
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
 
 
@@ -38,7 +38,7 @@ def _decode_jpeg(data: tf.Tensor, max_pixels: int, accurate: bool, at_least: int
     height, width, channels = tf.unstack(tf.cast(tf.io.extract_jpeg_shape(data), tf.int64))
     with tf.control_dependencies([refuse_bomb(height * width, [height, width], max_pixels)]):
         data = tf.identity(data)
-    # Programs that write CMYK store it inverted, as Adobe's do, and Pillow reads all of it so, marked or not.
+    # Programs store CMYK inverted, as Adobe's do, and Pillow reads every CMYK file this way, with or without a marker.
     data = tf.cond(channels == 4, rarely(_with_adobe_marker, data), lambda: data)
     dct_method = "INTEGER_ACCURATE" if accurate else ""
 
@@ -47,7 +47,7 @@ def _decode_jpeg(data: tf.Tensor, max_pixels: int, accurate: bool, at_least: int
 
     if at_least is None:
         return decode(1)
-    # 1, 2, 4 or 8: as small as the shorter side allows.
+    # Divide by 1, 2, 4, or 8, as far as the shorter side allows.
     halvings = tf.reduce_sum(
         tf.cast(tf.minimum(height, width) >= at_least * tf.constant([2, 4, 8], tf.int64), tf.int32)
     )
@@ -63,7 +63,7 @@ def _decode_transparent_png(data: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_bmp(data: tf.Tensor) -> tf.Tensor:
-    """TensorFlow's decoder leaves palettes unread and wants to know the channels."""
+    """Decodes a BMP. TensorFlow's decoder ignores palettes and must be told the number of channels."""
     header = tf.cast(read_bytes(data, 0, 54), tf.int64)
     bits = header[28] + 256 * header[29]
     compression = tf.reduce_sum(header[30:34])
@@ -90,7 +90,7 @@ def _decode_transparent_bmp(data: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_webp(data: tf.Tensor, channels: int = 3) -> tf.Tensor:
-    """Still images only. The channels are named: with `channels=0` the op of TensorFlow 2.21 overruns its buffer."""
+    """Decodes a still WebP with an explicit number of channels: `channels=0` overruns a buffer in TensorFlow 2.21."""
     animated = starts_with(data, b"VP8X", 12) & (read_bytes(data, 20, 1)[0] // 2 % 2 == 1)
     with tf.control_dependencies([tf.debugging.Assert(~animated, ["An animated WebP cannot be decoded."])]):
         data = tf.identity(data)
@@ -142,24 +142,26 @@ def decode_image(
     max_pixels: int = MAX_PIXELS,
     at_least: int | None = None,
 ) -> tf.Tensor:
-    """RGB pixels of one encoded image: gray repeated, CMYK converted, the first frame of a GIF on its canvas.
+    """Decodes one image to RGB pixels. Gray is repeated, CMYK is converted, and of a GIF the first frame is decoded.
 
     Args:
-        data: scalar string, the bytes of a JPEG, PNG, GIF, BMP or still WebP file.
+        data: scalar string, the bytes of a JPEG, PNG, GIF, BMP, or still WebP file.
         accurate: True decodes JPEG with the accurate inverse DCT, as Pillow and PyTorch do; False with
             TensorFlow's default, as big_vision does.
         exif: whether to turn the picture upright as its file says, as `PIL.ImageOps.exif_transpose` does.
         alpha: "white" composes a transparent picture on white; "drop" shows the colors under its transparency.
-        note: whether to log once that "drop" met a transparent picture; for input pipelines, never for a SavedModel.
-        max_pixels: largest height * width that is decoded (of a GIF: of its canvas and all its frames together).
-        at_least: decode a JPEG at a half, a quarter or an eighth where its shorter side stays at least this long,
-            in pixels; None decodes all of it.
+        note: whether to log once that "drop" met a transparent picture. Use it in input pipelines; a SavedModel cannot
+            hold it.
+        max_pixels: largest height * width that is decoded. For a GIF, the canvas and all frames count together.
+        at_least: decode a JPEG at a half, a quarter, or an eighth of its size if its shorter side stays at least this
+            long, in pixels. None decodes at full size.
 
     Returns:
         uint8 (height, width, 3).
 
     Raises:
-        tf.errors.InvalidArgumentError: undecodable bytes, or a header that announces more than `max_pixels`.
+        tf.errors.InvalidArgumentError: bytes that cannot be decoded, or a header that announces more than
+            `max_pixels`.
     """
 
     def jpeg() -> tf.Tensor:
@@ -171,13 +173,14 @@ def decode_image(
 
 
 def picture_traits(data: tf.Tensor) -> dict[str, tf.Tensor]:
-    """What is special about an encoded image that can be decoded, for reports.
+    """Finds what is special about an image that can be decoded, for reports.
 
     Args:
         data: scalar string, the file's bytes.
 
     Returns:
-        bool scalars: "turned", the file asks for a rotation or a mirror image; "transparent", some pixel is; "cmyk".
+        bool scalars: "turned", the file asks for a rotation or a mirror image; "transparent", a pixel is not opaque;
+            "cmyk", the colors are stored as CMYK.
     """
 
     def any_clear(may_be_transparent: _Reader, transparent: _Reader) -> tf.Tensor:

@@ -1,7 +1,8 @@
-"""Pillow's antialiased resizing, bit by bit and to any size, with TensorFlow's own operations.
+"""Pillow's antialiased resizing, bit for bit and to any size, with TensorFlow's own operations.
 
-`resize_as_pillow` is faster and within two levels; `fused_resize` is faster still and cannot be saved in a SavedModel.
-Here Pillow's integer arithmetic is repeated: weights of 22 binary places, a sum over the taps, 8 bits after each axis.
+`resize_as_pillow` is faster and differs by at most two levels. `fused_resize` is faster still, but a SavedModel cannot
+hold it. This file repeats Pillow's integer arithmetic: weights of 22 binary places, a sum over the taps, and rounding
+to 8 bits after each axis.
 
 Source: Pillow 13 `libImaging/Resample.c`.
 """
@@ -13,11 +14,11 @@ _RADIUS = {"bilinear": 1.0, "bicubic": 2.0}
 
 
 def resize_exactly(image: tf.Tensor, size: tuple[tf.Tensor | int, tf.Tensor | int], resample: str) -> tf.Tensor:
-    """As `PIL.Image.resize((width, height), resample)`.
+    """Resizes like `PIL.Image.resize((width, height), resample)`.
 
     Args:
         image: uint8 (height, width, 3).
-        size: (height, width) wanted, numbers or int32 scalars.
+        size: (height, width) of the result, numbers or int32 scalars.
         resample: "bicubic" or "bilinear".
 
     Returns:
@@ -48,7 +49,7 @@ def _resize_columns(image: tf.Tensor, size: tf.Tensor | int, resample: str) -> t
 
 @tf.autograph.experimental.do_not_convert
 def _resize_first_axis(rows: tf.Tensor, size: tf.Tensor | int, resample: str) -> tf.Tensor:
-    """uint8 (n, values) to uint8 (size, values)."""
+    """Resizes uint8 (n, values) to uint8 (size, values)."""
     n = tf.shape(rows)[0]
     first, weights = _taps(n, size, resample)
 
@@ -68,7 +69,7 @@ def _resize_first_axis(rows: tf.Tensor, size: tf.Tensor | int, resample: str) ->
 
 
 def _taps(n: tf.Tensor, size: tf.Tensor | int, resample: str) -> tuple[tf.Tensor, tf.Tensor]:
-    """The first row that each new row is made of, int32 (size,), and weights, int32 (size, taps)."""
+    """Returns the first row that each new row is made of, int32 (size,), and the weights, int32 (size, taps)."""
     scale = tf.cast(n, tf.float64) / tf.cast(size, tf.float64)
     stretch = tf.maximum(scale, 1.0)
     support = _RADIUS[resample] * stretch
@@ -84,7 +85,7 @@ def _taps(n: tf.Tensor, size: tf.Tensor | int, resample: str) -> tuple[tf.Tensor
 
 
 def _kernel(x: tf.Tensor, resample: str) -> tf.Tensor:
-    """The filter at a distance x >= 0 of pixels."""
+    """Returns the filter's value at a distance of x >= 0 pixels."""
     if resample == "bilinear":
         return tf.maximum(1 - x, 0.0)
     a = -0.5  # Keys' cubic

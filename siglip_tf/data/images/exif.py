@@ -1,6 +1,6 @@
 """The orientation of a picture, read and applied in the graph.
 
-EXIF says it in a segment of a JPEG, a chunk of a PNG or a chunk of a WebP. Where EXIF says nothing, XMP may.
+EXIF stores it in a segment of a JPEG, a chunk of a PNG, or a chunk of a WebP. If EXIF does not store it, XMP may.
 
 Source: EXIF 2.3, section 4.6 (tag 0x0112); PNG 3, section 11.3.4.5 (eXIf); RFC 9649 (WebP); Pillow
 `ImageOps.exif_transpose`.
@@ -11,27 +11,27 @@ import tensorflow as tf
 from siglip_tf.data.images.graph import big_endian, contains, little_endian, rarely, read_bytes, starts_with
 
 _ORIENTATION_TAG = 0x0112
-# More than any file has; a damaged one must not loop for long.
+# More than any real file has. The limit keeps a damaged file from looping for long.
 _MAX_SEGMENTS = 4096
 _MAX_ENTRIES = 4096
-# The head of a JPEG that is searched at once: a segment holds less than this.
+# The part of a JPEG that is searched for the segment's name first. No segment is longer.
 _HEAD_BYTES = 1 << 16
 _XMP = r'tiff:Orientation(?:="|>)([0-9])'
 _EXIF_NAME = b"Exif\x00\x00"
 
 
 def _walk_jpeg(data: tf.Tensor, named: tf.Tensor) -> tf.Tensor:
-    """int32 offset of the TIFF header in the first EXIF segment of a JPEG, or 0.
+    """Returns the int32 offset of the TIFF header in the first EXIF segment of a JPEG, or 0.
 
-    `named`: whether the head holds EXIF's name. If it does not, only application segments can be long enough to hide
-    one behind them, and the walk ends after those.
+    `named` says whether EXIF's name occurs in the first bytes. If it does not, an EXIF segment can only come after
+    long application segments, so the walk ends after those.
     """
 
     def may_follow(offset: tf.Tensor, found: tf.Tensor, header: tf.Tensor) -> tf.Tensor:
         del offset
         application = ((header[1] & 0xF0) == 0xE0) | (header[1] == 0xFE)
         padding = header[1] == 0xFF
-        # From the scan on (0xDA) there is image data.
+        # Image data begins at the scan (0xDA).
         other = named & (header[1] > 0x01) & (header[1] != 0xDA) & (header[1] != 0xD9)
         return (found == 0) & (header[0] == 0xFF) & (application | padding | other)
 
@@ -52,13 +52,13 @@ def _walk_jpeg(data: tf.Tensor, named: tf.Tensor) -> tf.Tensor:
 
 
 def _orientation_tag(data: tf.Tensor, tiff: tf.Tensor) -> tf.Tensor:
-    """int32 orientation 1..8 in the TIFF structure at an offset, 0 without such a tag."""
+    """Returns the int32 orientation 1..8 in the TIFF structure at an offset, or 0 without such a tag."""
     header = read_bytes(data, tiff, 8)
     little = header[0] == ord("I")
     is_tiff = starts_with(data, b"II*\0", tiff) | starts_with(data, b"MM\0*", tiff)
 
     def number(values: tf.Tensor) -> tf.Tensor:
-        """Unsigned integers from the last axis, in the file's byte order."""
+        """Reads unsigned integers from the last axis, in the file's byte order."""
         size = values.shape[-1]
         powers = [256**i for i in range(size)]
         powers = tf.where(little, tf.constant(powers, tf.int64), tf.constant(powers[::-1], tf.int64))
@@ -76,7 +76,7 @@ def _orientation_tag(data: tf.Tensor, tiff: tf.Tensor) -> tf.Tensor:
     last = tf.reduce_max(tf.concat([numbers, [-1]], 0))
     entry = tf.concat([entries, tf.zeros([1, 12], tf.int32)], 0)[last]
     kind = number(entry[2:4])
-    # A short number by the standard; some programs write a long one, or a signed one. Anything else says nothing.
+    # The standard says an unsigned short. Some programs write a long or a signed number. Other types are ignored.
     short, long = tf.reduce_any(kind == [3, 8]), tf.reduce_any(kind == [4, 9])
     value = tf.where(short, number(entry[8:10]), tf.where(long, number(entry[8:12]), 1))
     value = tf.where((value >= 1) & (value <= 8), value, 1)
@@ -84,7 +84,7 @@ def _orientation_tag(data: tf.Tensor, tiff: tf.Tensor) -> tf.Tensor:
 
 
 def _xmp_orientation(text: tf.Tensor) -> tf.Tensor:
-    """int32 orientation 1..8 in the first XMP packet of a scalar string, 0 without one."""
+    """Returns the int32 orientation 1..8 in the first XMP packet of a scalar string, or 0 without one."""
 
     def digit() -> tf.Tensor:
         found = tf.strings.regex_replace(text, rf"(?s)\A\C*?{_XMP}\C*\z", r"\1", replace_global=False)
@@ -95,7 +95,7 @@ def _xmp_orientation(text: tf.Tensor) -> tf.Tensor:
 
 
 def _tag_or_xmp(data: tf.Tensor, tiff: tf.Tensor, xmp: tf.Tensor) -> tf.Tensor:
-    # Some writers repeat the name of a JPEG's segment.
+    # Some programs write the name of a JPEG's segment twice.
     tiff += tf.where(starts_with(data, _EXIF_NAME, tiff), len(_EXIF_NAME), 0)
     tag = tf.cond(tiff > 0, lambda: _orientation_tag(data, tiff), lambda: tf.constant(0))
     value = tf.cond(tag == 0, lambda: _xmp_orientation(xmp), lambda: tag)
@@ -113,7 +113,7 @@ def _jpeg_orientation(data: tf.Tensor) -> tf.Tensor:
 
 
 def png_orientation(data: tf.Tensor) -> tf.Tensor:
-    """As `jpeg_orientation`, of a PNG; its chunk may stand before or after the image data."""
+    """Like `jpeg_orientation`, for a PNG. The chunk may be before or after the image data."""
 
     def size(offset: tf.Tensor) -> tf.Tensor:
         return tf.cast(tf.minimum(big_endian(read_bytes(data, offset, 4)), 1 << 30), tf.int32)
@@ -133,7 +133,7 @@ def png_orientation(data: tf.Tensor) -> tf.Tensor:
 
 
 def webp_orientation(data: tf.Tensor) -> tf.Tensor:
-    """As `jpeg_orientation`, of a WebP."""
+    """Like `jpeg_orientation`, for a WebP."""
 
     def more(offset: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
         return (found == 0) & (offset < tf.strings.length(data))
@@ -152,15 +152,16 @@ def webp_orientation(data: tf.Tensor) -> tf.Tensor:
 
 
 def jpeg_orientation(data: tf.Tensor) -> tf.Tensor:
-    """Orientation of a JPEG.
+    """Reads the orientation of a JPEG.
 
     Args:
         data: scalar string, the file's bytes.
 
     Returns:
-        int32 scalar 1..8, 1 (upright) where the file does not say.
+        int32 scalar 1..8, or 1 (upright) if the file does not say.
     """
-    # A program that writes a JPEG again puts the tables (DQT) after the JFIF header, and then the frame (SOF).
+    # A file saved by an image library has the tables (DQT) right after the JFIF header, and then the frame (SOF).
+    # It has no EXIF segment.
     head = tf.io.decode_raw(tf.strings.substr(data, 0, 160), tf.uint8, fixed_length=160)
     after_tables = tf.reduce_any(
         (tf.gather(head, [89, 154, 158]) == 0xFF) & (tf.gather(head, [90, 155, 159]) // 4 * 4 == 0xC0)
@@ -179,14 +180,14 @@ def _turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 
 def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """The image turned and mirrored as its orientation asks.
+    """Turns and mirrors an image as its orientation asks.
 
     Args:
         image: (height, width, channels).
         orientation: int32 scalar 1..8.
 
     Returns:
-        The image, height and width swapped where orientation is 5 or more.
+        The upright image. Height and width are swapped if the orientation is 5 or more.
     """
     turned = tf.cond(orientation > 1, rarely(_turn, image, orientation), lambda: image)
     return tf.ensure_shape(turned, [None, None, image.shape[2]])

@@ -1,11 +1,11 @@
 """Resizes an image in one pass by an operation of this package, which the machine's C compiler builds.
 
 TensorFlow's kernels convert a whole image to floats, transpose it, and resize one axis after the other, so an input
-path spends more time on resizing than on decoding. `fused_resize.c` reads the bytes once. It is built in a second or
-two when it is first used, and the result stays in the cache folder. Without a C compiler, or on a processor without
-AVX2, TensorFlow's operations are used, and a message says so. A SavedModel must not hold the operation, so only input
-pipelines use it. SIGLIP_TF_RESIZE=tensorflow in the environment turns it off, for workers that must all
-resize alike.
+pipeline spends more time on resizing than on decoding. `fused_resize.c` reads the bytes once. It is compiled when it is
+first used, in a second or two, and the library stays in the cache folder. Without a C compiler, or on a processor
+without AVX2, a message says that TensorFlow's operations are used instead. A SavedModel must not hold the operation,
+so only input pipelines use it. The environment variable SIGLIP_TF_RESIZE=tensorflow turns it off, for workers that
+must all resize in the same way.
 """
 
 import functools
@@ -24,9 +24,9 @@ from siglip_tf.cache import cache_folder
 from siglip_tf.storage import new_file
 
 _SOURCE = pathlib.Path(__file__).with_suffix(".c")
-# Without contraction products and sums round each by itself, as TensorFlow's do.
+# Without contraction, each product and each sum is rounded, as in TensorFlow.
 _FLAGS = ("-std=gnu11", "-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC")
-# As the source's `Method`.
+# The order of the C source's `Method`.
 _METHODS = ("big_vision", "bicubic", "bilinear")
 
 _logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def _compiler() -> str | None:
 
 
 def _processor() -> str:
-    """What `-march=native` means here: a home folder may be shared by unlike machines."""
+    """Describes what `-march=native` means here, because different machines may share a home folder."""
     info = pathlib.Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     told = [line for line in lines if line.partition(":")[0].strip() in ("model name", "flags", "Features", "CPU part")]
@@ -48,7 +48,7 @@ def _processor() -> str:
 
 
 def _build(compiler: str) -> pathlib.Path:
-    """The library's file, which is built unless one exists for the same source, compiler, processor, and TensorFlow."""
+    """Returns the library's path. Builds it unless it exists for this source, compiler, processor, and TensorFlow."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, text=True).stdout
     digest = hashlib.sha256(_SOURCE.read_bytes())
     digest.update("\n".join([version, *_FLAGS, tf.__version__, _processor()]).encode())
@@ -64,7 +64,7 @@ def _build(compiler: str) -> pathlib.Path:
 
 @functools.cache
 def _operation() -> Callable[..., tf.Tensor] | None:
-    """The operation, or None if it cannot be built, which is logged once."""
+    """Returns the operation, or None if it cannot be built. The reason is logged once."""
     if os.environ.get("SIGLIP_TF_RESIZE") == "tensorflow":
         return None
     compiler = _compiler()
@@ -84,24 +84,24 @@ def _operation() -> Callable[..., tf.Tensor] | None:
 
 
 def can_fuse() -> bool:
-    """Whether `fused_resize` works on this machine; builds it at the first call, and says why if it cannot."""
+    """Says whether `fused_resize` works on this machine. The first call builds it and logs why it fails."""
     return _operation() is not None
 
 
 def fused_resize(image: tf.Tensor, size: int, method: str) -> tf.Tensor:
-    """Square resize in one pass, single-threaded; call it for many images at a time.
+    """Resizes an image to a square in one pass and one thread. Call it for many images in parallel.
 
     Args:
         image: uint8 (height, width, 3).
-        size: height and width wanted, in pixels, at most 16,384.
-        method: "big_vision": bilinear without antialias, cut to bytes, equal to `tf.raw_ops.ResizeBilinear` with
-            `half_pixel_centers`; "bicubic" or "bilinear": equal to `PIL.Image.resize`. All of them to the bit.
+        size: height and width of the result, in pixels, at most 16,384.
+        method: "big_vision" is bilinear without antialias, truncated to bytes, like `tf.raw_ops.ResizeBilinear` with
+            `half_pixel_centers`; "bicubic" and "bilinear" are like `PIL.Image.resize`. All are equal bit for bit.
 
     Returns:
         uint8 (size, size, 3).
 
     Raises:
-        ValueError: where `can_fuse` is False.
+        ValueError: `can_fuse` is False.
         tf.errors.InvalidArgumentError: an image without pixels.
     """
     operation = _operation()

@@ -1,7 +1,7 @@
 """The first frame of a GIF on its canvas, as Pillow shows it.
 
-TensorFlow's decoder makes a canvas of the largest frame, moves frames that do not fit, and paints transparent pixels
-black. So the file is cut down to one frame at the corner before it is decoded, and the canvas is made here.
+TensorFlow's decoder uses the largest frame as the canvas, moves frames that do not fit, and paints transparent pixels
+black. So this file reduces the GIF to one frame in the corner before decoding, and makes the canvas itself.
 
 Source: GIF89a; Pillow `GifImagePlugin.py`.
 """
@@ -18,14 +18,14 @@ _SCREEN_FLAGS = [bytes([0xF0 | power]) for power in range(8)]
 
 
 class GifLayout(NamedTuple):
-    """Where things stand in a GIF: int32 offsets in bytes, int64 sizes in pixels; all scalars but `canvas`.
+    """The layout of a GIF: int32 offsets in bytes, and int64 sizes in pixels. All are scalars except `canvas`.
 
     Attributes:
-        canvas: int64 (2,), height and width that the first frame is shown on.
-        pixels: of the canvas and of all frames.
-        frame: offset of the first frame's descriptor, 0 if there is none.
+        canvas: int64 (2,), height and width of the canvas of the first frame.
+        pixels: number of pixels of the canvas and of all frames together.
+        frame: offset of the first frame's descriptor, or 0 if there is none.
         end: offset after the first frame's data.
-        transparent: index of the transparent color, -1 without one.
+        transparent: int32 index of the transparent color, or -1 if there is none.
     """
 
     canvas: tf.Tensor
@@ -36,7 +36,7 @@ class GifLayout(NamedTuple):
 
 
 def _table_bytes(flags: tf.Tensor) -> tf.Tensor:
-    """int32 scalar: the size of the color table that a flag byte announces."""
+    """Returns the size in bytes, an int32 scalar, of the color table that a flag byte announces."""
     return tf.where(flags >= 128, 3 * tf.bitwise.left_shift(2, flags % 8), 0)
 
 
@@ -65,7 +65,7 @@ def gif_layout(data: tf.Tensor) -> GifLayout:
         skip = tf.where(
             in_blocks,
             block[0] + 1,
-            # A frame's descriptor and colors are followed by one byte and its blocks; anything else ends the file.
+            # One byte and the data blocks follow a frame's descriptor and colors. Anything else ends the file.
             tf.where(is_frame, 11 + _table_bytes(block[9]), tf.where(is_extension, 2, length - offset)),
         )
         ends = in_blocks & (block[0] == 0)
@@ -90,22 +90,22 @@ def gif_layout(data: tf.Tensor) -> GifLayout:
 
 
 def gif_announced(data: tf.Tensor) -> tf.Tensor:
-    """int64 (3,): height and width of the canvas, and the pixels that decoding may hold."""
+    """Returns int64 (3,): height and width of the canvas, and how many pixels decoding may hold in memory."""
     layout = gif_layout(data)
     return tf.stack([layout.canvas[0], layout.canvas[1], layout.pixels])
 
 
 def decode_gif(data: tf.Tensor) -> tf.Tensor:
-    """The first frame on its canvas, with alpha.
+    """Decodes the first frame on its canvas, with alpha.
 
     Args:
-        data: scalar string, the bytes of a GIF whose header is known to be harmless.
+        data: scalar string, the bytes of a GIF whose size has been checked (`header.checked`).
 
     Returns:
-        uint8 (height, width, 4): transparent pixels keep their color and have alpha 0, the others 255.
+        uint8 (height, width, 4). Transparent pixels keep their color and have alpha 0; the others have alpha 255.
 
     Raises:
-        tf.errors.InvalidArgumentError: undecodable bytes.
+        tf.errors.InvalidArgumentError: bytes that cannot be decoded.
     """
     layout = gif_layout(data)
     with tf.control_dependencies([assert_that(layout.frame > 0, ["A GIF without a picture."])]):
@@ -124,7 +124,7 @@ def decode_gif(data: tf.Tensor) -> tf.Tensor:
     screen = tf.strings.substr(data, 0, 10)
 
     def decode(colors: tf.Tensor) -> tf.Tensor:
-        # One frame at the corner, its colors in the global table, and no extensions.
+        # The reduced GIF has one frame in the corner, its colors in the global table, and no extensions.
         alone = tf.strings.join([screen, flags, b"\0\0", colors, descriptor, content, ";"])
         return tf.ensure_shape(tf.io.decode_gif(alone)[0], [None, None, 3])
 
@@ -144,7 +144,7 @@ def decode_gif(data: tf.Tensor) -> tf.Tensor:
 
     clear = (layout.transparent >= 0) & (layout.transparent < table_bytes // 3)
     alpha = tf.cond(clear, opacity, lambda: tf.fill([*tf.unstack(tf.shape(pixels)[:2]), 1], tf.constant(255, tf.uint8)))
-    # Pillow fills the rest of the canvas with the transparent color, or the first one.
+    # Pillow fills the rest of the canvas with the transparent color, or with the first color if there is none.
     rest = read_bytes(data, table + 3 * tf.where(clear, layout.transparent, 0), 3)
     rest = tf.cast(tf.concat([rest, [tf.where(clear, 0, 255)]], 0), tf.uint8)
     return _on_canvas(tf.concat([pixels, alpha], 2), rest, layout.canvas, read_bytes(data, frame + 1, 4))

@@ -1,4 +1,4 @@
-"""Pieces of graph code that the readers of image files share: bytes of a string, and branches that cost nothing."""
+"""Graph code that the readers of image files share: reading bytes of a string, and branches that cost nothing."""
 
 import functools
 from collections.abc import Callable, Hashable
@@ -9,7 +9,7 @@ import tensorflow as tf
 
 @functools.cache
 def _apart(function: Callable[..., tf.Tensor], signature: tuple[tf.TensorSpec, ...], options: tuple) -> Any:
-    """A separate graph, traced once in a process for all pipelines that call it."""
+    """Returns a separate graph, which is traced once per process for all pipelines that call it."""
     return tf.function(
         functools.partial(function, **dict(options)),
         input_signature=signature,
@@ -19,9 +19,9 @@ def _apart(function: Callable[..., tf.Tensor], signature: tuple[tf.TensorSpec, .
 
 
 def rarely(function: Callable[..., tf.Tensor], *inputs: tf.Tensor, **options: Hashable) -> Callable[[], tf.Tensor]:
-    """A branch for `tf.cond` that costs nothing where it is not taken.
+    """Returns a branch for `tf.cond` that costs nothing if it is not taken.
 
-    TensorFlow inlines other branches and schedules each op of a branch that is not taken, as a dead one. Eager code
+    TensorFlow inlines ordinary branches and schedules every op of a branch that is not taken as a dead op. Eager code
     calls the function directly, because a trace for every image would cost time and memory.
 
     Args:
@@ -36,39 +36,39 @@ def rarely(function: Callable[..., tf.Tensor], *inputs: tf.Tensor, **options: Ha
 
 
 def assert_that(condition: tf.Tensor, data: list[Any]) -> tf.Operation:
-    """`tf.debugging.Assert` without its branch, whose ops cost 3 % of decoding a JPEG."""
+    """Like `tf.debugging.Assert` without its branch, whose ops cost 3% of the time to decode a JPEG."""
     if tf.executing_eagerly():
         return tf.debugging.Assert(condition, data)
     return tf.raw_ops.Assert(condition=condition, data=[tf.convert_to_tensor(each) for each in data], summarize=3)
 
 
 def read_bytes(data: tf.Tensor, offset: tf.Tensor | int, count: int) -> tf.Tensor:
-    """int32 (count,) bytes of the scalar string from `offset`; zeros beyond its end."""
+    """Returns int32 (count,): the bytes of the scalar string from `offset` on, and zeros beyond its end."""
     offset = tf.minimum(offset, tf.strings.length(data))
     return tf.cast(tf.io.decode_raw(tf.strings.substr(data, offset, count), tf.uint8, fixed_length=count), tf.int32)
 
 
 def starts_with(data: tf.Tensor, text: bytes, offset: int = 0) -> tf.Tensor:
-    """bool scalar: whether the scalar string holds `text` at `offset`; False beyond its end."""
+    """Returns a bool scalar: whether the scalar string holds `text` at `offset`. It is False beyond the end."""
     return tf.strings.substr(data, tf.minimum(offset, tf.strings.length(data)), len(text)) == text
 
 
 def contains(data: tf.Tensor, pattern: str) -> tf.Tensor:
-    """bool, like `data`: whether each string holds a match of a regular expression of ASCII characters.
+    """Returns whether each string holds a match of a regular expression of ASCII characters: bool, shaped like `data`.
 
-    A literal is searched for at memory speed, several times faster than one step of a loop over the file's segments.
+    The search for a literal runs at memory speed, several times faster than one step of a loop over file segments.
     """
     without = tf.strings.regex_replace(data, pattern, "", replace_global=False)
     return tf.strings.length(without) < tf.strings.length(data)
 
 
 def little_endian(values: tf.Tensor) -> tf.Tensor:
-    """int64 scalar from int32 bytes (count,), the least significant first."""
+    """Returns the int64 scalar that int32 bytes (count,) form, the least significant byte first."""
     return _weighted(values, [256**i for i in range(values.shape[0])])
 
 
 def big_endian(values: tf.Tensor) -> tf.Tensor:
-    """int64 scalar from int32 bytes (count,), the most significant first."""
+    """Returns the int64 scalar that int32 bytes (count,) form, the most significant byte first."""
     return _weighted(values, [256**i for i in reversed(range(values.shape[0]))])
 
 

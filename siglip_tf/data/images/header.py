@@ -1,6 +1,6 @@
-"""How large an encoded image says it is, read from its header before a pixel of it is decoded.
+"""Reads an image's size from its header, before any pixel is decoded.
 
-A file of a few kilobytes can announce gigabytes of pixels; this is what stops it.
+A file of a few kilobytes can announce gigabytes of pixels. The check of the size refuses such a file.
 
 Source: the formats' specifications: JPEG (ITU T.81), PNG (IHDR), GIF89a, BMP (BITMAPINFOHEADER), WebP (RFC 9649).
 """
@@ -10,14 +10,14 @@ import tensorflow as tf
 from siglip_tf.data.images.gif import gif_announced
 from siglip_tf.data.images.graph import assert_that, big_endian, contains, little_endian, read_bytes, starts_with
 
-# What Pillow warns at: three bytes a pixel make a quarter of a gibibyte.
+# Pillow's own limit: a quarter of a gibibyte, at three bytes per pixel.
 MAX_PIXELS = 1024**3 // 4 // 3
 
 FORMATS = ("jpeg", "png", "gif", "bmp", "webp", "unknown")
 
 
 def image_format(data: tf.Tensor) -> tf.Tensor:
-    """int32 scalar, an index of `FORMATS`, from the first bytes of the scalar string."""
+    """Returns the format of an image, an int32 index of `FORMATS`, from the first bytes of the scalar string."""
     starts = [
         starts_with(data, b"\xff\xd8\xff"),
         starts_with(data, b"\x89PNG"),
@@ -60,7 +60,7 @@ def _webp_size(data: tf.Tensor) -> tf.Tensor:
 
 
 def _announced(data: tf.Tensor) -> tf.Tensor:
-    """int64 (3,): height, width, pixels that decoding makes."""
+    """Returns int64 (3,): height, width, and the number of pixels that decoding makes."""
 
     def with_pixels(size: tf.Tensor) -> tf.Tensor:
         return tf.stack([size[0], size[1], size[0] * size[1]])
@@ -79,13 +79,13 @@ def _announced(data: tf.Tensor) -> tf.Tensor:
 
 
 def image_size(data: tf.Tensor) -> tf.Tensor:
-    """Height and width of an encoded image from its header alone.
+    """Reads the height and width of an encoded image from its header alone.
 
     Args:
-        data: scalar string, the bytes of a JPEG, PNG, GIF, BMP or WebP file.
+        data: scalar string, the bytes of a JPEG, PNG, GIF, BMP, or WebP file.
 
     Returns:
-        int64 (2,): height, width in pixels, before any EXIF rotation; zeros for an unknown format.
+        int64 (2,): height and width in pixels, before any EXIF rotation. Zeros for an unknown format.
 
     Raises:
         tf.errors.InvalidArgumentError: a JPEG without a readable header.
@@ -94,33 +94,33 @@ def image_size(data: tf.Tensor) -> tf.Tensor:
 
 
 def refuse_bomb(pixels: tf.Tensor, announced: list[tf.Tensor] | tf.Tensor, max_pixels: int) -> tf.Operation:
-    """Asserts that int64 scalar `pixels` is at most `max_pixels`; run it before the decoder."""
+    """Asserts that the int64 scalar `pixels` is at most `max_pixels`. Run it before the decoder."""
     message = f"The image's header announces more than max_pixels = {max_pixels} (height, width):"
     return assert_that(pixels <= max_pixels, [message, *tf.unstack(announced)])
 
 
 def checked(data: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    """The same scalar string, once its header is known to announce at most `max_pixels`."""
+    """Returns the same scalar string after asserting that its header announces at most `max_pixels`."""
     announced = _announced(data)
     with tf.control_dependencies([refuse_bomb(announced[2], announced[:2], max_pixels)]):
         return tf.identity(data)
 
 
 def png_may_be_transparent(data: tf.Tensor) -> tf.Tensor:
-    """bool scalar: whether a PNG says that it holds alpha or transparent colors."""
+    """Returns a bool scalar: whether a PNG says that it holds alpha or transparent colors."""
     # Color types 4 and 6 hold alpha; any other may name transparent colors in a chunk.
     return (read_bytes(data, 25, 1)[0] // 4 % 2 == 1) | contains(data, "tRNS")
 
 
 def bmp_may_be_transparent(data: tf.Tensor) -> tf.Tensor:
-    """As `png_may_be_transparent`, of a BMP."""
+    """Like `png_may_be_transparent`, for a BMP."""
     header = read_bytes(data, 14, 56)
-    # 32 bits with masks, and a mask of alpha in a header that is long enough to hold one.
+    # Such a file has 32 bits per pixel with masks, and its header is long enough to hold a mask for alpha.
     return (header[14] == 32) & (header[16] == 3) & (header[0] >= 56) & (tf.reduce_max(header[52:56]) > 0)
 
 
 def webp_may_be_transparent(data: tf.Tensor) -> tf.Tensor:
-    """As `png_may_be_transparent`, of a WebP."""
+    """Like `png_may_be_transparent`, for a WebP."""
     flags = read_bytes(data, 20, 5)
     extended = starts_with(data, b"VP8X", 12)
     lossless = starts_with(data, b"VP8L", 12)

@@ -13,23 +13,24 @@ from siglip_tf.data.images.header import MAX_PIXELS
 
 NAFLEX_METHODS = ("bilinear_antialias", "bicubic_antialias")
 
-_EPSILON = 1e-5  # of transformers' binary search, whose result depends on where it stops
+_EPSILON = 1e-5  # Where transformers' binary search stops; the result depends on it.
 _LARGEST_SCALE = 100.0
 
 
 @tf.autograph.experimental.do_not_convert
 def grid_of(height: tf.Tensor, width: tf.Tensor, patch_size: int, max_patches: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Rows and columns of patches that keep the aspect and are at most `max_patches`.
+    """Finds the rows and columns of patches that keep the aspect ratio and are at most `max_patches` together.
 
-    A binary search for the largest scale, stopped where transformers stops it, as the last step decides the grid.
+    This is a binary search for the largest scale. It stops where transformers' search stops, because the last step can
+    decide the grid.
 
     Args:
-        height, width: int32 scalars, pixels of the picture.
+        height, width: int32 scalars, the size of the picture in pixels.
         patch_size: side of a patch in pixels.
-        max_patches: most patches of a picture.
+        max_patches: largest number of patches.
 
     Returns:
-        int32 scalars, each at least 1.
+        int32 scalars, rows and columns, each at least 1.
     """
     size = tf.cast(tf.stack([height, width]), tf.float64)
     side, most = tf.cast(patch_size, tf.float64), tf.cast(max_patches, tf.float64)
@@ -52,14 +53,16 @@ def grid_of(height: tf.Tensor, width: tf.Tensor, patch_size: int, max_patches: i
 
 
 class NaFlexPreprocessing:
-    """Encoded image or pixels of any size to patches: resized with its aspect kept, cut and padded to a fixed number.
+    """Turns an encoded image, or pixels, of any size into patches.
+
+    The image is resized with its aspect ratio kept and cut into patches, which are padded to a fixed number.
 
     Args:
         patch_size: side of a patch in pixels.
-        max_patches: patches of a picture, padding included.
+        max_patches: number of patches per picture, padding included.
         method: "bilinear_antialias", which SigLIP 2 was trained with, or "bicubic_antialias"; Pillow's filters.
-        exif: turn a picture upright by its EXIF tag.
-        max_pixels: largest image that is decoded; a header that announces more is an error.
+        exif: turn a picture upright as its EXIF tag says.
+        max_pixels: largest image that is decoded, in pixels. A header that announces more is an error.
 
     Raises:
         ValueError: an unknown method, or a number below one.
@@ -88,7 +91,7 @@ class NaFlexPreprocessing:
 
     @property
     def spec(self) -> dict[str, tf.TensorSpec]:
-        """What `pixels` returns."""
+        """Shapes and dtypes of what `pixels` returns."""
         return {
             "patches": tf.TensorSpec([self.max_patches, 3 * self.patch_size**2], tf.uint8),
             "grid": tf.TensorSpec([2], tf.int32),
@@ -96,19 +99,19 @@ class NaFlexPreprocessing:
 
     @tf.autograph.experimental.do_not_convert
     def pixels(self, image: Any, *, fused: bool = False) -> dict[str, tf.Tensor]:
-        """Patches of one picture as bytes.
+        """Returns the patches of one picture as bytes.
 
         Args:
-            image: scalar string (JPEG, PNG, GIF, BMP or WebP bytes) or uint8 (height, width, 3).
-            fused: changes nothing here, since the resize is exact everywhere; as in `ImagePreprocessing.pixels`.
+            image: scalar string (JPEG, PNG, GIF, BMP, or WebP bytes) or uint8 (height, width, 3).
+            fused: has no effect; `ImagePreprocessing.pixels` takes it too. The resize is exact in any case.
 
         Returns:
-            "patches": uint8 (max_patches, patch_size * patch_size * 3), row by row, zeros behind the picture's own;
-            "grid": int32 (2,), its rows and columns of patches.
+            "patches": uint8 (max_patches, patch_size * patch_size * 3), row by row, with zeros after the picture's
+            own patches; "grid": int32 (2,), its rows and columns of patches.
 
         Raises:
             ValueError: something other than an image.
-            tf.errors.InvalidArgumentError: undecodable bytes, or more than `max_pixels`.
+            tf.errors.InvalidArgumentError: bytes that cannot be decoded, or more than `max_pixels`.
         """
         image = tf.convert_to_tensor(image)
         if image.dtype == tf.string and image.shape.rank == 0:
@@ -132,19 +135,19 @@ class NaFlexPreprocessing:
 
     @staticmethod
     def normalize(pixels: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Patches of bytes to float32 in [-1, 1]; any batch of them."""
+        """Maps patches of bytes, in batches of any shape, to float32 in [-1, 1]."""
         return {**pixels, "patches": tf.cast(pixels["patches"], tf.float32) / 127.5 - 1.0}
 
     def __call__(self, image: Any) -> dict[str, tf.Tensor]:
-        """One image to patches float32 in [-1, 1] and their grid; takes and raises what `pixels` does."""
+        """Returns one image as float32 patches in [-1, 1], and their grid. See `pixels` for arguments and errors."""
         return self.normalize(self.pixels(image))
 
     def to_config(self) -> dict[str, Any]:
-        """The constructor's arguments, JSON-able."""
+        """Returns the constructor's arguments, which JSON can hold."""
         names = ("patch_size", "max_patches", "method", "exif", "max_pixels")
         return {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "NaFlexPreprocessing":
-        """The inverse of `to_config`."""
+        """Makes a preprocessing from what `to_config` returned."""
         return cls(**config)

@@ -1,6 +1,6 @@
 """Describes bytes that are not an image of a known format."""
 
-# The first bytes of files that are taken for pictures by their names.
+# The first bytes of files whose names say that they are pictures, but which are not.
 _BEGINNINGS = (
     (b"II*\0", "a TIFF image"),
     (b"MM\0*", "a TIFF image"),
@@ -21,7 +21,7 @@ _BEGINNINGS = (
     (b"\x89HDF", "an HDF5 file"),
     (b"\x93NUMPY", "a numpy array"),
 )
-# Kinds of ISO media files, by the brand behind "ftyp".
+# Kinds of ISO media files, by the brand after "ftyp".
 _BRANDS = {b"avif": "an AVIF image", b"avis": "an AVIF image", b"heic": "a HEIC image", b"heix": "a HEIC image",
            b"mif1": "a HEIC image", b"hevc": "a HEIC image"}  # fmt: skip
 _MARKUP = ((b"<!doctype html", "an HTML page"), (b"<html", "an HTML page"), (b"<svg", "an SVG drawing"))
@@ -29,7 +29,7 @@ _SHOWN = 24
 
 
 def described(data: bytes) -> str:
-    """A phrase such as "an HTML page", "a HEIC image", "the text 'Not found'" or "12,345 bytes of an unknown kind"."""
+    """Returns a phrase such as "an HTML page", "the text 'Not found'", or "12,345 bytes of an unknown kind"."""
     for beginning, words in _BEGINNINGS:
         if data.startswith(beginning):
             return words

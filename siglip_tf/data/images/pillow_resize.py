@@ -1,12 +1,12 @@
-"""Bicubic and bilinear resizing with antialias, equal to Pillow's, inside the graph.
+"""Bicubic and bilinear resizing with antialias in the graph, within two levels of Pillow's.
 
 Pillow resizes one axis, rounds and clips to 8 bits, and resizes the other. Clipping is not linear, so the order
 matters (by up to 10 of 255 on hard edges). `tf.image.resize(..., "bicubic", antialias=True)` does not keep the order
 and does not clip in between. TensorFlow's kernel is fast along the first axis, where it adds whole rows, and slow along
-the second; so the bytes are transposed to make each axis the first one.
+the second, so the bytes are transposed to make each axis the first one.
 
-Source: Pillow 13 `libImaging/Resample.c` (bicubic is Keys' with a = -0.5, bilinear a triangle; the width goes first
-unless the height shrinks by more than twice as many pixels; before Pillow 13 it always did).
+Source: Pillow 13 `libImaging/Resample.c`. Bicubic is Keys' filter with a = -0.5; bilinear is a triangle. The width is
+resized first, unless the height shrinks by more than twice as many pixels (before Pillow 13: always).
 """
 
 import tensorflow as tf
@@ -17,7 +17,7 @@ _KERNELS = {"bicubic": "keyscubic", "bilinear": "triangle"}
 
 
 def _resize_first_axis(rows: tf.Tensor, size: int, kernel: str) -> tf.Tensor:
-    """(n, columns) uint8 or float32 to float32 (size, columns), rounded and clipped to 0..255."""
+    """Resizes uint8 or float32 (n, columns) to float32 (size, columns), rounded and clipped to 0..255."""
     n, columns = tf.shape(rows)[0], tf.shape(rows)[1]
     resized = tf.raw_ops.ScaleAndTranslate(
         images=tf.reshape(rows, [1, n, 1, columns]),
@@ -27,7 +27,7 @@ def _resize_first_axis(rows: tf.Tensor, size: int, kernel: str) -> tf.Tensor:
         kernel_type=kernel,
         antialias=True,
     )
-    # "Fake quantization" with unit steps is clip and round in one pass.
+    # "Fake quantization" with unit steps clips and rounds in one pass.
     return tf.quantization.fake_quant_with_min_max_args(tf.reshape(resized, [size, columns]), 0.0, 255.0, num_bits=8)
 
 
@@ -46,11 +46,11 @@ def _height_first(image: tf.Tensor, size: int, kernel: str) -> tf.Tensor:
 
 
 def resize_as_pillow(image: tf.Tensor, size: int, resample: str = "bicubic") -> tf.Tensor:
-    """Square resize with antialias, as `PIL.Image.resize((size, size), resample)`.
+    """Resizes to a square with antialias, like `PIL.Image.resize((size, size), resample)`.
 
     Args:
         image: uint8 (height, width, 3).
-        size: height and width wanted, in pixels.
+        size: height and width of the result, in pixels.
         resample: "bicubic" or "bilinear".
 
     Returns:

@@ -15,16 +15,16 @@ _logger = logging.getLogger(__name__)
 
 
 def on_white(pixels: tf.Tensor) -> tf.Tensor:
-    """uint8 (height, width, 4) with straight alpha to uint8 (height, width, 3), equal to Pillow's to the bit."""
+    """Composes uint8 (height, width, 4), straight alpha, on white: uint8 (height, width, 3), bit for bit as Pillow."""
     pixels = tf.cast(pixels, tf.int32)
     colors, alpha = pixels[..., :3], pixels[..., 3:]
-    # Pillow divides by 255 with 7 bits more than a byte holds.
+    # Pillow divides by 255 with 7 extra bits.
     scaled = 128 * (colors * alpha + 255 * (255 - alpha) + 128)
     return tf.cast((scaled // 256 + scaled) // 256 // 128, tf.uint8)
 
 
 def without_alpha(pixels: tf.Tensor, alpha: str, note: bool) -> tf.Tensor:
-    """RGB of a picture that may be transparent.
+    """Returns the RGB pixels of a picture that may be transparent.
 
     Args:
         pixels: uint8 (height, width, 4), straight alpha.

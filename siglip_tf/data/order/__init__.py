@@ -5,14 +5,15 @@ The words of this folder:
 - record: an image with its captions, the unit that a source counts and reads.
 - pair: a record's image with one of its captions, as training uses it.
 - component: one of the sources of a mixture.
-- stream: an equal part of every global batch with its own passage through the data; like a shard index of `grain` or
-  `tf.data.Dataset.shard`, but it stays the same when the number of workers changes. A worker reads one or several.
+- stream: an equal part of every global batch with its own pass through the data. It is like a shard index of `grain`
+  or `tf.data.Dataset.shard`, but it stays the same when the number of workers changes. A worker reads one or several.
 - slot: a place in a stream's endless sequence, numbered from 0. The order maps (stream, slot) to a record.
-- run: neighboring records that are read in one piece, such as a remote tar shard (webdataset's shard).
-- window: the runs that are in memory together and shuffled with each other; the shuffle buffer of tf.data.
+- run: neighboring records that are read together, such as a remote tar shard (webdataset's shard).
+- piece: the part of a run that belongs to one window.
+- window: the runs that are in memory together and shuffled with each other (the shuffle buffer of tf.data).
 - position: how many slots each stream has passed. It restores the exact sequence after an interruption.
 - frontier: the first slot of a stream that has neither arrived in a batch nor been skipped as broken.
 
-The permutation is this package's own. `tf.random.experimental.index_shuffle` shuffles one epoch as well, but another
-permutation would change the order of runs that were begun with this one.
+The permutation is this package's own. `tf.random.experimental.index_shuffle` could shuffle an epoch, too, but a new
+permutation would change the order in runs that began with the old one.
 """

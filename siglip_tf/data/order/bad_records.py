@@ -15,7 +15,7 @@ from siglip_tf.data.preprocessing import ImagePreprocessing
 from siglip_tf.data.sources.base import Source
 from siglip_tf.data.text.captions import encoding_fault, is_blank
 
-# Lines of a graph's error that say where it was made, and not what is wrong.
+# Lines of a graph error that say where an op was made and not what is wrong.
 _TRACE = re.compile(r"\s*($|Graph execution error|Detected at|Defined at|File |<stack|\[\[|node )")
 
 
@@ -40,20 +40,20 @@ class TooManyBadRecordsError(ValueError):
 
     @classmethod
     def within(cls, error: tf.errors.OpError) -> "TooManyBadRecordsError | None":
-        """The error of this class inside a TensorFlow error that wraps it, or None."""
+        """Returns the error of this class inside a TensorFlow error that wraps it, or None."""
         found = re.search(rf"{cls.__name__}: (.*)", str(error.message))
         return None if found is None else cls(found[1])
 
 
 def diagnose(example: dict[str, Any], image: ImagePreprocessing | None) -> tuple[Cause, str] | None:
-    """Why an example cannot be used, or None if it can.
+    """Finds out why an example cannot be used.
 
     Args:
         example: what `Source.fetch` returns.
-        image: the preprocessing that the images get; None does not decode.
+        image: the preprocessing of the images. None does not decode them.
 
     Returns:
-        The cause, and a detail for people.
+        The cause and a detail for people, or None if the example can be used.
     """
     if known := bytes(example.get("cause", b"")).decode():
         return Cause(known), bytes(example.get("detail", b"")).decode(errors="replace")
@@ -84,7 +84,7 @@ def _wrong_image(data: bytes, image: ImagePreprocessing | None) -> tuple[Cause, 
 
 
 def first_line(error: tf.errors.OpError) -> str:
-    """The message of an op's error without the graph's names; of an assertion, its message and values."""
+    """Returns an op's error message without the graph's names. Of an assertion, returns its message and values."""
     _, asserted, values = str(error.message).partition("Summarized data: ")
     if asserted:
         return " ".join(line.strip().removeprefix("b").strip("'") for line in values.splitlines())[:200]
@@ -97,14 +97,15 @@ def first_line(error: tf.errors.OpError) -> str:
 class BadRecordReport:
     """A JSONL file with a line for each broken record: shard, offset, id, cause, detail.
 
-    A record that comes again, in a later epoch or after a restart, gets no second line. Lines are written at once.
+    A record that comes again, in a later epoch or after a restart, gets no second line. Every line is written
+    immediately.
 
     Args:
-        path: a path on a local or mounted disk, continued if it exists; None keeps no file.
+        path: a path on a local or mounted disk. An existing report is continued. None keeps no file.
 
     Attributes:
-        by_cause: how many records, by the value of `Cause`.
-        first: the first entries that this process noted, at most `SHOWN`.
+        by_cause: number of records by the value of `Cause`.
+        first: the first entries that this process added, at most `SHOWN`.
 
     Raises:
         ValueError: an existing file is not such a report.
@@ -125,7 +126,7 @@ class BadRecordReport:
     def _continue(self, path: str) -> None:
         with tf.io.gfile.GFile(path) as file:
             lines = file.read().split("\n")
-        # A kill can cut the last line; its record will come again.
+        # A kill can truncate the last line. Its record will come again.
         whole = lines[:-1]
         for number, line in enumerate(whole, 1):
             try:
@@ -144,11 +145,11 @@ class BadRecordReport:
         return len(self._seen)
 
     def known(self, shard: str, offset: int) -> Cause | None:
-        """The cause noted for a record, if it is in the report."""
+        """Returns the cause of a record, or None if the record is not in the report."""
         return self._seen.get((shard, offset))
 
     def add(self, shard: str, offset: int, cause: Cause, detail: str = "", identifier: str = "") -> None:
-        """Notes one record, if it is not in the report yet."""
+        """Adds a record, if it is not in the report yet."""
         if (shard, offset) in self._seen:
             return
         self._seen[shard, offset] = cause
@@ -162,12 +163,12 @@ class BadRecordReport:
 
 
 class Explainer:
-    """Finds out why records did not arrive, and notes them in a report.
+    """Finds out why records did not arrive, and adds them to a report.
 
     Args:
-        report: where they are noted.
-        image: the preprocessing that the images get.
-        certain: whether a record that did not arrive is surely skipped, even if it can be read by now.
+        report: the report.
+        image: the preprocessing of the images.
+        certain: whether a record that did not arrive has certainly been skipped, even if it can be read now.
     """
 
     def __init__(self, report: BadRecordReport, image: ImagePreprocessing, certain: bool = True):
@@ -177,12 +178,12 @@ class Explainer:
         self._unreadable: dict[str, str] = {}
 
     def __call__(self, source: Source, record: int) -> Cause | None:
-        """The cause, or None for a sound record that may still arrive."""
+        """Returns the cause, or None for a sound record that may still arrive."""
         shard, offset = source.locate(record)
         if known := self._report.known(shard, offset):
             return known
         identifier, found = "", None
-        if shard in self._unreadable:  # thousands of records, each of which would be tried in vain
+        if shard in self._unreadable:  # The shard may hold thousands of records; do not try each of them again.
             found = Cause.UNREADABLE, self._unreadable[shard]
         else:
             try:

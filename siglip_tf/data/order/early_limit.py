@@ -1,7 +1,7 @@
-"""Stops a pipeline whose records are broken even if no batch ever forms.
+"""Stops a pipeline whose records are broken, even if no batch ever completes.
 
-`PositionTracker.arrived` judges the records when a batch is complete. Endless data without usable records never
-completes one. So the numbers of the slots pass through an `EarlyLimit` on their way to decoding. It compares how many
+`PositionTracker.arrived` checks the limit of bad records when a batch is complete. Endless data without usable records
+never completes a batch. So the numbers of the slots pass through an `EarlyLimit` before decoding. It compares how many
 slots were handed out with how many arrived, examines some that did not arrive, and ends the data set with an error.
 """
 
@@ -16,9 +16,9 @@ from siglip_tf.data.order.position import PositionTracker
 
 # More slots than any training will use.
 ENDLESS = 1 << 62
-# How many slots pass between two checks: a check leaves the graph, which costs as much as a few records.
+# How many slots pass between two checks. A check leaves the graph, which costs as much as a few records.
 _STRIDE = 64
-# `tf.data.AUTOTUNE` decodes at most one image on each processor; no machine of today has more.
+# How many images may be decoded at once. `tf.data.AUTOTUNE` decodes at most one image per processor core.
 _IN_FLIGHT = 64
 
 _as_written = tf.autograph.experimental.do_not_convert
@@ -28,13 +28,13 @@ class EarlyLimit:
     """Watches the slots of one stream between their numbering and their decoding.
 
     Args:
-        tracker: knows which slots have arrived.
+        tracker: the tracker, which knows the slots that have arrived.
         stream: the stream's number.
-        examine: for slots, the cause of each that is broken and None for the others.
+        examine: maps slots to the cause of each broken one, and None for each sound one.
         waiting: how many sound records may wait for the rest of their batch.
         records: how many different records the data holds.
-        stop: the slot after the last; slots have no end by default.
-        parallel_calls: how many images are decoded at once; tf.data.AUTOTUNE, or a number.
+        stop: the slot after the last one. By default the slots are endless.
+        parallel_calls: how many images are decoded at once, or tf.data.AUTOTUNE.
     """
 
     def __init__(
@@ -58,9 +58,9 @@ class EarlyLimit:
         self._failure: TooManyBadRecordsError | None = None
 
     def numbers(self, start: int) -> tf.data.Dataset:
-        """Dataset of int64 scalars from `start` on, which ends only once too many records are broken.
+        """Returns a data set of int64 scalars from `start` on, which ends only when too many records are broken.
 
-        Zip it with the records, the numbers first.
+        Zip it with the records, and pass it as the first data set to zip.
         """
         blocks = tf.data.Dataset.range(start, ENDLESS, _STRIDE).take_while(_as_written(self._in_graph))
         return blocks.flat_map(_as_written(lambda first: tf.data.Dataset.range(first, first + _STRIDE)))
@@ -78,18 +78,20 @@ class EarlyLimit:
         try:
             self._tracker.handed_out(self._stream, decoded, self._examine, self._waiting, self._records)
         except TooManyBadRecordsError as error:
-            # An error here would be dropped with those of broken records.
+            # An error raised here would be ignored together with the errors of broken records.
             self._failure = error
             return np.bool_(False)
         return np.bool_(True)
 
 
 def called_at_the_end(spec: Any, call: Callable[[], None]) -> tf.data.Dataset:
-    """A data set without elements that calls `call` when it is read. Concatenate it to the data set whose end matters.
+    """Returns a data set without elements that calls `call` when it is read.
+
+    Concatenate it to another data set, to call `call` at the end of that one.
 
     Args:
-        spec: the `element_spec` of that data set.
-        call: what it raises becomes an error of the data set.
+        spec: the `element_spec` of the other data set.
+        call: the function. An error that it raises becomes an error of the data set.
     """
 
     def run(_: np.ndarray) -> np.bool_:

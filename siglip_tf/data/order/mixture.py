@@ -1,4 +1,4 @@
-"""Several sources in one training stream, in proportions that hold exactly in every block of a thousand pairs."""
+"""Mixes several sources in proportions that hold exactly in every block of a thousand pairs."""
 
 from collections.abc import Sequence
 
@@ -7,22 +7,23 @@ import numpy as np
 from siglip_tf.data.order.permutation import mix
 from siglip_tf.data.sources.base import Source, fingerprint_of
 
-# Slots of a stream in which the proportions hold exactly; weights are rounded to thousandths.
+# The proportions hold exactly in each block of this many slots. Weights are rounded to thousandths.
 BLOCK = 1000
 
 _COMPONENTS = 3
 
 
 class Mixture:
-    """A weighted mixture of sources; each source keeps its own order and its own epochs.
+    """A weighted mixture of sources. Each source keeps its own order and its own epochs.
 
     Args:
         sources: at least one source.
-        weights: how many pairs come from each, in any unit; None weighs by the number of records.
+        weights: the relative number of pairs from each source. None weights sources by their numbers of records.
         name: what reports call the mixture; the sources' names by default.
 
     Raises:
-        ValueError: no sources, weights of another number or below zero, or a weight that rounds to nothing.
+        ValueError: there are no sources, there is not exactly one positive weight per source, or a weight is below
+            1 in 1000.
     """
 
     def __init__(self, sources: Sequence[Source], weights: Sequence[float] | None = None, name: str | None = None):
@@ -43,28 +44,28 @@ class Mixture:
 
     @classmethod
     def of(cls, source: "Source | Mixture") -> "Mixture":
-        """The mixture itself, or a source as a mixture of one."""
+        """Returns the mixture itself, or a source as a mixture of one."""
         return source if isinstance(source, Mixture) else cls([source], name=source.name)
 
     def components(self, seed: int, stream: int, block: int) -> np.ndarray:
-        """int64 (BLOCK,): which source each slot of a block of a stream is drawn from."""
+        """Returns int64 (BLOCK,): the number of the source that each slot of a stream's block is drawn from."""
         pattern = np.repeat(np.arange(len(self.counts)), self.counts)
         return pattern[np.argsort(mix(seed, _COMPONENTS, stream, block, np.arange(BLOCK)), kind="stable")]
 
     def component_slots(self, seed: int, stream: int, slot: int) -> np.ndarray:
-        """int64 (sources,): how many slots each source has filled before slot `slot` of a stream."""
+        """Returns int64 (sources,): how many slots each source has filled before slot `slot` of a stream."""
         block, inside = divmod(slot, BLOCK)
         begun = self.components(seed, stream, block)[:inside]
         return block * self.counts + np.bincount(begun, minlength=len(self.counts))
 
     def component_at(self, seed: int, stream: int, slot: int) -> tuple[int, int]:
-        """The source that fills slot `slot` of a stream, and the number of that slot among the source's own."""
+        """Returns the number of the source that fills slot `slot` of a stream, and how many slots it filled before."""
         component = int(self.components(seed, stream, slot // BLOCK)[slot % BLOCK])
         return component, int(self.component_slots(seed, stream, slot)[component])
 
 
 def _rounded(shares: np.ndarray) -> np.ndarray:
-    """int64 counts that sum to BLOCK, by largest remainder."""
+    """Returns int64 counts that sum to BLOCK, rounded by the largest-remainder method."""
     counts = np.floor(shares * BLOCK).astype(np.int64)
     rest = np.argsort(counts - shares * BLOCK, kind="stable")[: BLOCK - counts.sum()]
     counts[rest] += 1

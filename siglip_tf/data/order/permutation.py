@@ -1,7 +1,7 @@
-"""A seeded shuffle of [0, n), computed only for the requested indices: nothing of size n is in memory.
+"""A seeded shuffle of [0, n) that is computed only for the requested indices, so no array of size n is in memory.
 
-A Feistel network permutes the smallest 2^(2h) >= n; an image outside [0, n) is sent through it again until it falls
-inside, which keeps the map one-to-one (cycle walking).
+A Feistel network permutes [0, 2^(2h)), the smallest such range that holds n numbers. A result outside [0, n) goes
+through the network again until it falls inside, which keeps the map one-to-one (cycle walking).
 
 Source: Luby and Rackoff, "How to construct pseudorandom permutations from pseudorandom functions" (1988);
 Black and Rogaway, "Ciphers with arbitrary finite domains" (2002); SplitMix64 (Steele, Lea, Flood, 2014) for the hash.
@@ -22,10 +22,10 @@ def _avalanche(word: np.ndarray) -> np.ndarray:
 
 
 def mix(*parts: ArrayLike) -> np.ndarray:
-    """A well-spread hash of integers; arrays broadcast against each other.
+    """Hashes integers to uniformly distributed 64-bit numbers.
 
     Args:
-        parts: integers in [0, 2^63), scalars or arrays of shapes that broadcast.
+        parts: integers in [0, 2^63), scalars or arrays of shapes that broadcast against each other.
 
     Returns:
         uint64 of the broadcast shape, at least one-dimensional.
@@ -37,7 +37,7 @@ def mix(*parts: ArrayLike) -> np.ndarray:
 
 
 def permute(index: ArrayLike, size: ArrayLike, key: ArrayLike) -> np.ndarray:
-    """The image of each index under the permutation of [0, size) that `key` names.
+    """Maps each index by the permutation of [0, size) that `key` determines.
 
     Args:
         index: integers (m,), each in [0, size).
@@ -45,7 +45,7 @@ def permute(index: ArrayLike, size: ArrayLike, key: ArrayLike) -> np.ndarray:
         key: integer, scalar or (m,).
 
     Returns:
-        int64 (m,): for one size and key all images differ and fill [0, size).
+        int64 (m,). For a fixed size and key, different indices give different results in [0, size).
     """
     index = np.atleast_1d(index).astype(np.uint64)
     size = np.broadcast_to(np.asarray(size).astype(np.uint64), index.shape)

@@ -1,8 +1,8 @@
 """The position of training in its data: the slots that each stream has used, and those skipped as broken records.
 
 A position is (step, slots passed by each stream). Slots passed = pairs used + records skipped, and pairs used =
-steps x pairs per step. So the position follows from the step count of the training loop, and what waits in a prefetch
-buffer does not count.
+steps x pairs per step. So the position follows from the step count of the training loop, and batches that wait in a
+prefetch buffer do not count.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ _ONE_KERNEL = (
 
 @dataclasses.dataclass
 class _Stream:
-    start: int  # slots passed where this run began
-    frontier: int  # every slot before it has arrived or is skipped
-    ahead: set[int]  # slots that arrived before an earlier one did (unordered pipelines only)
-    skipped: list[int]  # slots from `start` on that were skipped, rising
-    causes: list[str]
-    has_arrived: bool = False  # whether any slot did
-    next_look: int = 0  # how many slots may be absent before `handed_out` examines them
+    start: int  # How many slots had been passed when this process started.
+    frontier: int  # Every slot before it has arrived or has been skipped.
+    ahead: set[int]  # Slots that arrived before an earlier slot did (unordered pipelines only).
+    skipped: list[int]  # Slots from `start` on that were skipped, in ascending order.
+    causes: list[str]  # The cause of each of them.
+    has_arrived: bool = False  # Whether any slot has arrived.
+    next_look: int = 0  # How many slots may be absent before `handed_out` examines them.
 
     def holds(self, slot: int) -> bool:
-        """Whether a slot was skipped."""
+        """Says whether a slot was skipped."""
         at = bisect.bisect_left(self.skipped, slot)
         return at < len(self.skipped) and self.skipped[at] == slot
 
     def passed(self, used: int) -> int:
-        """Slots passed once `used` pairs since the start are used."""
+        """Returns the number of slots passed when `used` pairs have been used since the start."""
         end = self.start + used
         for slot in self.skipped:
             if slot >= end:
@@ -50,24 +50,24 @@ class _Stream:
 
 
 class PositionTracker:
-    """Follows a worker's streams: it finds skipped slots as batches are made, and gives the position at any step.
+    """Tracks a worker's streams. It finds skipped slots as batches are made, and gives the position at any step.
 
     Args:
-        diagnose: for a stream and slots that did not arrive, `(cause, None where the record is sound)` for each.
-        limit: largest part of the slots passed that may be skipped (below 1), or how many (1 and more).
-        ordered: whether slots arrive in order, so that a gap is certain to be a broken record.
+        diagnose: maps a stream and slots that did not arrive to the cause of each, or None if the record is sound.
+        limit: the largest fraction of the passed slots that may be skipped (below 1), or how many (1 or more).
+        ordered: whether slots arrive in order, so that a gap is certainly a broken record.
 
     Raises:
         ValueError: a negative limit.
     """
 
-    # Fewer skips than this never break a fractional limit: a single broken record at the start is no verdict.
+    # This many skips never exceed a fractional limit, because a few broken records at the start prove nothing.
     GRACE = 20
-    # Skips are kept one by one up to here; then those before an asked-for position only as counts.
+    # Up to this many skips are kept one by one. After that, skips before a requested position are kept as counts.
     KEPT = 100_000
-    # Unordered slots this far behind the newest are looked into.
+    # In unordered pipelines, slots this far behind the newest are diagnosed.
     SLACK = 4096
-    # While nothing arrives: how many slots must be absent before some are examined, and how many are.
+    # While nothing arrives: how many slots must be absent before some are examined, and how many are examined.
     LOOK = 64
     EXAMINED = 64
 
@@ -95,10 +95,10 @@ class PositionTracker:
             self._streams = {stream: _Stream(slot, slot, set(), [], []) for stream, slot in passed.items()}
 
     def arrived(self, stream: int, slots: list[int]) -> None:
-        """Notes the slots of a batch, and diagnoses the slots that are missing between them.
+        """Records the slots of a batch, and diagnoses the slots that are missing between them.
 
         Raises:
-            TooManyBadRecordsError: more than the limit were skipped.
+            TooManyBadRecordsError: more records were skipped than the limit allows.
         """
         with self._lock:
             state = self._streams[stream]
@@ -137,19 +137,19 @@ class PositionTracker:
 
         Args:
             stream: the stream's number.
-            decoded: every slot before it was decoded or found broken.
-            examine: for slots, the cause of each that is broken and None for the others.
+            decoded: every slot before this one was decoded or found broken.
+            examine: maps slots to the cause of each broken one, and None for each sound one.
             waiting: how many sound slots may wait for the rest of their batch.
             records: how many different records the data holds.
 
         Raises:
-            TooManyBadRecordsError: more than the limit are surely broken.
+            TooManyBadRecordsError: more records are certainly broken than the limit allows.
         """
         with self._lock:
             state = self._streams[stream]
             late = bisect.bisect_left(state.skipped, state.frontier)
             absent = decoded - state.frontier - len(state.ahead) - (len(state.skipped) - late)
-            # Before the first batch nothing is known of the data, so a few records are examined early.
+            # Nothing is known about the data before the first batch, so a few records are examined early.
             if absent < max(self.LOOK, state.next_look) + (waiting if state.has_arrived else 0):
                 return
             state.next_look = 4 * absent
@@ -164,16 +164,24 @@ class PositionTracker:
                 self._judge(causes, len(slots), absent, waiting, absent >= 2 * records and not state.has_arrived)
 
     def _judge(self, causes: Counter[str], examined: int, absent: int, waiting: int, twice: bool) -> None:
-        """Counts the examined slots as skipped or not; `twice`: every record was tried twice."""
+        """Raises an error if the examined slots prove too many bad records.
+
+        Args:
+            causes: the number of broken slots among the examined ones, by cause.
+            examined: number of examined slots.
+            absent: number of slots that did not arrive.
+            waiting: how many sound slots may wait for the rest of their batch.
+            twice: whether every record was tried twice.
+        """
         skipped = sum(self._base_skipped.values()) + sum(len(s.skipped) for s in self._streams.values())
         passed = sum(state.frontier for state in self._streams.values())
         broken = causes.total()
-        # A sample proves less than all records do: three standard deviations more must be broken.
+        # A sample proves less than all records do, so it must exceed the limit by three standard deviations.
         chance = min(self._limit, 0.5)
         margin = 3 * (examined * chance * (1 - chance)) ** 0.5 if self._limit < 1 else 0
         if skipped + broken > self._allowed(passed + examined) + margin or (twice and broken == examined):
             raise self._too_many(broken, examined, counts_text(causes))
-        proven = absent - waiting  # no more than these can wait for their batch
+        proven = absent - waiting  # At most `waiting` of the absent slots can be sound.
         if skipped + proven > self._allowed(passed + absent):
             raise self._too_many(proven, absent, f"of {examined} examined: {counts_text(causes)}")
 
@@ -188,7 +196,7 @@ class PositionTracker:
         slots = [slot for slot in slots if not state.holds(slot)]
         for slot, cause in zip(slots, self._diagnose(stream, slots), strict=True):
             if cause is None:
-                continue  # still on its way
+                continue  # It may still arrive.
             at = bisect.bisect_left(state.skipped, slot)
             state.skipped.insert(at, slot)
             state.causes.insert(at, cause.value)
@@ -211,25 +219,33 @@ class PositionTracker:
         return self._base_skipped + Counter(c for state in self._streams.values() for c in state.causes)
 
     def progress(self) -> dict[str, Any]:
-        """`{"passed": slots, "skipped": {cause: records}}` of all that arrived so far, used or not."""
+        """Counts all slots that arrived or were skipped so far, whether or not training has used them.
+
+        Returns:
+            `{"passed": slots, "skipped": {cause: records}}`.
+        """
         with self._lock:
             passed = sum(state.frontier for state in self._streams.values())
             return {"passed": passed, "skipped": dict(self._all_causes())}
 
     def frontier(self, stream: int) -> int:
-        """The first slot of a stream that neither arrived nor was skipped."""
+        """Returns the first slot of a stream that has neither arrived nor been skipped."""
         return self._streams[stream].frontier
 
     def skipped(self, stream: int) -> dict[str, int]:
-        """How many of a stream's slots were skipped so far, by cause."""
+        """Counts the slots of a stream that were skipped so far, by cause."""
         with self._lock:
             return dict(sorted(Counter(self._streams[stream].causes).items()))
 
     def position(self, step: int, pairs_a_step: int) -> dict[str, Any]:
-        """`{"step", "passed": {stream: slots}, "skipped": {cause: records}}` once `step` steps are done.
+        """Returns the position after `step` steps.
+
+        Returns:
+            `{"step", "passed": {stream: slots}, "skipped": {cause: records}}`.
 
         Raises:
-            ValueError: a step before the run's first or, after very many skips, before one asked for earlier.
+            ValueError: the step is before the first step of this process or, after very many skips, before a step
+                whose position was requested earlier.
         """
         if step < self._base_step:
             raise ValueError(
@@ -253,12 +269,12 @@ class PositionTracker:
 
 
 def allowed_bad_records(passed: int, limit: float) -> float:
-    """How many of `passed` records may be broken by a `bad_record_limit`."""
+    """Returns how many of `passed` records a `bad_record_limit` allows to be broken."""
     return limit if limit >= 1 else max(limit * passed, PositionTracker.GRACE if limit > 0 else 0)
 
 
 def too_many_bad_records(broken: int, passed: int, told: str, limit: float) -> TooManyBadRecordsError:
-    """The error that says how many records are broken; `told` says why."""
+    """Makes the error that says how many records are broken. `told` says why they are."""
     what = f"{limit:g} records" if limit >= 1 else f"{limit:.2%} of the records"
     more = f", more than {what}" if broken > allowed_bad_records(passed, limit) else ""
     return TooManyBadRecordsError(
@@ -268,22 +284,22 @@ def too_many_bad_records(broken: int, passed: int, told: str, limit: float) -> T
 
 
 def state_of(seed: int, fingerprint: str, streams: int, position: dict[str, Any]) -> dict[str, Any]:
-    """A position with the data that it belongs to, JSON-able.
+    """Returns, as plain JSON, a position together with the data that it belongs to.
 
     Args:
-        seed: of the training data.
-        fingerprint: of its records.
-        streams: of all workers together.
-        position: as `PositionTracker.position` tells it.
+        seed: the seed of the training data.
+        fingerprint: the fingerprint of its records.
+        streams: the number of streams of all workers together.
+        position: what `PositionTracker.position` returned.
     """
     return {"version": VERSION, "seed": seed, "fingerprint": fingerprint, "streams": streams, **position}
 
 
 def check_state(state: dict[str, Any], seed: int, fingerprint: str, streams: int | None) -> None:
-    """Checks that a position belongs to this data; `streams` may be None, which accepts any number.
+    """Checks that a position belongs to this data. If `streams` is None, any number of streams is accepted.
 
     Raises:
-        ValueError: a state of another run (seed, data or streams differ), or of another format.
+        ValueError: the state belongs to another run (its seed, data, or streams differ) or has another format.
     """
     if state.get("version") != VERSION:
         raise ValueError(f"Expected a data position of version {VERSION}. Received: {state.get('version')!r}")
@@ -298,14 +314,14 @@ def check_state(state: dict[str, Any], seed: int, fingerprint: str, streams: int
 
 
 def kernel_to_resume(state: dict[str, Any], here: str) -> str:
-    """Which kernel resizes a resumed run's pictures, so that it ends with the same bits.
+    """Returns the kernel that must resize a resumed run's pictures, so that the run ends with the same bits.
 
     Args:
-        state: a position. An older one names no kernel; then this machine's is used.
+        state: a position. If it is old and names no kernel, this machine's kernel is returned.
         here: `ImagePreprocessing.resize_kernel` of this machine.
 
     Raises:
-        ValueError: the run used the compiled kernel, and this machine has none.
+        ValueError: the run used the compiled kernel, and this machine cannot build it.
     """
     began = state.get("resize", here)
     if began == "compiled" and here == "tensorflow":
@@ -320,10 +336,10 @@ def check_one_kernel(kernels: Mapping[str, str | None]) -> None:
     """Raises an error if processes resize the pictures of one run with different kernels.
 
     Args:
-        kernels: `TrainingData.resize_kernel` by the process' name; None for one that resizes nothing.
+        kernels: `TrainingData.resize_kernel` by the process's name. None for a process that resizes nothing.
 
     Raises:
-        ValueError: names two of them.
+        ValueError: two kernels differ; the message names both.
     """
     known = {name: kernel for name, kernel in kernels.items() if kernel is not None}
     (first, kernel), *others = known.items() or [("", None)]
@@ -342,7 +358,7 @@ def merge_states(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
         states: `TrainingData.state(step)` of every worker, at the same step.
 
     Raises:
-        ValueError: no states, or states of different steps or runs.
+        ValueError: there are no states, or they belong to different steps or runs.
     """
     states = list(states)
     if not states:
@@ -365,5 +381,5 @@ def merge_states(states: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def counts_text(causes: Counter[str]) -> str:
-    """Causes for people: "3 not_utf8, 1 torn_record"."""
+    """Formats causes for people: "3 not_utf8, 1 torn_record"."""
     return ", ".join(f"{count} {cause}" for cause, count in causes.most_common())

@@ -1,11 +1,11 @@
-"""The order of records: a closed form from a position in training to a record, so that a position is one integer.
+"""The order of records: a closed formula from a slot to a record, so that a position is one integer per stream.
 
-A global batch is cut into `streams` equal parts, one for each stream (a worker reads one stream or several). Together
-the streams pass through the records epoch by epoch, each record once an epoch with no remainder: slot `q` of stream
-`g` belongs to epoch `(q * streams + g) // size`, and a batch may span two epochs.
+A global batch is divided into `streams` equal parts, one for each stream (a worker reads one stream or several).
+Together the streams pass through the records epoch by epoch, each record exactly once per epoch. Slot `q` of stream `g`
+belongs to epoch `(q * streams + g) // size`, and a batch may span two epochs.
 
-Within an epoch a seeded permutation shuffles single records (`RecordOrder`) or, where records are read by runs, the
-runs, and then records within windows of several runs (`RunOrder`), so that remote shards are read in one piece.
+Within an epoch, a seeded permutation shuffles single records (`RecordOrder`). If records are read in runs, it shuffles
+the runs, and then the records within windows of several runs (`RunOrder`), so that each remote shard is read whole.
 """
 
 from typing import NamedTuple
@@ -24,12 +24,12 @@ class RecordOrder:
 
     Args:
         size: number of records.
-        seed: names the shuffle; each epoch has its own.
-        streams: how many streams share an epoch; they always end within one slot of each other.
+        seed: determines the shuffle, which differs in each epoch.
+        streams: how many streams share an epoch. Their shares differ by at most one slot.
         shuffle: False keeps the source's order.
 
     Raises:
-        ValueError: no records, no streams, more streams than records, or a negative seed.
+        ValueError: there are no records, no streams, or more streams than records, or the seed is negative.
     """
 
     def __init__(self, size: int, seed: int, streams: int = 1, shuffle: bool = True):
@@ -48,25 +48,25 @@ class RecordOrder:
         self.shuffle = shuffle
 
     def epochs(self, stream: int, slots: ArrayLike) -> np.ndarray:
-        """int64 like `slots`: the epoch that each slot of the stream belongs to."""
+        """Returns the epoch that each slot of the stream belongs to, int64, shaped like `slots`."""
         return (np.asarray(slots, np.int64) * self.streams + stream) // self.size
 
     def _first_slot(self, stream: int, epoch: ArrayLike) -> np.ndarray:
-        """The first slot of a stream that belongs to an epoch: ceil((epoch * size - stream) / streams)."""
+        """Returns a stream's first slot in an epoch: ceil((epoch * size - stream) / streams)."""
         return (np.asarray(epoch) * self.size - stream + self.streams - 1) // self.streams
 
     def share(self, stream: int, epoch: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A stream's share of an epoch: its first slot, its number of slots, its start in the epoch's sequence."""
+        """Returns a stream's share of an epoch: its first slot, its length, and its start in the epoch's sequence."""
         before = [self._first_slot(s, np.asarray(epoch) + 1) - self._first_slot(s, epoch) for s in range(stream)]
         first = self._first_slot(stream, epoch)
         start = np.asarray(np.sum(before, axis=0, dtype=np.int64))
         return first, self._first_slot(stream, np.asarray(epoch) + 1) - first, start
 
     def records(self, stream: int, slots: ArrayLike) -> np.ndarray:
-        """The record in each slot.
+        """Returns the record in each slot.
 
         Args:
-            stream: which stream, in [0, streams).
+            stream: the stream's number, in [0, streams).
             slots: int64 (m,), each >= 0.
 
         Returns:
@@ -84,9 +84,9 @@ class Window(NamedTuple):
 
     Attributes:
         first: the first slot.
-        end: the slot after the last.
-        pieces: int64 (p, 2), start and count of the neighboring records to read, each piece within a run.
-        gather: int64 (end - first,): for each slot, the number of its record among the records read.
+        end: the slot after the last one.
+        pieces: int64 (p, 2), start and count of the neighboring records to read. Each piece lies within a run.
+        gather: int64 (end - first,), for each slot, the number of its record in reading order.
     """
 
     first: int
@@ -95,22 +95,22 @@ class Window(NamedTuple):
     gather: np.ndarray
 
     def records_read(self) -> np.ndarray:
-        """int64 (end - first,): the records in reading order."""
+        """Returns int64 (end - first,): the records in reading order."""
         return np.concatenate([np.arange(start, start + count) for start, count in self.pieces])
 
 
 class RunOrder(RecordOrder):
-    """The order of records that are read by runs.
+    """The order of records that are read in runs.
 
     Args:
         runs: int64 (runs + 1,), the borders of the runs (`Source.runs`).
-        window_runs: how many runs make a window, whose records are shuffled among each other.
-        seed: as `RecordOrder`'s.
-        streams: as `RecordOrder`'s.
+        window_runs: how many runs make a window, whose records are shuffled together.
+        seed: see `RecordOrder`.
+        streams: see `RecordOrder`.
         shuffle: False keeps the source's order.
 
     Raises:
-        ValueError: as `RecordOrder`, and for borders that do not rise from 0.
+        ValueError: the borders do not rise from 0, or an argument that `RecordOrder` refuses.
     """
 
     def __init__(self, runs: ArrayLike, window_runs: int, seed: int, streams: int = 1, shuffle: bool = True):
@@ -122,14 +122,14 @@ class RunOrder(RecordOrder):
         super().__init__(int(runs[-1]), seed, streams, shuffle)
         self.window_runs = window_runs
         self._runs = runs
-        # The sequence of one epoch costs as much as there are runs: a window asks for it again and again.
+        # The cost of an epoch's sequence grows with the number of runs, and every window needs it, so it is kept.
         self._sequences: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def _sequence(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The epoch's runs in order (runs,), and the borders (runs + 1,) they make in its sequence."""
+        """Returns the epoch's runs in order (runs,), and their borders (runs + 1,) in the epoch's sequence."""
         kept = self._sequences
         if epoch not in kept:
-            # One assignment: several threads may be here, each with the same result.
+            # This is a single assignment, because several threads may compute the same result at the same time.
             self._sequences = kept = {**dict([*kept.items()][-1:]), epoch: self._new_sequence(epoch)}
         return kept[epoch]
 
@@ -140,13 +140,13 @@ class RunOrder(RecordOrder):
         return order, np.concatenate([[0], np.cumsum(np.diff(self._runs)[order])])
 
     def window(self, stream: int, slot: int) -> Window:
-        """The window that holds a slot of a stream."""
+        """Returns the window that holds a slot of a stream."""
         epoch = int(self.epochs(stream, slot))
         first, count, start = map(int, self.share(stream, epoch))
         order, borders = self._sequence(epoch)
         window = (int(np.searchsorted(borders, start + slot - first, side="right")) - 1) // self.window_runs
         ranks = np.arange(window * self.window_runs, min((window + 1) * self.window_runs, len(order)))
-        # A window at the border of two streams' shares is cut there.
+        # A window that crosses the border between two streams' shares is divided there.
         begin = np.maximum(borders[ranks], start)
         end = np.minimum(borders[ranks + 1], start + count)
         pieces = np.stack([self._runs[order[ranks]] + begin - borders[ranks], end - begin], axis=1)[end > begin]
@@ -158,7 +158,7 @@ class RunOrder(RecordOrder):
         return Window(first, first + size, pieces, gather)
 
     def records(self, stream: int, slots: ArrayLike) -> np.ndarray:
-        """As `RecordOrder.records`."""
+        """Returns the record in each slot, like `RecordOrder.records`."""
         records: list[int] = []
         window = None
         for slot in np.asarray(slots, np.int64).tolist():

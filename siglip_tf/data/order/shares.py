@@ -1,4 +1,4 @@
-"""Which part of every global batch a worker reads, for all kinds of training data."""
+"""The part of every global batch that a worker reads, for all kinds of training data."""
 
 import dataclasses
 
@@ -7,14 +7,14 @@ import tensorflow as tf
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """What one worker gives to every step.
+    """What one worker contributes to every step.
 
     Attributes:
-        worker: its number.
-        all_streams: how many streams all workers together have.
-        streams: those of this worker.
-        batches: how many batches it gives to a step, one for each of its replicas.
-        size: pairs in each of them.
+        worker: the worker's number.
+        all_streams: how many streams all workers have together.
+        streams: the worker's own streams.
+        batches: how many batches the worker makes per step, one for each of its replicas.
+        size: number of pairs in each of these batches.
     """
 
     worker: int
@@ -25,15 +25,16 @@ class Share:
 
 
 def share_of(context: tf.distribute.InputContext | None, global_batch: int, streams: int | None) -> Share:
-    """The share of the worker that asks for its data set.
+    """Returns the share of the worker that builds its data set.
 
     Args:
-        context: as `distribute_datasets_from_function` passes it; None for one worker that takes whole global batches.
+        context: as `distribute_datasets_from_function` passes it. None means a single worker, whose batches are whole
+            global batches.
         global_batch: pairs per step, over all workers and replicas.
-        streams: equal parts of the global batch; None for one a worker.
+        streams: number of equal parts of the global batch; None means one per worker.
 
     Raises:
-        ValueError: batch, streams, workers and replicas that do not divide each other.
+        ValueError: the numbers of pairs, streams, workers, and replicas do not divide each other.
     """
     worker, workers, replicas = 0, 1, 1
     if context is not None:
@@ -59,10 +60,10 @@ def share_of(context: tf.distribute.InputContext | None, global_batch: int, stre
 
 
 def check_batch_and_seed(global_batch: int, seed: int) -> None:
-    """Checks the arguments that all training data share.
+    """Checks the arguments that all kinds of training data have.
 
     Raises:
-        ValueError: either one is out of range.
+        ValueError: an argument is out of range.
     """
     if global_batch < 1:
         raise ValueError(f"global_batch must be at least 1. Received: {global_batch}")
@@ -71,7 +72,7 @@ def check_batch_and_seed(global_batch: int, seed: int) -> None:
 
 
 def own_batches(batches: tf.data.Dataset, prefetch: int, deterministic: bool = True) -> tf.data.Dataset:
-    """A worker's batches as `distribute_datasets_from_function` takes them, with `prefetch` of them kept ready."""
+    """Returns a worker's batches for `distribute_datasets_from_function`, with `prefetch` batches kept ready."""
     options = tf.data.Options()
     options.deterministic = deterministic
     # Each worker already reads its own part.

@@ -9,25 +9,25 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-# An environment's proxy is for the internet, not for the machines of one run.
+# Ignore the environment's proxy, which is for the internet and not for the machines of a run.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-# Registering a data set traces it, which takes seconds.
+# This is long, because registering a data set traces it, which takes seconds.
 _SECONDS = 120.0
 _UNREACHABLE = (OSError, http.client.HTTPException, json.JSONDecodeError)
 
 
 class InputProcessError(RuntimeError):
-    """An input process is gone, stalled, restarted or taken over by another coordinator."""
+    """An input process has ended, stalled, restarted, or been taken over by another coordinator."""
 
 
 class InputClient:
-    """One input process as the coordinator sees it.
+    """The coordinator's connection to one input process.
 
     Args:
-        address: "host:port" of its HTTP server.
+        address: "host:port" of the HTTP server of the input process.
 
     Raises:
-        ValueError: another form of address.
+        ValueError: the address has another form.
     """
 
     def __init__(self, address: str):
@@ -41,7 +41,7 @@ class InputClient:
         """Waits until the process answers.
 
         Raises:
-            InputProcessError: it does not within `seconds`.
+            InputProcessError: it does not answer within `seconds`.
         """
         end = time.monotonic() + seconds
         while True:
@@ -57,16 +57,16 @@ class InputClient:
                 time.sleep(0.5)
 
     def get(self, what: str, timeout: float = _SECONDS) -> dict[str, Any]:
-        """What the process says of itself.
+        """Returns the answer of the process to a GET request.
 
         Raises:
-            InputProcessError: it does not answer in time.
-            ValueError: it refuses; the message is its own.
+            InputProcessError: the process does not answer in time.
+            ValueError: the process refuses the request. The message is the one it sends.
         """
         return self._ask(urllib.request.Request(f"http://{self.address}/{what}"), timeout)
 
     def post(self, what: str, body: dict[str, Any], timeout: float = _SECONDS) -> dict[str, Any]:
-        """Sends a request with a JSON body; raises what `get` raises."""
+        """Sends a POST request with a JSON body, and returns the answer. Errors are those of `get`."""
         data = json.dumps(body).encode()
         request = urllib.request.Request(
             f"http://{self.address}/{what}", data, {"Content-Type": "application/json"}, method="POST"

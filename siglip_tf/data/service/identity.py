@@ -1,4 +1,4 @@
-"""What decides the global sequence of batches, and whether a coordinator and its input processes agree about it."""
+"""What determines the global sequence of batches. Checks that a coordinator and its input processes agree on it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NAMES = {
 
 
 def identity(data: Any) -> dict[str, Any]:
-    """Everything that decides the global batches of `TrainingData` or `EmbeddingData`, as JSON can hold it."""
+    """Returns, as plain JSON, all that determines the global batches of `TrainingData` or `EmbeddingData`."""
     source = getattr(data, "mixture", None) or data.stored
     preprocessing = getattr(data, "preprocessing", None)
     config = None if preprocessing is None else preprocessing.to_config()
@@ -47,7 +47,7 @@ def check_same(address: str, theirs: Mapping[str, Any], own: Mapping[str, Any]) 
     """Refuses an input process that makes other batches than the coordinator trains on.
 
     Raises:
-        ValueError: names the first difference, with both values.
+        ValueError: they differ; the message names the first difference and both values.
     """
     for key, name in _NAMES.items():
         if theirs.get(key) != own[key]:
@@ -61,10 +61,11 @@ def check_workers(described: Sequence[Mapping[str, Any]]) -> None:
     """Refuses workers of one run that would make batches of different runs.
 
     Args:
-        described: of each worker its "host", its `identity`, and "resize", the kernel that resizes its pictures.
+        described: for each worker its "host", its "identity" (see `identity`), and "resize", the kernel that resizes
+            its pictures.
 
     Raises:
-        ValueError: names the first difference, with the workers and both values.
+        ValueError: they differ; the message names the first difference, the workers, and both values.
     """
     names = [f"worker {number} ({each['host']})" for number, each in enumerate(described)]
     for key, name in _NAMES.items():
@@ -79,13 +80,13 @@ def check_workers(described: Sequence[Mapping[str, Any]]) -> None:
 
 
 def check_complete(described: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Addresses in the order of the shares that they serve.
+    """Checks that every share is made once, and returns the addresses in the order of their shares.
 
     Args:
-        described: by address, "index" and "count" of the share that the input process there makes.
+        described: maps an address to the "index" and "count" of the share that the input process there makes.
 
     Raises:
-        ValueError: another count than there are input processes, or two that make the same share.
+        ValueError: a count is not the number of input processes, or two of them make the same share.
     """
     by_index: dict[int, str] = {}
     for address, share in described.items():

@@ -22,11 +22,11 @@ from siglip_tf.primitives.tensorflow_internals import Cancellation
 
 
 class ServedData:
-    """Training batches that input processes make; the same batches as theirs would be on one host.
+    """Training batches that input processes make. They are the same batches that one host would make.
 
     Args:
-        data: the coordinator's own `TrainingData` or `EmbeddingData` of the same recipe; it says what input processes
-            must agree with, and is not read.
+        data: the coordinator's own `TrainingData` or `EmbeddingData` of the same recipe. The input processes must
+            agree with it. It is not read.
         addresses: "host:port" of every input process. Process `i` of `n` feeds host `i // (n / hosts)`.
         wait: seconds to wait for input processes that do not answer yet.
         silent: seconds without an answer after which `guard` ends training.
@@ -34,7 +34,7 @@ class ServedData:
 
     Raises:
         InputProcessError: an input process does not answer.
-        ValueError: input processes that make other batches, or shares that are not each made once.
+        ValueError: the input processes make other batches, or a share is not made exactly once.
 
     Example:
         data = ServedData(TrainingData(source, preprocessing, 4096), ["host0:5050", "host1:5050"])
@@ -69,7 +69,7 @@ class ServedData:
             check_same(address, theirs["identity"], own)
         self._kernels = {address: theirs.get("resize") for address, theirs in described.items()}
         self._position: dict[str, Any] | None = None
-        # Here, as `dataset` is called on the devices of hosts that know no op of this project.
+        # The spec is found here, because `dataset` is called on the devices of hosts without this project's ops.
         self._spec = copy.copy(data).dataset().element_spec
         self._cut: Cut | None = None
         self._served: dict[InputClient, dict[str, Any]] = {}
@@ -79,32 +79,32 @@ class ServedData:
         self._left = threading.Event()
 
     def __getattr__(self, name: str) -> Any:
-        """Everything that is asked of training data beside its batches, such as `seed` or `global_batch`."""
+        """Returns any other attribute of the training data, such as `seed` or `global_batch`."""
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._data, name)
 
     @property
     def resize_kernel(self) -> None:
-        """None: the input processes resize the pictures, and they are compared with each other."""
+        """None, because the input processes resize the pictures; their kernels are compared with each other."""
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Restores a saved position: the next `dataset` begins there; see `TrainingData.restore`."""
+        """Restores a saved position: the next `dataset` begins there. See `TrainingData.restore`."""
         own = identity(self._data)
         check_state(state, own["seed"], own["data"], own["streams"])
         self._position = state
         self._served = {}
 
     def dataset(self, context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
-        """The batches of one host, endless, from the restored position or the beginning.
+        """Returns the endless batches of one host, from the restored position or from the beginning.
 
         Args:
-            context: as `strategy.distribute_datasets_from_function(data.dataset)` passes it: batches are then each
-                replica's. None: one host, whole global batches.
+            context: as `strategy.distribute_datasets_from_function(data.dataset)` passes it; each batch is then one
+                replica's. None means a single host, whose batches are whole global batches.
 
         Raises:
             InputProcessError: an input process does not answer.
-            ValueError: batch, input processes, hosts and replicas that do not divide each other.
+            ValueError: the numbers of pairs, input processes, hosts, and replicas do not divide each other.
         """
         host, hosts, replicas = 0, 1, 1
         if context is not None:
@@ -115,7 +115,7 @@ class ServedData:
         return own_batches(put_together([parts[client] for client in mine], self._cut), prefetch=2)
 
     def _start(self, hosts: int, replicas: int) -> dict[InputClient, tf.data.Dataset]:
-        """Starts a session on all input processes where none is under way, and their data sets on this device."""
+        """Starts a session on all input processes, unless one is running. Returns their data sets on this device."""
         spec = self._spec
         pair_bytes = sum(
             int(np.prod(part.shape[1:], dtype=np.int64)) * part.dtype.size for part in tf.nest.flatten(spec)
@@ -123,7 +123,7 @@ class ServedData:
         wanted = cut(self._data.global_batch, pair_bytes, len(self._clients), hosts, replicas)
         chunk = self._data.global_batch // wanted.chunks
         spec = tf.nest.map_structure(lambda part: tf.TensorSpec((chunk, *part.shape[1:]), part.dtype), spec)
-        if not (self._position or {}).get("resize"):  # a position says which kernel all of them use
+        if not (self._position or {}).get("resize"):  # A position may say which kernel all processes use.
             check_one_kernel(self._kernels)
         if not self._served or wanted != self._cut:
             self._stop_watch()
@@ -141,11 +141,11 @@ class ServedData:
         }
 
     def state(self, step: int) -> dict[str, Any]:
-        """The position once the training loop has consumed `step` global batches, of all shares together.
+        """Returns the position of all shares after the training loop has consumed `step` global batches.
 
         Raises:
             InputProcessError: an input process does not answer.
-            ValueError: before `dataset`, or for a step before the restored one.
+            ValueError: `dataset` has not been called, or the step is before the restored one.
         """
         if not self._served:
             if self._position is not None and self._position["step"] == step:
@@ -157,21 +157,22 @@ class ServedData:
         return merge_states(found)
 
     def accounting(self, step: int) -> dict[str, Any]:
-        """`{"read", "used", "skipped", "by_cause"}` of all records up to a step; read = used + skipped."""
+        """Counts all records up to a step: `{"read", "used", "skipped", "by_cause"}`, where read = used + skipped."""
         state = self.state(step)
         read, skipped = sum(state["passed"].values()), sum(state["skipped"].values())
         return {"read": read, "used": read - skipped, "skipped": skipped, "by_cause": state["skipped"]}
 
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:
-        """Around training: a fault of an input process ends the step that waits for it.
+        """Returns a context for training, in which a fault of an input process ends the step that waits for it.
 
-        A step that waits for a batch hears of nothing by itself. It is cancelled, and this raises what is wrong; where
-        it cannot be cancelled, the process ends with the same message.
+        A step that waits for a batch cannot notice the fault by itself. The guard cancels the step and raises an error
+        that says what is wrong. If the step cannot be canceled, the process ends with the same message.
 
         Raises:
-            InputProcessError: an input process is gone, stalled, restarted or taken over by another coordinator.
-            TooManyBadRecordsError: more than the limit were skipped, over all input processes.
+            InputProcessError: an input process has ended, stalled, restarted, or been taken over by another
+                coordinator.
+            TooManyBadRecordsError: all input processes together skipped more records than the limit allows.
         """
         self._left.clear()
         self._cancellation = Cancellation()
@@ -210,7 +211,7 @@ class ServedData:
             watch_module.leave_or_end(self._left, error)
 
     def _look_for_fault(self, error: Exception) -> Exception | None:
-        """A data set that fails by itself, as its input process is gone, before the watch has seen it."""
+        """Finds the fault behind a data set's error, if an input process ended before the watch noticed it."""
         for client in self._clients:
             try:
                 status = client.get("status", timeout=5.0)
@@ -223,6 +224,6 @@ class ServedData:
 
     def _stop_sessions(self) -> None:
         for client, at in self._served.items():
-            with contextlib.suppress(InputProcessError, ValueError):  # it is gone, or serves another by now
+            with contextlib.suppress(InputProcessError, ValueError):  # It has ended or serves another coordinator.
                 client.post("stop", {"session": at["session"]}, timeout=5.0)
         self._served = {}

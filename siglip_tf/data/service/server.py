@@ -23,24 +23,25 @@ _ENDLESS = 1 << 62
 
 
 class InputServer:
-    """Serves one share of a training data set; call `close` when done.
+    """Serves one share of a training data set. Call `close` when done.
 
-    The coordinator says where to start, so an input process outlives coordinators and holds nothing that a restart
-    would lose.
+    The coordinator says where to start, so an input process can serve one coordinator after another, and nothing is
+    lost when it restarts.
 
     Args:
-        data: `TrainingData` or `EmbeddingData`, not used for anything else. Its own limit of bad records does not
-            count here: the coordinator limits those of all shares together.
-        index: which share, in [0, count).
+        data: `TrainingData` or `EmbeddingData` that nothing else uses. Its own limit of bad records has no effect:
+            the coordinator limits the bad records of all shares together.
+        index: the number of the share, in [0, count).
         count: number of input processes.
-        port: of the HTTP server; 0 takes a free one.
+        port: port of the HTTP server; 0 takes a free port.
 
     Attributes:
-        port: of the HTTP server.
+        port: port of the HTTP server.
 
     Raises:
-        ValueError: a share that is not there, or a batch or number of streams that the shares do not divide.
-        OSError: the port is taken, for example by another input process of this host.
+        ValueError: the index is out of range, or the numbers of pairs, streams, and input processes do not divide
+            each other.
+        OSError: the port is taken, for example by another input process on this host.
     """
 
     def __init__(self, data: Any, index: int, count: int, port: int = 0):
@@ -53,7 +54,7 @@ class InputServer:
                 f"Received: global batch {data.global_batch}, {streams} streams."
             )
         data.streams = streams
-        data.bad_record_limit = math.inf  # the coordinator sees all shares and limits their sum
+        data.bad_record_limit = math.inf  # The coordinator limits the sum over all shares.
         self._data, self.index, self.count = data, index, count
         self._identity = identity(data)
         self._lock = threading.Lock()
@@ -77,28 +78,28 @@ class InputServer:
         self._http.server_close()
         self._stop_serving()
 
-    # What the coordinator asks for; each method answers with what JSON can hold.
+    # The coordinator calls the following methods over HTTP. Each returns plain JSON.
 
     def describe(self) -> dict[str, Any]:
-        """Which share of which batches this process makes."""
+        """Describes which share of which batches this process makes."""
         resize = getattr(self._data, "resize_kernel", None)
         return {"identity": self._identity, "index": self.index, "count": self.count, "resize": resize}
 
     def start(self, host: str, position: dict[str, Any] | None, chunks: int, spec: str) -> dict[str, Any]:
-        """Starts a session: what was served before ends, and a new data set begins at a position.
+        """Starts a session: the old session ends, and a new data set begins at a position.
 
         Args:
-            host: the name by which hosts reach this one.
-            position: of the whole run, or None for its beginning.
-            chunks: into how many a global batch is cut.
-            spec: what a chunk looks like to the coordinator.
+            host: the name by which other hosts reach this host.
+            position: the position of the whole run, or None for its beginning.
+            chunks: the number of chunks in a global batch.
+            spec: the element spec that the coordinator expects, as text.
 
         Raises:
-            ValueError: a position of other data, or chunks of another kind than the coordinator expects.
+            ValueError: the position belongs to other data, or the chunks are not what the coordinator expects.
         """
         with self._lock:
             self._stop_serving()
-            data = copy.copy(self._data)  # pristine: a data set knows one position
+            data = copy.copy(self._data)  # Use a fresh copy, because the object keeps one position.
             if position is not None:
                 check_state(position, data.seed, self._identity["data"], data.streams)
                 data.restore(position)
@@ -113,16 +114,16 @@ class InputServer:
             return {"session": self._session, "service": self._service.address, "dataset": dataset_id}
 
     def state(self, session: int, step: int) -> dict[str, Any]:
-        """This share's position once `step` global batches are consumed."""
+        """Returns this share's position after `step` global batches have been consumed."""
         return self._of(session).data.state(step)
 
     def status(self) -> dict[str, Any]:
-        """Whether batches are made, and what was skipped so far."""
+        """Returns whether batches are being made, and which records were skipped so far."""
         serving = self._serving
         return {"session": self._session, **(serving.progress() if serving else {})}
 
     def stop(self, session: int) -> dict[str, Any]:
-        """Ends a session, so that nothing is made ahead for nobody."""
+        """Ends a session, so that no more batches are made in advance."""
         if session == self._session:
             with self._lock:
                 self._stop_serving()
@@ -147,16 +148,17 @@ class _SessionError(RuntimeError):
 
 
 class _DataService:
-    """A dispatcher and a worker of tf.data service in this process, as long as it lives.
+    """A dispatcher and a worker of tf.data service that run in this process until it ends.
 
-    They are never stopped: that waits for Python functions of the data sets while it keeps Python from running.
+    They are never stopped. Stopping them would deadlock: it waits for Python functions of the data sets while it holds
+    Python's lock.
 
     Args:
         host: the name by which clients reach this machine.
     """
 
     def __init__(self, host: str):
-        # What a coordinator that was killed leaves behind is freed after a while.
+        # The garbage collection frees the jobs of a coordinator that was killed.
         self._dispatcher = service.DispatchServer(
             service.DispatcherConfig(port=0, job_gc_check_interval_ms=5_000, job_gc_timeout_ms=10_000)
         )
@@ -168,16 +170,16 @@ class _DataService:
         self._datasets: list[tf.data.Dataset] = []
 
     def register(self, dataset: tf.data.Dataset) -> str:
-        """Offers a data set to clients; returns its id."""
-        # Its Python functions are found only as long as it lives, and a client of before may still ask for it.
+        """Offers a data set to clients, and returns its id."""
+        # Keep a reference: the data set's Python functions die with it, and an old client may still read it.
         self._datasets.append(dataset)
         return _text(service.register_dataset(self._dispatcher.target, dataset, compression=None))
 
 
 class _Serving:
-    """One session: its data set, and a count of the batches that were made and taken.
+    """One session: its data set, and counts of the batches that were made and taken.
 
-    A coordinator may iterate more than once over a data set, as Keras does; the newest iteration counts.
+    A coordinator may iterate over a data set more than once, as Keras does. The newest iteration is the one counted.
     """
 
     def __init__(self, data: Any, dataset: tf.data.Dataset):
@@ -194,7 +196,7 @@ class _Serving:
         self.dataset = counted.with_options(options)
 
     def _number(self, before: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The number of an iteration, drawn at its first batch."""
+        """Returns the number of an iteration, which is assigned at its first batch."""
         number = tf.cond(before < 0, lambda: tf.numpy_function(self._begin, [], tf.int64), lambda: before)
         number = tf.ensure_shape(number, [])
         return number, number
@@ -218,9 +220,9 @@ class _Serving:
             self._changed = time.monotonic()
 
     def progress(self) -> dict[str, Any]:
-        """`waited`: seconds since when a consumer finds nothing ready; 0 while something is."""
+        """Returns the progress. `waited` is how long no batch has been ready, in seconds, or 0 if one is ready."""
         starved = self._made <= self._taken
-        records = getattr(self.data, "progress", None)  # stored embeddings have no broken records
+        records = getattr(self.data, "progress", None)  # Stored embeddings have no broken records.
         return {
             "made": self._made,
             "waited": time.monotonic() - self._changed if starved else 0.0,
@@ -228,7 +230,7 @@ class _Serving:
         }
 
     def close(self) -> None:
-        """Makes the data set end by an error, so that nothing is made for a coordinator that is gone."""
+        """Ends the data set with an error, so that it makes no batches for a coordinator that has ended."""
         self._closed = True
 
 
@@ -247,13 +249,13 @@ def _counting(note: Callable[[int], None]) -> Callable[..., tuple[tf.Tensor, dic
 
 
 def _text(value: Any) -> str:
-    """A data set's id, which TensorFlow returns as a tensor of bytes, or as a number."""
+    """Returns a data set's id as text. TensorFlow returns it as a tensor of bytes or as a number."""
     value = value.numpy() if hasattr(value, "numpy") else value
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """Answers GET /describe, /status and POST /start, /state, /stop by the server's methods of the same names."""
+    """Answers GET /describe, /status and POST /start, /state, /stop with the server's methods of the same names."""
 
     input_server: InputServer
 
@@ -277,7 +279,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(200, known[self.path](**body))
         except _SessionError as error:
             self._send(409, {"error": str(error), "session": True})
-        except Exception as error:  # whatever is wrong, the coordinator is told and shows it
+        except Exception as error:  # The coordinator shows any error.
             self._send(
                 400, {"error": f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"}
             )
@@ -291,4 +293,4 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are not logged: a status is asked for every few seconds."""
+        """Does not log requests, because the coordinator asks for the status every few seconds."""

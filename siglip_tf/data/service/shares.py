@@ -1,4 +1,4 @@
-"""How a global batch is cut for input processes and put together again on the hosts that they feed."""
+"""Divides a global batch into chunks for input processes, and joins the chunks on the hosts that they feed."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-# A batch travels as one message, and protocol buffers end at 2 GiB. Smaller messages also leave less to wait for.
+# A chunk is one message, and a protocol buffer holds at most 2 GiB. Smaller messages also arrive sooner.
 _CHUNK_BYTES = 1 << 28
 
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """The chunks of one global batch.
+    """How one global batch is divided into chunks.
 
     Attributes:
-        inputs: input processes, each of which makes an equal share.
-        hosts: input pipelines of the strategy; 1 where the coordinator trains by itself.
-        replicas: of the strategy.
-        chunks: into which a global batch is cut; a multiple of `inputs` and of `replicas`.
+        inputs: number of input processes, each of which makes an equal share.
+        hosts: number of input pipelines of the strategy; 1 if the coordinator itself trains.
+        replicas: number of replicas of the strategy.
+        chunks: number of chunks in a global batch; a multiple of `inputs` and of `replicas`.
     """
 
     inputs: int
@@ -48,17 +48,19 @@ class Cut:
 
 
 def cut(global_batch: int, pair_bytes: int, inputs: int, hosts: int, replicas: int) -> Cut:
-    """The fewest chunks that input processes and replicas divide and that are small enough to travel.
+    """Finds the smallest number of chunks that are small enough to send and that share out evenly.
+
+    The number is a multiple of the numbers of input processes and of replicas.
 
     Args:
         global_batch: pairs per step.
-        pair_bytes: bytes of one pair of a batch.
+        pair_bytes: size of one pair of a batch, in bytes.
         inputs: number of input processes.
-        hosts: number of hosts, each fed by `inputs / hosts` of them.
+        hosts: number of hosts, each fed by `inputs / hosts` input processes.
         replicas: number of replicas on all hosts.
 
     Raises:
-        ValueError: numbers that do not divide each other.
+        ValueError: the numbers do not divide each other.
     """
     if inputs % hosts:
         raise ValueError(
@@ -76,9 +78,9 @@ def cut(global_batch: int, pair_bytes: int, inputs: int, hosts: int, replicas: i
 
 
 def put_together(parts: Sequence[tf.data.Dataset], cut: Cut) -> tf.data.Dataset:
-    """One host's batches, one for each of its replicas in turn, from its input processes' chunks.
+    """Joins the chunks of a host's input processes to batches, one for each replica of the host in turn.
 
-    It consists of TensorFlow's own ops alone, as a TPU host's runtime knows no other.
+    It uses TensorFlow's own ops only, because a TPU host's runtime has no others.
     """
     chunks = parts[0]
     if len(parts) > 1:

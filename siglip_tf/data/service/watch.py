@@ -1,4 +1,4 @@
-"""Looks after the input processes of a session: a step must not wait for one that is gone."""
+"""Watches the input processes of a session, so that no step waits for one that has ended."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from siglip_tf.data.order.position import allowed_bad_records, counts_text, too_
 from siglip_tf.data.service.client import InputClient, InputProcessError
 
 _POLL = 3.0
-# How long a process may be silent, and a consumer may wait for its next batch. Together with a poll and the time that
-# a step needs to end, a fault ends the step within a minute.
+# How many seconds a process may be silent, and a consumer may wait for its next batch. With the time of a poll and the
+# time that a step needs to end, a fault ends the step within a minute.
 SILENT = 30.0
 STALLED = 40.0
-# The first batch opens files, fills buffers and compiles.
+# The first batch takes longer, because it opens files, fills buffers, and compiles.
 FIRST_BATCH = 600.0
-# What a blocked step is given to end after it was cancelled.
+# How many seconds a blocked step has to end after it was canceled.
 _GRACE = 10.0
 
 
 class InputWatch:
-    """A thread that asks every input process for its status and calls `on_fault` once, when something is wrong.
+    """A thread that polls the status of every input process and calls `on_fault` once when something is wrong.
 
     Args:
-        clients: of every input process, by its session.
-        limit: of bad records over all shares, as `TrainingData`'s.
+        clients: maps the client of every input process to its session.
+        limit: the limit of bad records over all shares, see `TrainingData`.
         on_fault: called in the thread with the error.
-        silent: seconds without an answer that are a fault.
-        stalled: seconds without a batch that are a fault.
+        silent: this many seconds without an answer are a fault.
+        stalled: this many seconds without a batch are a fault.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class InputWatch:
                         continue
                     self._report(error if error.__cause__ is None else _silent_error(client, silence, error))
                     return
-                except Exception as error:  # anything else is a fault too, and must not end this thread unseen
+                except Exception as error:  # Any other error is a fault, too, and must not end this thread silently.
                     self._report(error)
                     return
                 heard[client] = time.monotonic()
@@ -107,10 +107,10 @@ def _silent_error(client: InputClient, silence: float, error: Exception) -> Inpu
 
 
 def check_limit(statuses: Sequence[Mapping[str, Any]], limit: float) -> None:
-    """Refuses more broken records over all shares than the limit allows.
+    """Raises an error if all shares together have more broken records than the limit allows.
 
     Raises:
-        TooManyBadRecordsError: there are more.
+        TooManyBadRecordsError: there are too many.
     """
     causes: Counter[str] = Counter()
     for status in statuses:
@@ -121,10 +121,10 @@ def check_limit(statuses: Sequence[Mapping[str, Any]], limit: float) -> None:
 
 
 def leave_or_end(has_left: threading.Event, error: Exception) -> None:
-    """Ends this process if a cancelled step does not end by itself.
+    """Ends this process if a canceled step does not end by itself.
 
-    A step that waits in TensorFlow's C++ for a batch hears of no Python exception. What is written stays whole, as
-    checkpoints are renamed into place.
+    A step that waits for a batch inside TensorFlow's C++ code cannot receive a Python exception. Ending the process
+    damages no checkpoint, because checkpoints are renamed into place.
     """
     if not has_left.wait(_GRACE):
         print(f"error: {error} The same command continues.", file=sys.stderr, flush=True)
