@@ -1,15 +1,16 @@
-"""Where records come from: one interface (`base.Source`), and one line that opens any source (`opening`).
+"""Where records come from: one interface (`base.Source`), and one line of text that opens any source (`opening`).
 
-`folders` holds the source of folders and of `tables`, `shards` those of files with many records, and `tfds` that of
-TensorFlow Datasets.
+`folders` holds the source of image folders and of `tables`, `shards` the sources of files with many records, and `tfds`
+the source of TensorFlow Datasets.
 
-Glossary:
-    record: an image with its captions; what one index of a source gives, broken or not.
-    shard: a file that holds many records (tar, TFRecord, Parquet).
-    index: where each record of a shard begins, in a file beside the shards or in memory.
-    count: how many records a shard holds, by a file beside it; checked when the shard is read.
-    run: neighboring records that are read in one go, a remote shard or a Parquet row group.
-    layout: which files of a folder say the captions of its images.
+The words of this folder:
+
+- record: an image with its captions; what one index of a source returns, sound or broken.
+- shard: a file that holds many records (tar, TFRecord, Parquet).
+- index: where each record of a shard begins, in a file beside the shards or in memory.
+- count: how many records a shard holds, according to a file beside it. It is checked when the shard is read.
+- run: neighboring records that are read together, such as a remote shard or a Parquet row group.
+- layout: which files of a folder hold the captions of its images.
 """
 
 import importlib

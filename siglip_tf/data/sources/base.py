@@ -1,4 +1,4 @@
-"""What every data source offers: `size` records, each read in-graph by its index, and named by shard and offset."""
+"""The interface of every data source: `size` records, each read in the graph by its index."""
 
 import abc
 import hashlib
@@ -10,23 +10,23 @@ import tensorflow as tf
 
 
 class Source(abc.ABC):
-    """Image-text records addressed by one integer, so that a position in training is one integer too.
+    """Image-text records, each addressed by one integer, so that a position in training is one integer, too.
 
-    A source makes no order, repeats nothing and decodes no image: `siglip_tf.data.order.record_order` decides which
-    record comes when, and the pipelines decode. A subclass sets `size`, `name` and `fingerprint`, and writes `read` and
+    A source does not shuffle, repeat, or decode: `siglip_tf.data.order.record_order` decides which record comes when,
+    and the pipelines decode images. A subclass sets `size`, `name`, and `fingerprint`, and implements `read` and
     `locate`.
 
     Attributes:
-        size: number of records, broken ones included (an unlimited generator says `2**40`, say).
-        name: what reports and error messages call the source.
-        fingerprint: hex digest that changes when a record or the numbering of records changes; `fingerprint_of` helps.
-        runs: None where any record costs the same to read (local files, generated data). Else int64 (runs + 1,), rising
-            from 0 to size: the borders of the runs of records that are read in one go (remote shards), whose order is
-            then shuffled by runs, and by records within windows of several runs.
-        record_bytes: mean size of a record, which decides how many runs make a window.
-        has_groups: whether examples say their group.
+        size: number of records, broken ones included (for an unlimited generator a large number such as `2**40`).
+        name: the name of the source in reports and error messages.
+        fingerprint: hex digest that changes when a record or the numbering of records changes; see `fingerprint_of`.
+        runs: None if every record costs the same to read (local files, generated data). Otherwise int64 (runs + 1,),
+            rising from 0 to `size`: the borders of the runs of records that are read together (remote shards). Such a
+            source is shuffled by runs, and by records within windows of several runs.
+        record_bytes: mean size of a record in bytes, which determines how many runs make a window.
+        has_groups: whether examples have a "group".
         class_names: names of the labels, or None.
-        notes: lines for people, about how the source is read: which files say the captions, what is left out.
+        notes: lines for people about how the source is read, such as which files hold the captions.
     """
 
     size: int
@@ -40,25 +40,25 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One raw example, in-graph: called while a tf.data map function is traced.
+        """Reads one raw example in the graph. It is called while a tf.data map function is traced.
 
         Args:
             index: int64 scalar in [0, size).
 
         Returns:
-            `"image"`: string scalar, encoded JPEG, PNG, GIF or BMP bytes. `"captions"`: string (k,), k >= 0 (none at
-            all is a bad record). `"id"`: string scalar. Optionally `"label"`: int32 scalar, `"group"`: int64 scalar
-            (see `groups`; where `has_groups`), `"language"`: string (k,), and `"cause"`: string scalar, a value of
-            `bad_records.Cause` where the source knows that the record is broken, else `""`. An op that fails at run
-            time makes the record a bad one; nothing else stops.
+            `"image"`: string scalar, encoded JPEG, PNG, GIF, BMP, or WebP bytes. `"captions"`: string (k,), k >= 0; a
+            record without captions is a bad record. `"id"`: string scalar. Optionally `"label"`: int32 scalar;
+            `"group"`: int64 scalar, if `has_groups` (see `groups`); `"language"`: string (k,); and `"cause"`: string
+            scalar, a value of `bad_records.Cause` if the source knows that the record is broken, and `""` otherwise.
+            If an op fails at run time, the record is a bad record, and nothing else is affected.
         """
 
     @abc.abstractmethod
     def locate(self, index: int) -> tuple[str, int]:
-        """`(shard, offset)` of a record, for reports: the file or generator it stands in, and its number in there."""
+        """Returns a record's `(shard, offset)` for reports: its file or generator, and its number in there."""
 
     def fetch(self, index: int) -> dict[str, Any]:
-        """`read` outside the graph, for people and diagnoses: numpy values, strings as bytes, captions as object (k,).
+        """Reads one raw example outside the graph, for diagnoses. Values are NumPy's; texts are bytes.
 
         Raises:
             tf.errors.OpError: the record cannot be read.
@@ -66,17 +66,17 @@ class Source(abc.ABC):
         return {key: value.numpy() for key, value in self.read(tf.constant(index, tf.int64)).items()}
 
     def read_run(self, start: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
-        """`count` neighboring raw examples from record `start` on, in-graph, read in one go where there are `runs`.
+        """Reads neighboring raw examples in the graph, all together if the source has `runs`.
 
         Args:
-            start: int64 scalar.
-            count: int64 scalar; start + count lies in the same run as start, or at most at its end.
+            start: int64 scalar, the first record.
+            count: int64 scalar. All `count` records must lie in the same run.
         """
         return tf.data.Dataset.range(start, start + count).map(self.read)
 
 
 def fingerprint_of(*parts: object) -> str:
-    """A short hex digest of the `str` of each part, lists flattened."""
+    """Returns a short hex digest of the `repr` of each part. A list is hashed item by item."""
     digest = hashlib.sha256()
     for part in parts:
         values = part if isinstance(part, Iterable) and not isinstance(part, str | bytes) else [part]

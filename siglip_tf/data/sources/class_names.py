@@ -1,8 +1,8 @@
-"""Class names as people say them."""
+"""Class names as captions."""
 
 import re
 
 
 def spoken(name: str) -> str:
-    """A class name as a caption: `golden_retriever` is "golden retriever", as TensorFlow Datasets' names are read."""
+    """Returns a class name as a caption: `golden_retriever` (as in TensorFlow Datasets) is "golden retriever"."""
     return re.sub(r"[_\s]+", " ", name).strip()

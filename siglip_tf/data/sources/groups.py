@@ -1,7 +1,7 @@
-"""Groups of records: pictures of one thing share a group, and are no negatives of each other.
+"""Groups of records: pictures of the same thing share a group, and are not negatives of each other.
 
-A group is a whole number from 0 on, or a text, which becomes a number by a hash that is the same in every process,
-release and kind of source. A record without one has `NO_GROUP`.
+A group is a whole number, 0 or greater, or a text. A text becomes a number by a hash that is the same in every process,
+in every release, and for every kind of source. A record without a group has `NO_GROUP`.
 """
 
 import math
@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 NO_GROUP = -1
-# FarmHash Fingerprint64, which TensorFlow promises to keep. Among ten million texts two share a number with a
-# probability of 1e-5.
+# The hash is FarmHash Fingerprint64, which TensorFlow promises to keep. The probability that two of ten million texts
+# share a number is 1e-5.
 _HASHES = 1 << 62
 _NUMBER = r"\s*(\d{1,18}|-1)\s*"
 _DECIMAL = re.compile(r"\s*[-+]?\d*\.\d+\s*|\s*[-+]?\d+\.\s*|\s*-\d+\s*")
@@ -22,15 +22,15 @@ _EXPECTED = "Expected groups as whole numbers from 0 on, or as texts"
 
 
 def group_numbers(values: Iterable[Any], where: str) -> np.ndarray:
-    """Groups as tables and JSON hold them, as numbers.
+    """Returns the groups of a table or JSON file as numbers.
 
     Args:
-        values: of one record each: a whole number, a text (str or bytes; one that spells a number is that number), or
-            None, "", -1 or NaN for no group.
-        where: what holds them, for errors.
+        values: one value per record: a whole number, a text (str or bytes; a text that spells a number is that
+            number), or None, "", -1, or NaN for no group.
+        where: where the values come from, for error messages.
 
     Returns:
-        int64 (n,), `NO_GROUP` where there is none.
+        int64 (n,), `NO_GROUP` for records without a group.
 
     Raises:
         ValueError: another value, such as 0.5 or -3; the message names it.
@@ -50,14 +50,14 @@ def group_numbers(values: Iterable[Any], where: str) -> np.ndarray:
 
 
 def group_number(value: Any, where: str) -> int:
-    """The number of one group; see `group_numbers`."""
+    """Returns the number of one group; see `group_numbers`."""
     return int(group_numbers([value], where)[0])
 
 
 def groups_in_graph(values: tf.Tensor) -> tf.Tensor:
-    """int64, like `values` (integers or texts): the same numbers as those of `group_numbers`."""
+    """Returns the numbers of `group_numbers` in the graph: int64, shaped like `values` (integers or texts)."""
     if values.dtype != tf.string:
-        return tf.cast(values, tf.int64)  # the loss refuses those below `NO_GROUP`
+        return tf.cast(values, tf.int64)  # The loss refuses numbers below `NO_GROUP`.
     spelled = tf.strings.regex_full_match(values, _NUMBER)
     number = tf.strings.to_number(tf.where(spelled, tf.strings.strip(values), str(NO_GROUP)), tf.int64)
     hashed = tf.strings.to_hash_bucket_fast(values, _HASHES)
@@ -66,13 +66,13 @@ def groups_in_graph(values: tf.Tensor) -> tf.Tensor:
 
 
 def _number(value: Any, where: str) -> int | bytes:
-    """A number, or the text to hash."""
+    """Returns a number, or the text to hash."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return NO_GROUP
     if isinstance(value, str):
         try:
             value = value.encode()
-        except UnicodeEncodeError:  # half a surrogate pair
+        except UnicodeEncodeError:  # The text holds half a surrogate pair.
             value = value.encode(errors="surrogatepass")
     if isinstance(value, bytes):
         text = value.decode(errors="replace")

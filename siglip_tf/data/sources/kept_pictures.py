@@ -1,4 +1,4 @@
-"""The pairs of a small source, decoded and resized once and kept in memory; batches are taken out of arrays."""
+"""Decodes and resizes the pairs of a small source once and keeps them in memory, so that batches come from arrays."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _as_written = tf.autograph.experimental.do_not_convert
 
 
 class KeptPictures(Source):
-    """A source whose pictures have the model's size already: batches are the same, and cost a tenth.
+    """A source whose pictures already have the model's size. Batches are the same and cost a tenth of the time.
 
-    A small model passes hundreds of times over its data. Decoding alone would take longer than training, and so would
-    reading one record at a time. What cannot be decoded or has no caption is not `sound`, and counts as broken as
-    before.
+    A small model passes over its data hundreds of times. Decoding would take longer than training, and so would reading
+    the records one by one. A record that cannot be decoded or has no caption is not `sound`, and still counts as
+    broken.
 
     Args:
         source: any local source; see `can_keep`.
-        preprocessing: the model's.
+        preprocessing: the model's preprocessing of images.
     """
 
     def __init__(self, source: Source, preprocessing: ImagePreprocessing):
@@ -64,7 +64,7 @@ class KeptPictures(Source):
                 fields[name][index] = value
         counts = np.array([len(captions) for captions in texts["captions"]], np.int64)
         flat = {name: [text for of_one in lists for text in of_one] for name, lists in texts.items()}
-        with tf.device("CPU:0"):  # data sets run there
+        with tf.device("CPU:0"):  # Data sets run on the CPU.
             self._pixels = tf.constant(pixels)
             self._counts, self._starts = tf.constant(counts), tf.constant(np.cumsum(counts) - counts)
             self._texts = {name: tf.constant(values, tf.string) for name, values in flat.items() if values}
@@ -75,15 +75,15 @@ class KeptPictures(Source):
             }
 
     def sound(self, records: np.ndarray) -> np.ndarray:
-        """Which records, int64 (m,), have a picture and a caption: bool (m,)."""
+        """Returns bool (m,): which of the records, int64 (m,), have a picture and a caption."""
         return self._sound[records]
 
     def pairs(self, records: tf.Tensor, choices: tf.Tensor, fields: Sequence[str]) -> dict[str, tf.Tensor]:
-        """Pairs of sound records, in-graph and all at once.
+        """Returns the pairs of sound records, all at once, in the graph.
 
         Args:
             records: int64 (n,).
-            choices: int64 (n,), >= 0: which caption each record gives, taken modulo their number.
+            choices: int64 (n,), >= 0; modulo the number of a record's captions, it chooses one of them.
             fields: which of "id", "label", "language", "group" to add.
 
         Returns:
@@ -110,24 +110,24 @@ class KeptPictures(Source):
         return pairs
 
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One raw example, in-graph, as the source has it."""
+        """Reads one raw example from the original source, in the graph."""
         return self._source.read(index)
 
     def fetch(self, index: int) -> dict[str, Any]:
-        """One raw example outside the graph, as the source has it."""
+        """Reads one raw example from the original source, outside the graph."""
         return self._source.fetch(index)
 
     def locate(self, index: int) -> tuple[str, int]:
-        """As the source."""
+        """Returns a record's `(shard, offset)` in the original source."""
         return self._source.locate(index)
 
 
 def can_keep(source: Source, preprocessing: ImagePreprocessing, crops: bool) -> bool:
-    """Whether a source's pictures fit into `MOST_BYTES`, and no augmentation needs them whole.
+    """Says whether a source's resized pictures fit into `MOST_BYTES`, and no augmentation needs the originals.
 
     Args:
-        source: of training pictures.
-        preprocessing: the model's.
+        source: the source of training pictures.
+        preprocessing: the model's preprocessing of images.
         crops: whether an augmentation changes pictures before they are resized.
     """
     side = preprocessing.size

@@ -7,9 +7,9 @@ import tensorflow as tf
 
 from siglip_tf.data.sources.paths import is_remote
 
-# Encodings that are decoded here.
+# Images in formats that this package decodes.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
-# Pictures all the same: they count as records that cannot be decoded, so that none vanishes without a word.
+# Images in other formats. They count as records that cannot be decoded, so that no image is ignored silently.
 OTHER_IMAGE_SUFFIXES = (
     ".heic", ".heif", ".avif", ".jxl", ".jp2", ".tif", ".tiff", ".jfif", ".jpe", ".ico", ".ppm", ".pgm", ".svg",
     ".dng", ".cr2", ".nef", ".arw",
@@ -18,24 +18,24 @@ _HIDDEN = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini", "lost+found")
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is not the user's data: `.ipynb_checkpoints`, `._a.jpg`, `__MACOSX`."""
+    """Says whether a file or folder is not the user's data: `.ipynb_checkpoints`, `._a.jpg`, `__MACOSX`."""
     return name.startswith(".") or name in _HIDDEN
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name says that it is an image in an encoding that is read here."""
+    """Says whether a file's name is that of an image in a format that this package decodes."""
     return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file's name says that it is an image in any encoding, read here or not."""
+    """Says whether a file's name is that of an image in any format."""
     return name.lower().endswith(IMAGE_SUFFIXES + OTHER_IMAGE_SUFFIXES)
 
 
 def walk(folder: str) -> Iterator[tuple[str, list[str]]]:
-    """The folders below and including `folder`, hidden ones left out, each as its path and its files' names, sorted.
+    """Yields `folder` and the folders below it, each as its path and the sorted names of its files.
 
-    Links to folders are followed, but no folder is entered twice.
+    Hidden files and folders are left out. Links to folders are followed, but no folder is entered twice.
     """
     folder = folder.rstrip("/") or "/"
     if is_remote(folder):

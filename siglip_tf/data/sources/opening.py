@@ -30,7 +30,7 @@ USAGE = (
 )
 
 _KINDS = ("folder", "classes", "tar", "tfrecord", "parquet")
-# Options of each kind, by the keyword arguments that they set.
+# The options of each kind of source, and the keyword argument that each option sets.
 _ARGUMENTS: dict[str, dict[str, str]] = {
     "folder": {
         "image": "image_column", "caption": "caption_column", "label": "label_column", "language": "language_column",
@@ -64,20 +64,20 @@ _HAVE_SPLITS = ("folder", "tfds", "registered")
 
 
 def open_source(spec: str, *, split: str | None = None, **options: Any) -> Source:
-    """Opens the source that a line names.
+    """Opens the source that a line of text names.
 
     Args:
-        spec: tar, TFRecord or Parquet shards (path, glob, brace range, folder), a folder of image files with or
-            without a table, "tfds:NAME", or "synthetic"; behind it options as `SOURCE?key=value&key=value`, of
+        spec: tar, TFRecord, or Parquet shards (path, glob, brace range, folder), a folder of image files with or
+            without a table, "tfds:NAME", or "synthetic". Options may follow as `SOURCE?key=value&key=value`; see
             `options.NAMES`.
-        split: as the option `split`: of TFDS, folders and synthetic data ("train" of TFDS and synthetic data by
-            default); shards are split by their paths.
-        options: keyword arguments of the source, e.g. `index_dir`, `caption_keys`, `seed`; they win over those of
-            the line.
+        split: the split of TFDS, folders, or synthetic data, like the option `split`. The default is "train" for TFDS
+            and synthetic data. Shards have no splits; name their paths instead.
+        options: keyword arguments of the source, e.g. `index_dir`, `caption_keys`, `seed`. They override the options
+            in the line.
 
     Raises:
-        ValueError: nothing is there, an option that this kind of source does not take, a split of shards; and what the
-            source raises.
+        ValueError: nothing exists there, this kind of source does not take an option, or a split of shards is
+            requested; also whatever the source raises.
     """
     path, written = split_options(spec)
     if unknown := sorted(written.keys() - NAMES.keys()):
@@ -94,7 +94,7 @@ def open_source(spec: str, *, split: str | None = None, **options: Any) -> Sourc
 
 
 def shards_of(spec: str) -> tuple[str, list[str], str | None]:
-    """The kind, the paths and the `index_dir` of tar or TFRecord shards that a line names.
+    """Returns the kind, the paths, and the `index_dir` of the tar or TFRecord shards that a line of text names.
 
     Raises:
         ValueError: the line names no such shards.
@@ -157,7 +157,7 @@ def _kind(spec: str, suffix: str | None) -> str:
         else:
             hint = " It is there: name its kind by ?kind=tar, tfrecord or parquet." if tf.io.gfile.exists(spec) else ""
         raise ValueError(f"Expected {USAGE}. Received: {spec!r}.{hint}")
-    # Of Parquet files that are not there the source says so.
+    # If a Parquet file does not exist, the source raises the error.
     there = [path for path in found if kind == "parquet" and tf.io.gfile.exists(path)]
     return "folder" if there and not holds_images(there[0]) else kind
 
@@ -171,7 +171,7 @@ def _kind_of_folder(folder: str, suffix: str | None) -> str:
         return kind
     kinds = sorted({kind for name in names if (kind := shard_kind(name))} - {"parquet"})
     tables = sorted(name for name in names if shard_kind(name) == "parquet")
-    # img2dataset writes a Parquet file of metadata beside each shard, which holds no images.
+    # img2dataset writes a Parquet file of metadata, without images, beside each shard.
     if tables and holds_images(join(folder, tables[0])):
         kinds.append("parquet")
     if len(kinds) > 1:

@@ -1,14 +1,14 @@
-"""Options that are written behind a source: `SOURCE?caption=title&image=url_path`.
+"""Options that follow a source: `SOURCE?caption=title&image=url_path`.
 
-The same line works on every command that takes a source. `NAMES` is the whole vocabulary; each kind of source takes the
-part of it that `opening` lists.
+The same line works with every command that takes a source. `NAMES` lists all options. `opening` lists the options that
+each kind of source takes.
 """
 
 import re
 import urllib.parse
 from collections.abc import Iterable, Mapping
 
-# Every option of every kind, with what its value says.
+# All options and the meanings of their values.
 NAMES = {
     "kind": "how to read it: folder, classes, tar, tfrecord or parquet",
     "suffix": "what the shards of a folder end in",
@@ -31,19 +31,19 @@ NAMES = {
     "level": "simple or crowded synthetic data",
 }
 
-# A glob may hold question marks too: options begin at the last one that a key and an equals sign follow.
+# A glob may hold question marks, too. Options begin at the last question mark with a key and an equals sign after it.
 _OPTIONS = re.compile(r"^(?P<source>.*?)\?(?P<options>[A-Za-z_]\w*=[^?]*)$", re.DOTALL)
 
 
 def split_options(line: str) -> tuple[str, dict[str, str]]:
-    """The source and the options of a line.
+    """Splits a line into the source and its options.
 
     Args:
-        line: `SOURCE` or `SOURCE?key=value&key=value`. `%26`, `%3D` and the like in a value stand for characters that
-            the syntax uses itself.
+        line: `SOURCE` or `SOURCE?key=value&key=value`. In a value, write characters of the syntax as `%26`, `%3D`, and
+            so on.
 
     Raises:
-        ValueError: an option without a value, or one that comes twice.
+        ValueError: an option has no value or occurs twice.
     """
     match = _OPTIONS.match(line)
     if match is None:
@@ -60,7 +60,7 @@ def split_options(line: str) -> tuple[str, dict[str, str]]:
 
 
 def joined_options(source: str, options: Mapping[str, str]) -> str:
-    """A source and its options as one line, which `split_options` takes apart."""
+    """Joins a source and its options to one line, which `split_options` splits."""
     written = "&".join(f"{key}={urllib.parse.quote(value, safe='/:,{}')}" for key, value in options.items())
     return f"{source}?{written}" if options else source
 
@@ -69,7 +69,7 @@ def check_options(given: Iterable[str], known: Iterable[str], what: str) -> None
     """Raises an error for options that a kind of source does not take.
 
     Raises:
-        ValueError: an option outside `known`; `what` names the kind of source.
+        ValueError: an option is not in `known`. `what` names the kind of source in the message.
     """
     known = sorted({*known})
     for key in given:

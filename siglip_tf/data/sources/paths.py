@@ -1,4 +1,4 @@
-"""Names of shards: their kinds, globs, brace ranges and lists, on any file system that TensorFlow reads."""
+"""Names of shards: kinds, globs, brace ranges, and lists, on any file system that TensorFlow reads."""
 
 import io
 import os
@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import tensorflow as tf
 
-# What the shards of each kind end in.
+# The suffixes of each kind of shard.
 SHARD_SUFFIXES = {
     "tar": (".tar",),
     "tfrecord": (".tfrecord", ".tfrecords", ".tfrec"),
@@ -19,24 +19,24 @@ _ARCHIVES = (
     ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tfrecord.gz", ".tfrecords.gz", ".tfrec.gz",
     ".tfrecord.zlib", ".parquet.gz", ".zip", ".7z", ".rar",
 )  # fmt: skip
-# Writers number shards behind the suffix too: x.tfrecord-00000-of-00010.
+# Some programs number shards after the suffix: x.tfrecord-00000-of-00010.
 _NUMBER = re.compile(r"-\d+-of-\d+")
 REMOTE_BLOCK = 4 << 20
 _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 
 
 def is_remote(path: str) -> bool:
-    """Whether a path is on a file system of TensorFlow's other than the local disk (`gs://`, `hdfs://`, `ram://`)."""
+    """Says whether a path is on a TensorFlow file system other than the local disk (`gs://`, `hdfs://`, `ram://`)."""
     return "://" in path and not path.startswith("file://")
 
 
 def join(folder: str, name: str) -> str:
-    """`folder/name`, whatever file system the folder is on."""
+    """Returns `folder/name`, for any file system."""
     return folder.rstrip("/") + "/" + name
 
 
 class _RawFile(io.RawIOBase):
-    """A file of TensorFlow's with all that Python's have: `tf.io.gfile.GFile` lacks `closed` and `readinto`."""
+    """Makes a TensorFlow file a full Python file: `tf.io.gfile.GFile` lacks `closed` and `readinto`."""
 
     def __init__(self, path: str):
         super().__init__()
@@ -69,18 +69,19 @@ class _RawFile(io.RawIOBase):
 
 
 def list_folder(folder: str) -> list[str]:
-    """Names in a folder, those that begin with a dot left out; of a local one also names that are not UTF-8.
+    """Lists the names in a folder, without those that begin with a dot.
 
-    `tf.io.gfile.listdir` raises a UnicodeDecodeError for a whole folder where one name is not UTF-8.
+    A local folder is listed by `os.listdir`, because `tf.io.gfile.listdir` raises a UnicodeDecodeError if a single name
+    is not UTF-8.
     """
     names = tf.io.gfile.listdir(folder) if is_remote(folder) else os.listdir(folder.removeprefix("file://"))
     return [name.rstrip("/") for name in names if not name.startswith(".")]
 
 
 def open_binary(path: str) -> BinaryIO:
-    """A file on any file system, as Python's `open(path, "rb")` would give it.
+    """Opens a file on any file system like Python's `open(path, "rb")`.
 
-    Remote files are read in blocks of `REMOTE_BLOCK` bytes: a request for each small read would take longer.
+    Remote files are read in blocks of `REMOTE_BLOCK` bytes, because a request for each small read would take longer.
     """
     if not is_remote(path):
         return open(path.removeprefix("file://"), "rb")
@@ -88,7 +89,7 @@ def open_binary(path: str) -> BinaryIO:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """`a{00..02}.tar` and `{a,b}.tar` written out, as the webdataset library reads them."""
+    """Expands `a{00..02}.tar` and `{a,b}.tar` as the webdataset library does."""
     match = _BRACES.search(pattern)
     if match is None:
         return [pattern]
@@ -104,16 +105,16 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def shard_kind(name: str) -> str | None:
-    """ "tar", "tfrecord" or "parquet" by a file's name, whatever its case; None if it is no shard.
+    """Returns "tar", "tfrecord", or "parquet" for a file's name in any case, or None if it is not a shard's.
 
-    `x.tfrecord`, `x.tfrecords`, `x.tfrec` and `x.tfrecord-00000-of-00010` are TFRecord files.
+    `x.tfrecord`, `x.tfrecords`, `x.tfrec`, and `x.tfrecord-00000-of-00010` are TFRecord files.
     """
     name = _numberless(name)
     return next((kind for kind, suffixes in SHARD_SUFFIXES.items() if name.endswith(suffixes)), None)
 
 
 def archive_of(name: str) -> str | None:
-    """The compression of a file by its name (`x.tar.gz`, `x.zip`, `x.tfrecord.gz`), or None."""
+    """Returns the suffix of a compressed file's name (`.tar.gz`, `.zip`, `.tfrecord.gz`), or None."""
     name = _numberless(name)
     return next((suffix for suffix in _ARCHIVES if name.endswith(suffix)), None) if name.endswith(_ARCHIVES) else None
 
@@ -124,14 +125,14 @@ def _numberless(name: str) -> str:
 
 
 def find_shards(shards: str | Sequence[str], suffix: str) -> list[str]:
-    """Paths of shards in a fixed order: sorted within each pattern.
+    """Finds the paths of shards. The order is fixed: paths are sorted within each pattern.
 
     Args:
         shards: a path, a glob (`*`, `?`), a brace range (`{00000..00041}`), a folder of shards, or a list of these.
-        suffix: what the shards of a folder end in; one of `SHARD_SUFFIXES` stands for all of its kind.
+        suffix: the suffix of the shards in a folder. One of `SHARD_SUFFIXES` stands for all suffixes of its kind.
 
     Raises:
-        ValueError: nothing matches, a file is compressed, or a name comes twice.
+        ValueError: nothing matches, a file is compressed, or a path occurs twice.
     """
     kind = shard_kind("x" + suffix)
     paths: list[str] = []
@@ -169,5 +170,5 @@ def find_shards(shards: str | Sequence[str], suffix: str) -> list[str]:
 
 
 def shards_name(shards: str | Sequence[str], paths: Sequence[str]) -> str:
-    """What reports call shards."""
+    """Returns the name of a list of shards in reports."""
     return shards if isinstance(shards, str) else f"{paths[0]} and {len(paths) - 1} more"

@@ -1,6 +1,6 @@
-"""Sources by name that other packages of this project provide, such as the synthetic data.
+"""Sources that other packages of this project provide by name, such as the synthetic data.
 
-`siglip_tf/__init__.py` registers them, so that nothing in `data` imports a package that builds on it.
+`siglip_tf/__init__.py` registers them, so that nothing in `data` imports a package that depends on it.
 """
 
 from collections.abc import Callable
@@ -18,5 +18,5 @@ def register(opener: Opener, *names: str) -> None:
 
 
 def registered(name: str) -> Opener | None:
-    """The opener of a name, or None."""
+    """Returns the opener of a name, or None."""
     return _OPENERS.get(name)

@@ -1,9 +1,9 @@
 """TensorFlow Datasets with an image and a text or a label: `coco_captions`, `imagenet2012`, and the like.
 
-`TfdsReader` knows which features of a data set make an example; training reads by it through `open_tfds`, evaluation
-through `siglip_tf.evaluation.tfds_sets`. A data set stored as TFRecord, TFDS's default, is read in-graph at any record
-by the same index as other TFRecord shards; one stored as ArrayRecord through TFDS's own random access
-(`as_data_source`), parsed in-graph all the same.
+`TfdsReader` knows which features of a data set make an example. Training uses it through `open_tfds`, evaluation
+through `siglip_tf.evaluation.tfds_sets`. A data set stored as TFRecord, TFDS's default, is read in the graph by the
+same index as other TFRecord shards. A data set stored as ArrayRecord is read by TFDS's own random access
+(`as_data_source`) and parsed in the graph.
 
 Source: https://www.tensorflow.org/datasets/api_docs/python/tfds
 """
@@ -24,10 +24,10 @@ _ID_FEATURES = ("image/filename", "file_name", "filename", "image/id", "image_id
 
 
 def open_builder(name: str, data_dir: str | None = None) -> Any:
-    """TFDS's builder of a data set.
+    """Returns TFDS's builder of a data set.
 
     Raises:
-        ValueError: TFDS is not installed, or knows no such data set.
+        ValueError: TFDS is not installed, or it does not know the data set.
     """
     try:
         import tensorflow_datasets as tfds
@@ -50,24 +50,24 @@ def open_tfds(
     index_dir: str | None = None,
     verbose: bool = True,
 ) -> Source:
-    """Opens a data set of TFDS, which is downloaded and prepared if necessary.
+    """Opens a data set of TFDS. Downloads and prepares it if necessary.
 
     Args:
         name: as `tfds.builder` takes it, e.g. "coco_captions", "imagenet2012", "imagenet_v2/matched-frequency".
         split: name of a split, without slices.
         data_dir: TFDS's folder.
-        captions: the feature with the captions, e.g. "captions/text"; looked for where None. Without any, the class
-            name of the label is the caption.
-        template: caption of a class name, with `{}` for it.
-        group: the feature with each record's group, a whole number or a text; none where None.
-        index_dir: where the index of TFRecord files is kept; a folder `.index` beside them by default.
-        verbose: shows the indexing's progress.
+        captions: the feature with the captions, e.g. "captions/text". None searches common names; if there are no
+            captions, the class name of the label is the caption.
+        template: the caption made from a class name, with `{}` for the name.
+        group: the feature with each record's group, a whole number or a text, or None.
+        index_dir: folder for the index of TFRecord files; by default the folder `.index` beside them.
+        verbose: whether to show the progress of indexing.
 
     Returns:
         A source whose captions, or class names, come from the data set's features.
 
     Raises:
-        ValueError: an unknown data set or split, no image, or neither text nor class names.
+        ValueError: the data set or split is unknown, or it has no image, or neither text nor class names.
     """
     builder = open_builder(name, data_dir)
     builder.download_and_prepare()
@@ -81,7 +81,7 @@ def open_tfds(
     title = f"tfds:{builder.info.full_name} ({split})"
     if splits and builder.info.file_format.value == "tfrecord":
         paths = [str(path) for path in splits[split].filepaths]
-        # The data set's metadata say how many records each file holds.
+        # The data set's metadata holds the number of records in each file.
         lengths = np.array(splits[split].shard_lengths, np.int64)
         counts = lengths if len(lengths) == len(paths) else None
         source: Source = RecordFileSource(
@@ -96,7 +96,7 @@ def open_tfds(
     else:
         import tensorflow_datasets as tfds
 
-        # Its own deserialization is Python's, and decodes the images.
+        # Read raw bytes, because TFDS's own deserialization runs in Python and decodes the images.
         data = builder.as_data_source(split=split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
         source = _DataSource(data, reader.parser(), title, signature)
     source.class_names, source.has_groups = reader.class_names, group is not None
@@ -105,23 +105,24 @@ def open_tfds(
 
 
 class TfdsReader:
-    """Which features of a data set make an example.
+    """Finds the features of a data set that make an example, and makes examples from them.
 
     Args:
-        builder: TFDS's.
-        captions: the feature with the captions; looked for where None.
-        template: caption of a class name, with `{}` for it.
-        labels: features that may be the label, best first; a feature of class names by default.
-        group: the feature of the group, if any.
+        builder: TFDS's builder of the data set.
+        captions: the feature with the captions. None searches common names.
+        template: the caption made from a class name, with `{}` for the name.
+        labels: features that may be the label, the best first. By default any feature of class names.
+        group: the feature of the group, or None.
 
     Attributes:
-        image, label, captions, id: names of the features, the last three None where there is none.
+        image, label, captions, id: names of the features. The last three are None if there is no such feature.
         class_names: names of the labels, or None.
         known: a sentence that lists the features.
-        decoding: what makes TFDS read these features alone, and leave the image encoded.
+        decoding: the TFDS decoding that reads these features alone and leaves the image encoded.
 
     Raises:
-        ValueError: no image, an unknown feature of captions, or a group that is no whole number and no text.
+        ValueError: there is no image, the feature of captions is unknown, or the group is neither a whole number nor a
+            text.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class TfdsReader:
         self.label = _label(self._all, features, labels)
         self.captions = captions or next((key for key in _CAPTION_FEATURES if _is_text(features.get(key))), None)
         self.id = next((key for key in _ID_FEATURES if key in features), None)
-        # Of a sequence of labels, the feature inside it has the names.
+        # If the label is a sequence, the feature inside it has the names.
         named = getattr(features[self.label], "feature", features[self.label]) if self.label else None
         self.class_names = getattr(named, "names", None)
         self._names_as_captions = [template.format(spoken(name)) for name in self.class_names or ()]
@@ -166,14 +167,14 @@ class TfdsReader:
         self.decoding = tfds.decode.PartialDecoding(wanted, decoders={self.image: tfds.decode.SkipDecoding()})
 
     def example(self, features: dict[str, Any]) -> dict[str, tf.Tensor]:
-        """TFDS's example, its image left encoded, as a raw example: "image", "captions", perhaps "label" and "id"."""
+        """Turns TFDS's example, with its image encoded, into a raw example, as `Source.read` returns it."""
         flat = _flat(features)
         example = {"image": flat[self.image]}
         label = tf.cast(flat[self.label], tf.int32) if self.label else None
         if self.captions:
             example["captions"] = tf.reshape(flat[self.captions], [-1])
         elif label is not None and self._names_as_captions:
-            # A label below 0 means that there is none.
+            # A label below 0 means that the record has no label.
             labels = tf.reshape(label, [-1])
             example["captions"] = tf.gather(self._names_as_captions, tf.boolean_mask(labels, labels >= 0))
         if label is not None:
@@ -186,7 +187,7 @@ class TfdsReader:
         return example
 
     def parser(self) -> Parse:
-        """Serialized record to raw example, in-graph."""
+        """Returns a function that turns a serialized record into a raw example, in the graph."""
         features = self.decoding.extract_features(self._all)
         return lambda record: self.example(features.deserialize_example(record, decoders=self.decoding.decoders))
 
@@ -196,13 +197,13 @@ def _label(features: Any, flat: dict[str, Any], known: Sequence[str] | None) -> 
 
     if known is not None:
         return next((key for key in known if key in features), None)
-    # What lies inside a sequence labels a part of the image.
+    # A label inside a sequence describes a part of the image, so it does not count.
     labels = [key for key, f in flat.items() if isinstance(f, tfds.features.ClassLabel) and key in features]
     return "label" if "label" in labels else next(iter(labels), None)
 
 
 class _DataSource(Source):
-    """Serialized records by TFDS's own random access, which is Python: one call per record."""
+    """Reads serialized records by TFDS's own random access, with one call of Python per record."""
 
     def __init__(self, data: Any, parse: Parse, name: str, signature: str):
         self._data = data
@@ -212,19 +213,19 @@ class _DataSource(Source):
         self.fingerprint = fingerprint_of(name, signature, self.size)
 
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One raw example, in-graph."""
+        """Reads one raw example in the graph."""
         record = tf.numpy_function(lambda number: bytes(self._data[int(number)]), [index], tf.string)
         example = self._parse(tf.ensure_shape(record, []))
         example.setdefault("id", tf.strings.as_string(index))
         return example
 
     def locate(self, index: int) -> tuple[str, int]:
-        """The data set and the record's number in its split."""
+        """Returns the data set and the record's number in its split."""
         return self.name, index
 
 
 def _flat(features: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested features, or values of them, by names joined with "/"; a sequence of named features as those."""
+    """Flattens nested features, or their values, to names joined with "/". Sequences of named features count, too."""
     inner = getattr(features, "feature", features)
     if not hasattr(inner, "items"):
         return {prefix: features}

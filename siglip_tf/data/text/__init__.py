@@ -1,1 +1,1 @@
-"""Texts as token ids: the SentencePiece tokenizer and the training of one."""
+"""Turns texts into token ids: the SentencePiece tokenizer and its training."""

@@ -1,38 +1,38 @@
-"""What a usable caption is: valid UTF-8 that holds more than white space.
+"""The rule for usable captions: valid UTF-8 that holds more than white space.
 
-Training, evaluation, inspection, stored embeddings and the training of a tokenizer all use this one rule. One caption
-that is not UTF-8 spoils its record, because then the reader cannot tell what else was read wrongly.
+Training, evaluation, inspection, stored embeddings, and the training of a tokenizer all use this rule. A caption that
+is not UTF-8 makes its whole record unusable, because other parts of the record may have been read wrongly, too.
 """
 
 from collections.abc import Iterable
 
 import tensorflow as tf
 
-# What Python's `str.isspace` accepts, and NUL, in RE2's syntax (whose own `\s` is ASCII only).
+# The characters that Python's `str.isspace` accepts, and NUL, in RE2's syntax (whose own `\s` is ASCII only).
 _BLANK = r"[\s\p{Z}\x00\x0b\x1c-\x1f\x{85}]*"
 
 
 def is_utf8(texts: tf.Tensor) -> tf.Tensor:
-    """Whether each string is valid UTF-8, in the graph.
+    """Finds, in the graph, which strings are valid UTF-8.
 
     Args:
         texts: strings of any shape.
 
     Returns:
-        bool, like `texts`. Invalid bytes are never an error.
+        bool, shaped like `texts`. Invalid bytes do not raise an error.
     """
-    # Transcoding drops what is not valid.
+    # Transcoding drops invalid bytes.
     return tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="ignore") == texts
 
 
 def usable_indices(captions: tf.Tensor) -> tf.Tensor:
-    """The indices of a record's usable captions, in the graph.
+    """Finds, in the graph, the indices of a record's usable captions.
 
     Args:
         captions: strings (captions,).
 
     Returns:
-        int64 (usable,), rising; empty if any caption is not UTF-8.
+        int64 (usable,), in ascending order; empty if any caption is not UTF-8.
     """
     captions = tf.ensure_shape(captions, [None])
     has_text = ~tf.strings.regex_full_match(captions, _BLANK)
@@ -40,7 +40,7 @@ def usable_indices(captions: tf.Tensor) -> tf.Tensor:
 
 
 def usable_captions(captions: tf.Tensor) -> tf.Tensor:
-    """A record's usable captions, in the graph.
+    """Returns, in the graph, a record's usable captions.
 
     Args:
         captions: strings (captions,).
@@ -57,12 +57,12 @@ def usable_captions(captions: tf.Tensor) -> tf.Tensor:
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text holds nothing but white space and NUL."""
+    """Says whether a text holds nothing but white space and NUL."""
     return not text.replace("\0", "").strip()
 
 
 def encoding_fault(captions: Iterable[bytes]) -> str | None:
-    """Why the first caption that is not UTF-8 cannot be decoded, or None if all can."""
+    """Says why the first caption that is not UTF-8 cannot be decoded. Returns None if all can be decoded."""
     for caption in captions:
         try:
             caption.decode()

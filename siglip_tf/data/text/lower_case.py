@@ -1,4 +1,4 @@
-"""Lower-casing in the graph, the same in every locale and for every byte.
+"""Lower-casing in the graph, which gives the same result in every locale and for every byte.
 
 Source: Python's `str.lower` and `bytes.lower`; the `Lowercase` normalizer of Hugging Face's `tokenizers`.
 """
@@ -13,23 +13,23 @@ def lower(texts: tf.Tensor, how: str) -> tf.Tensor:
 
     Args:
         texts: UTF-8 strings of any shape.
-        how: "unicode" lower-cases every script as Python's `str.lower` does; "simple" lower-cases each character by
-            itself, so that a sigma at the end of a word becomes the one inside words; "ascii" touches A to Z only;
-            "none" changes nothing.
+        how: "unicode" lower-cases every script as Python's `str.lower` does. "simple" lower-cases each character
+            separately, so that a sigma at the end of a word gets the same form as inside words. "ascii" changes A to Z
+            only. "none" changes nothing.
 
     Returns:
-        strings, like `texts`.
+        strings, shaped like `texts`.
     """
     if how == "none":
         return texts
     texts = tf.strings.lower(texts)
     if how == "ascii":
         return texts
-    # TensorFlow's conversion follows the locale of the process: in Turkish, I and its dotted sister differ.
+    # TensorFlow's conversion depends on the locale of the process: in Turkish, I and the dotted I are two letters.
     texts = tf.strings.regex_replace(texts, "\u0130", "i\u0307")
     if how == "simple":
         texts = tf.strings.regex_replace(texts, "\u03a3", "\u03c3")
-    # It also ends at NUL, so the parts between are converted one by one.
+    # The conversion also stops at NUL, so the parts between NULs are converted one by one.
     parts = tf.strings.split(tf.reshape(texts, [-1]), "\0")
     lowered = tf.strings.join([tf.strings.lower(parts.flat_values, encoding="utf-8"), "\0"])
     whole = tf.strings.reduce_join(parts.with_flat_values(lowered), axis=-1)

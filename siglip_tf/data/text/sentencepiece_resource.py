@@ -1,4 +1,4 @@
-"""A SentencePiece tokenizer whose vocabulary outlives TensorFlow's kernel caches."""
+"""A SentencePiece tokenizer whose vocabulary survives when TensorFlow clears its kernel caches."""
 
 import hashlib
 from typing import Any
@@ -7,11 +7,11 @@ import tensorflow as tf
 
 
 def sentencepiece_tokenizer(model_proto: bytes) -> Any:
-    """`tensorflow_text.SentencepieceTokenizer` of int32 ids, with its vocabulary under a shared name.
+    """Returns a `tensorflow_text.SentencepieceTokenizer` of int32 ids, with its vocabulary under a shared name.
 
     In tensorflow-text the vocabulary belongs to the kernel that read it. `tf.random.set_seed`, and with it
-    `keras.utils.set_random_seed`, drops that kernel, and the tokenizer fails afterwards, also in a loaded SavedModel.
-    Under a name made from its bytes the resource lives as long as the process.
+    `keras.utils.set_random_seed`, drops that kernel, and then the tokenizer fails, even in a loaded SavedModel. A
+    resource with a shared name, which is made from the vocabulary's bytes, lives as long as the process.
     """
     import tensorflow_text
     from tensorflow_text.python.ops.sentencepiece_tokenizer import gen_sentencepiece_tokenizer

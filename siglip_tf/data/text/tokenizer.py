@@ -1,7 +1,7 @@
-"""Text to token ids inside the graph: lower-casing, SentencePiece, sticky end-of-sentence, padding.
+"""Turns texts into token ids in the graph: lower-casing, SentencePiece, sticky end-of-sentence, padding.
 
 Source: "Sigmoid Loss for Language Image Pre-Training", section 4 (sequence length, vocabularies); big_vision
-`pp/ops_text.py` (sticky EOS) and `evaluators/proj/image_text/prompt_engineering.py` (canonicalisation).
+`pp/ops_text.py` (sticky EOS) and `evaluators/proj/image_text/prompt_engineering.py` (canonicalization).
 """
 
 import base64
@@ -17,23 +17,23 @@ import tensorflow as tf
 from siglip_tf.data.text.lower_case import LOWER_CASE, lower
 from siglip_tf.data.text.sentencepiece_resource import sentencepiece_tokenizer
 
-# ASCII punctuation, and what Python's `\s` matches, in RE2's syntax (whose own `\s` is ASCII only).
+# ASCII punctuation, and the characters of Python's `\s`, in RE2's syntax (whose own `\s` is ASCII only).
 _PUNCTUATION = r"[!-/:-@\[-`{-~]"
 _WHITE_SPACE = r"[\s\p{Z}\x0b\x1c-\x1f\x{85}]+"
-# Hugging Face's `SiglipTokenizer` encodes a segment behind this and drops its pieces.
+# Hugging Face's `SiglipTokenizer` encodes a segment after this prefix and drops the prefix's pieces.
 _PREFIX = "<unk>"
-_SPACE = "\u2581"  # as SentencePiece writes it
+_SPACE = "\u2581"  # SentencePiece's character for a space.
 
 
 def canonicalize(text: str, keep: str = "") -> str:
-    """Canonical form of a class name or prompt: `_` to space, no punctuation, lower case, single spaces.
+    """Returns the canonical form of a class name or prompt: `_` becomes a space, no punctuation, lower case.
 
     Args:
         text: class name or prompt template.
-        keep: punctuation kept where it occurs as exactly this string, e.g. `"{}"` in templates or `","` in names.
+        keep: exactly this punctuation is kept, e.g. `"{}"` in templates or `","` in names.
 
     Returns:
-        The canonical text.
+        The canonical text, with single spaces.
 
     Source: big_vision `prompt_engineering.py`.
     """
@@ -43,13 +43,13 @@ def canonicalize(text: str, keep: str = "") -> str:
 
 
 def strip_punctuation(texts: tf.Tensor) -> tf.Tensor:
-    """In-graph: ASCII punctuation removed, white space collapsed and trimmed; strings of any shape."""
+    """Removes ASCII punctuation, and collapses and trims white space, in the graph. Takes strings of any shape."""
     texts = tf.strings.regex_replace(texts, _PUNCTUATION, "")
     return tf.strings.strip(tf.strings.regex_replace(texts, _WHITE_SPACE, " "))
 
 
 def canonicalize_in_graph(texts: tf.Tensor) -> tf.Tensor:
-    """`canonicalize` (nothing kept) as TensorFlow ops; UTF-8 strings of any shape to the same shape."""
+    """Does what `canonicalize` does (without `keep`) in the graph, for UTF-8 strings of any shape."""
     texts = tf.strings.regex_replace(texts, "_", " ")
     return strip_punctuation(lower(texts, "unicode"))
 
@@ -57,26 +57,27 @@ def canonicalize_in_graph(texts: tf.Tensor) -> tf.Tensor:
 class Tokenizer(tf.Module):
     """SentencePiece ids of fixed length, in the graph, with "sticky" end-of-sentence.
 
-    A text of fewer than `length` pieces becomes its pieces, one EOS, then pads; a longer one its first
-    `length - 1` pieces and EOS. The class is a `tf.Module` so that a SavedModel that holds it keeps the vocabulary.
+    A text of fewer than `length` pieces becomes its pieces, one EOS, and padding. A longer text becomes its first
+    `length - 1` pieces and EOS. The class is a `tf.Module`, so that a SavedModel that holds it includes the vocabulary.
 
     Args:
         model_proto: a serialized SentencePiece model (the bytes of a `.model` file).
-        length: tokens per text.
-        lower_case: True or "unicode" lower-cases every script as Python does, and so Hugging Face's `SiglipTokenizer`;
-            "simple" lower-cases each character by itself, as `Siglip2Tokenizer` does, which only changes a sigma at
-            the end of a word; "ascii" touches A to Z only, as `tf.strings.lower` in big_vision's training did; False
-            or "none" leaves case alone.
+        length: number of tokens per text.
+        lower_case: True or "unicode" lower-cases every script, as Python and Hugging Face's `SiglipTokenizer` do.
+            "simple" lower-cases each character separately, as `Siglip2Tokenizer` does; only a sigma at the end of a
+            word differs. "ascii" changes A to Z only, as `tf.strings.lower` in big_vision's training did. False or
+            "none" keeps the case.
         eos_id: id appended to every text; 1 in every SigLIP vocabulary.
         pad_id: id after the end; 1 for SigLIP (the same as EOS), 0 for SigLIP 2.
-        punctuation: "keep" as in training, or "strip", which drops ASCII punctuation as Hugging Face's
-            `SiglipTokenizer` does to every text.
-        special_tokens: pieces of the vocabulary, such as "</s>" or "<eos>", that become their id where a text spells
-            them out, as in Hugging Face's tokenizers. With punctuation "strip" the white space around them is dropped.
-            By default a text is only text.
+        punctuation: "keep", as in training, or "strip", which drops ASCII punctuation as Hugging Face's
+            `SiglipTokenizer` does for every text.
+        special_tokens: pieces of the vocabulary, such as "</s>" or "<eos>", that become their id if a text spells
+            them out, as in Hugging Face's tokenizers. With punctuation "strip", the white space around them is dropped.
+            By default there are none.
 
     Raises:
-        ValueError: not a SentencePiece model, or an id outside its vocabulary, or an unknown option.
+        ValueError: `model_proto` is not a SentencePiece model, an id is outside its vocabulary, or an option is
+            unknown.
 
     Example:
         tokenizer = Tokenizer.from_file("tokenizer.model", length=64)
@@ -125,7 +126,7 @@ class Tokenizer(tf.Module):
         self.punctuation = punctuation
         self.special_tokens = tuple(special_tokens)
         self._special_ids = [int(self._pieces.string_to_id(token)) for token in self.special_tokens]
-        # Whether SentencePiece itself puts a space before a text.
+        # Whether SentencePiece itself adds a space before a text.
         self._begins_words = (
             self._pieces.id_to_string(self._pieces.tokenize("a")[0]).numpy().decode().startswith(_SPACE)
         )
@@ -135,18 +136,18 @@ class Tokenizer(tf.Module):
 
     @classmethod
     def from_file(cls, path: str | Path, length: int, **options: Any) -> "Tokenizer":
-        """Tokenizer of a `.model` file (any path TensorFlow reads, `gs://` included); options as the constructor's."""
+        """Makes a tokenizer from a `.model` file at any path that TensorFlow reads. Options are the constructor's."""
         with tf.io.gfile.GFile(str(path), "rb") as file:
             return cls(file.read(), length, **options)
 
     def normalize(self, texts: tf.Tensor) -> tf.Tensor:
-        """The texts as SentencePiece receives them, lower-cased and stripped by this tokenizer's options; any shape."""
+        """Lower-cases and strips texts of any shape by this tokenizer's options, as SentencePiece receives them."""
         texts = lower(texts, self.lower_case)
         return strip_punctuation(texts) if self.punctuation == "strip" else texts
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, texts: Any) -> tf.Tensor:
-        """Token ids.
+        """Turns texts into token ids.
 
         Args:
             texts: UTF-8 strings, scalar or (batch, ...), of known rank.
@@ -158,7 +159,7 @@ class Tokenizer(tf.Module):
         ids = self._ids(tf.reshape(texts, [-1]))
         kept = self.length - 1
         counts = tf.minimum(tf.cast(ids.row_lengths(), tf.int32), kept)[:, None]
-        ids = ids.to_tensor(self.pad_id, shape=(None, self.length))  # cuts what is longer
+        ids = ids.to_tensor(self.pad_id, shape=(None, self.length))  # This truncates longer texts.
         position = tf.range(self.length)[None, :]
         if self.special_tokens and self.punctuation == "strip":
             # `SiglipTokenizer` adds no EOS to a text that ends with one.
@@ -170,7 +171,7 @@ class Tokenizer(tf.Module):
 
     @tf.autograph.experimental.do_not_convert
     def token_counts(self, texts: Any) -> tf.Tensor:
-        """Pieces in each text, EOS included, before any cut: a text is truncated where this exceeds `length`.
+        """Counts the tokens of each text, EOS included, before truncation. A text with more than `length` is truncated.
 
         Args:
             texts: UTF-8 strings (batch,).
@@ -182,15 +183,15 @@ class Tokenizer(tf.Module):
         return tf.cast(self._ids(texts).row_lengths(), tf.int32) + 1
 
     def _ids(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        """int32 (batch, pieces), ragged: the ids of strings (batch,), without an end."""
+        """Returns the ids of strings (batch,) without EOS: int32 (batch, pieces), ragged."""
         if not self.special_tokens:
             return self._pieces.tokenize(self.normalize(texts))
         strips = self.punctuation == "strip"
-        if strips:  # so does `SiglipTokenizer`
+        if strips:  # `SiglipTokenizer` does the same.
             texts = tf.strings.regex_replace(texts, _SPACE, " ")
         around = r"[\s\p{Z}\x0b\x1c-\x1f\x{85}]*" if strips else ""
         either = "|".join(re.escape(token) for token in sorted(self.special_tokens, key=len, reverse=True))
-        # A byte that UTF-8 never has separates special tokens from the text around them.
+        # A byte that never occurs in UTF-8 separates special tokens from the text around them.
         marked = tf.strings.regex_replace(texts, f"{around}({either}){around}", b"\xff\\1\xff")
         segments = tf.strings.split(marked, b"\xff")
         is_special = segments.flat_values[:, None] == list(self.special_tokens)
@@ -200,7 +201,7 @@ class Tokenizer(tf.Module):
         return segments.with_flat_values(tf.concat([ids, named], 1)).merge_dims(1, 2)
 
     def _segment_ids(self, plain: tf.Tensor, segments: tf.RaggedTensor) -> tf.RaggedTensor:
-        """As `SiglipTokenizer` has it: a text begins with a word, and what follows a special token does not."""
+        """Tokenizes segments like `SiglipTokenizer`: a text begins a word, and text after a special token does not."""
         first = tf.ragged.range(segments.row_lengths()).flat_values == 0
         begun = plain
         if not self._begins_words:
@@ -212,7 +213,7 @@ class Tokenizer(tf.Module):
         return tf.ragged.boolean_mask(inside, tf.cast(position, tf.int32) >= tf.cast(lengths, tf.int32)[:, None])
 
     def decode(self, ids: Any) -> tf.Tensor:
-        """Texts of int32 (batch, length) up to their first EOS, as strings (batch,); for people to read."""
+        """Turns ids, int32 (batch, length), up to their first EOS, into strings (batch,) for people to read."""
         ids = tf.convert_to_tensor(ids, tf.int32)
         before_end = tf.cumsum(tf.cast(ids == self.eos_id, tf.int32), axis=1) == 0
         return self._pieces.detokenize(tf.ragged.boolean_mask(ids, before_end & (ids != self.pad_id)))
@@ -223,22 +224,22 @@ class Tokenizer(tf.Module):
         return hashlib.sha256(self.model_proto).hexdigest()
 
     def get_config(self) -> dict[str, Any]:
-        """The options without the vocabulary, JSON-able: what `Tokenizer(proto, **config)` takes."""
+        """Returns the options without the vocabulary, as plain JSON, for `Tokenizer(proto, **config)`."""
         names = ("length", "lower_case", "eos_id", "pad_id", "punctuation")
         config = {name: getattr(self, name) for name in names}
-        # Left out where it says nothing: an older version reads the config too.
+        # Leave out an empty list, so that older versions can read the config, too.
         return config | ({"special_tokens": list(self.special_tokens)} if self.special_tokens else {})
 
     def to_config(self) -> dict[str, Any]:
-        """Everything, JSON-able: the options and the vocabulary as base64."""
+        """Returns the options, and the vocabulary as base64, as plain JSON."""
         return {**self.get_config(), "model_proto": base64.b64encode(self.model_proto).decode("ascii")}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Tokenizer":
-        """The inverse of `to_config`.
+        """Makes a tokenizer from what `to_config` returned.
 
         Raises:
-            ValueError: no vocabulary in the config, or one that is not base64.
+            ValueError: the config holds no vocabulary, or the vocabulary is not base64.
         """
         options = dict(config)
         proto = options.pop("model_proto", None)

@@ -1,4 +1,4 @@
-"""SentencePiece vocabularies from a stream of texts, with the ids that SigLIP's tokenizers have.
+"""Trains SentencePiece vocabularies on a stream of texts, with the special ids of SigLIP's tokenizers.
 
 Source: https://arxiv.org/abs/1808.06226; the ids of T5's `c4_en` vocabulary (SigLIP) and of Gemma's (SigLIP 2).
 """
@@ -30,7 +30,7 @@ ID_LAYOUTS: Final = {
 }
 MODEL_TYPES: Final = ("unigram", "bpe")
 _MIN_VOCAB_SIZE: Final = 8
-# SentencePiece drops longer texts without a word; they are cut here instead.
+# SentencePiece silently drops longer texts, so this file divides them.
 _MAX_TEXT_BYTES: Final = 4096
 
 
@@ -46,25 +46,26 @@ def train_tokenizer(
     max_texts: int | None = None,
     seed: int = 0,
 ) -> bytes:
-    """Trains a SentencePiece model; the same texts and arguments give the same bytes.
+    """Trains a SentencePiece model. The same texts and arguments give the same bytes.
 
     Args:
-        texts: read once, a text at a time. Line breaks separate texts; texts of nothing but space are left out.
-        vocab_size: largest number of pieces. A corpus with fewer gives fewer.
-        lower_case: whether texts are lower-cased first, as SigLIP's are; then tokenize with `lower_case=True` too.
+        texts: the texts, which are read once, one at a time. Line breaks separate texts. Blank texts are left out.
+        vocab_size: largest number of pieces. A small corpus may give fewer pieces.
+        lower_case: whether to lower-case texts first, as for SigLIP. If so, tokenize with `lower_case=True`, too.
         layout: "siglip" (pad 0, EOS 1, unknown 2) or "siglip2" (pad 0, EOS 1, BOS 2, unknown 3).
-        model_type: "unigram" (SigLIP's) or "bpe" (SigLIP 2's). A corpus of few different words wants "bpe": unigram
-            makes a word a piece only if it also occurs inside another word, and spells the rest.
-        character_coverage: share of all characters that get a piece of their own; the rest become unknown, or bytes.
+        model_type: "unigram" (SigLIP's) or "bpe" (SigLIP 2's). Use "bpe" for a corpus of few different words: unigram
+            makes a word a piece only if it also occurs inside another word, and spells all other words.
+        character_coverage: fraction of all characters that get a piece of their own, from 0.9 to 1. The rest become
+            unknown, or bytes.
         byte_fallback: spell unknown characters as UTF-8 bytes, which takes 256 pieces.
-        max_texts: how many texts are held in memory, a seeded random sample of the stream; None holds all.
-        seed: of that sample.
+        max_texts: how many texts are held in memory, as a random sample of the stream. None holds all texts.
+        seed: seed of that sample.
 
     Returns:
-        The bytes of a `.model` file, as `Tokenizer` and Hugging Face's `SiglipTokenizer` load it.
+        The bytes of a `.model` file, which `Tokenizer` and Hugging Face's `SiglipTokenizer` can load.
 
     Raises:
-        ValueError: an argument out of range, no text at all, or a vocabulary too small for the characters.
+        ValueError: an argument is out of range, there is no text, or the vocabulary is too small for the characters.
     """
     import sentencepiece
 
@@ -93,7 +94,7 @@ def train_tokenizer(
             character_coverage=character_coverage,
             byte_fallback=byte_fallback,
             minloglevel=2,
-            **ID_LAYOUTS[layout],  # type: ignore[arg-type]  # the stub knows only its named arguments
+            **ID_LAYOUTS[layout],  # type: ignore[arg-type]  # The stub lists only some of the arguments.
         )
     except RuntimeError as error:
         if not counted.count:
@@ -103,7 +104,7 @@ def train_tokenizer(
 
 
 class _Counted:
-    """An iterator that knows how much came through."""
+    """An iterator that counts its items."""
 
     def __init__(self, items: Iterator[str]):
         self._items = items
@@ -119,10 +120,10 @@ class _Counted:
 
 
 def _pieces(texts: Iterable[str], lower_case: bool) -> Iterator[str]:
-    """Lines as SentencePiece takes them: not empty, not too long, no NUL."""
+    """Yields lines that SentencePiece accepts: not empty, not too long, and without NUL."""
     for text in texts:
         lowered = text.lower() if lower_case else text
-        # Not `str.splitlines`, which also cuts at separators that stand inside captions.
+        # Do not use `str.splitlines`, because it also splits at separators that occur inside captions.
         for line in re.split(r"[\r\n]+", lowered.replace("\0", " ")):
             stripped = line.strip()
             while len(stripped.encode()) > _MAX_TEXT_BYTES:
@@ -134,7 +135,7 @@ def _pieces(texts: Iterable[str], lower_case: bool) -> Iterator[str]:
 
 
 def _sample(items: Iterable[str], size: int, seed: int) -> list[str]:
-    """A uniform sample of a stream (reservoir). SentencePiece's own cannot be seeded twice in one process."""
+    """Draws a uniform sample of a stream (reservoir sampling). SentencePiece can seed its own only once per process."""
     generator = random.Random(seed)
     sample: list[str] = []
     for number, item in enumerate(items):
@@ -146,18 +147,18 @@ def _sample(items: Iterable[str], size: int, seed: int) -> list[str]:
 
 
 class TextFiles:
-    """The texts of files, streamed: one a line (`.txt`), or fields of JSONL, CSV and TSV; each may end in `.gz`.
+    """A stream of the texts in files: one text per line (`.txt`), or fields of JSONL, CSV, and TSV; also as `.gz`.
 
-    Records without a usable text are left out and counted by cause in `skipped`; `texts` and `bytes_read` count what
+    Records without a usable text are left out and counted by cause in `skipped`. `texts` and `bytes_read` count what
     was read.
 
     Args:
-        paths: local, or any that `tf.io.gfile` reads.
+        paths: local paths, or any paths that `tf.io.gfile` reads.
         fields: JSONL keys or CSV columns to read. A JSONL value may be a string or a list of strings.
 
     Raises:
-        ValueError: no path, a name that says no known format, or, while reading, a table that cannot be read as such.
-        FileNotFoundError: a path that does not exist.
+        ValueError: there is no path, a suffix is unknown, or, while reading, a table cannot be read.
+        FileNotFoundError: a path does not exist.
     """
 
     def __init__(self, paths: Sequence[str], fields: Sequence[str] = ("caption",)):
@@ -241,7 +242,7 @@ def _format_of(path: str) -> str:
 
 @contextlib.contextmanager
 def _open_text(path: str) -> Iterator[TextIO]:
-    """Undecodable bytes become U+FFFD, which the readers count and leave out; a byte order mark is left out."""
+    """Opens a text file. Invalid bytes become U+FFFD, whose texts the readers skip and count; a BOM is dropped."""
     with open_binary(path) as binary:
         zipped = path.lower().endswith(".gz")
         file: Any = io.BufferedReader(gzip.GzipFile(fileobj=binary)) if zipped else binary

@@ -1,2 +1,5 @@
-"""Folders of image files: `layout` decides which files say the captions (`tree` lists them; `table`, `texts`, and
-`classes` read one kind each), and `source` is the `FolderSource` of the rows."""
+"""Folders of image files.
+
+`layout` decides which files hold the captions. `tree` lists the files; `table`, `texts`, and `classes` read one kind of
+layout each. `source` is the `FolderSource`, which reads the rows.
+"""

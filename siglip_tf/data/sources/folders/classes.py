@@ -1,4 +1,4 @@
-"""Class names from the names of folders, and what is said where a folder holds nothing that can be read."""
+"""Class names from the names of folders, and the errors for folders that hold nothing readable."""
 
 import posixpath
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from siglip_tf.data.sources.tables.rows import Layout, Row
 
 
 def class_folders(tree: Tree, chosen: bool) -> Layout:
-    """A folder per class, below the folder itself or below folders named train, validation and test."""
+    """Reads one folder per class, below the folder itself or below folders named train, validation, and test."""
     tops = tree.tops()
     if not tops or "" in tree.pictures:
         raise ValueError(_nothing_to_read(tree))
@@ -86,7 +86,7 @@ def _refuse_one_class(tree: Tree, names: set[str], inside: Sequence[str]) -> Non
 
 
 def _nothing_to_read(tree: Tree) -> str:
-    """Why a folder holds no rows."""
+    """Returns the message that says why a folder holds no rows."""
     names = [posixpath.join(where, name) for where, found in tree.files.items() for name in found]
     archives = [name for name in names if archive_of(name)]
     shards = [name for name in names if shard_kind(name)]

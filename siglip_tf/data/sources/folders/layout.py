@@ -1,12 +1,14 @@
-"""What a folder of image files says of its captions: the layouts that people and their tools write, as rows.
+"""Finds where a folder of image files has its captions, and reads them as rows.
+
+These are the layouts:
 
     table             captions.jsonl (or .json, .csv, .tsv, .parquet, .txt) beside the images or above them
-    table a folder    train/metadata.jsonl, test/metadata.jsonl: Hugging Face's imagefolder
+    tables            train/metadata.jsonl, test/metadata.jsonl, as in Hugging Face's imagefolder
     texts             a .txt (or .caption, .json) beside each image: img2dataset's `files` output, kohya's scripts
-    classes           cat/*.jpg, dog/*.jpg; also below train/, validation/ and test/
+    classes           cat/*.jpg, dog/*.jpg; also below train/, validation/, and test/
 
-What fits none of these is refused, and the files that were not understood are named: captions are never made up from
-the names of folders while a file that may hold them lies beside.
+Any other folder is refused with an error that names the files that were not understood. The names of folders do not
+become captions if another file may hold the captions.
 
 Source: https://huggingface.co/docs/datasets/image_dataset; https://github.com/rom1504/img2dataset
 """
@@ -25,16 +27,16 @@ from siglip_tf.data.sources.tables.rows import Layout
 
 
 def read_layout(path: str, *, classes: bool = False, separator: str | None = None, image: str | None = None) -> Layout:
-    """The layout of a folder, or of the table at a path.
+    """Reads the layout of a folder or of a table.
 
     Args:
-        path: the folder, or a table.
-        classes: read the subfolders as classes, whatever else lies there.
-        separator: of a CSV or TSV table, if it is none of theirs.
-        image: the column that names the images; one of the common names where None.
+        path: the folder or the table.
+        classes: read the subfolders as classes, whatever other files there are.
+        separator: the separator of a CSV or TSV table, if it is not a comma or a tab.
+        image: the column that names the images. None searches common names.
 
     Raises:
-        ValueError: nothing there, or nothing that is understood.
+        ValueError: nothing exists at the path, or the layout is not understood.
     """
     images = IMAGES if image is None else (image,)
     if not tf.io.gfile.isdir(path):
@@ -63,6 +65,6 @@ def read_layout(path: str, *, classes: bool = False, separator: str | None = Non
 
 
 def _is_of_numbered_folder(path: str, name: str) -> bool:
-    """Whether a table holds img2dataset's metadata of the folder beside it: `00000.parquet` of `00000/`."""
+    """Says whether a table is img2dataset's metadata for the folder beside it: `00000.parquet` for `00000/`."""
     stem = name.partition(".")[0]
     return stem.isdecimal() and tf.io.gfile.isdir(join(path, stem))

@@ -22,32 +22,32 @@ _SPLIT_PARTS = {"train": (0, 90), "validation": (90, 95), "test": (95, 100)}
 
 
 class FolderSource(Source):
-    """Image files of a folder with their captions; `siglip_tf.data.sources.folders.layout` lists the layouts.
+    """Image files of a folder with their captions. `siglip_tf.data.sources.folders.layout` lists the layouts.
 
-    A table has a row for each pair or image: a column "image" (or "file_name", "filepath", "path"), relative to the
-    table's folder; "caption" or "captions" (a list, in CSV as JSON), and perhaps "label" (an integer or a class name),
-    "language", "group" (an integer or a text) and "split". Rows of the same image become one record with several
-    captions. Where each subfolder is a class, its name is the caption, with spaces for underscores.
+    A table has a row for each pair or image. Its columns are "image" (or "file_name", "filepath", "path"), relative to
+    the table's folder; "caption" or "captions" (a list, in CSV as JSON); and optionally "label" (an integer or a class
+    name), "language", "group" (an integer or a text), and "split". Rows of the same image become one record with
+    several captions. If each subfolder is a class, its name is the caption, with spaces for underscores.
 
-    A row that cannot be understood is a record that counts as broken; it stands behind all others.
+    A row that cannot be understood is a broken record. Broken rows come after all other records.
 
     Args:
-        folder: the folder, or the table's path.
-        split: "train", "validation", "test", or whatever the "split" column or the folders say. Without either the
-            split is made by a hash of the image's group, or of its name where it has none: 90, 5 and 5 in a hundred.
-            None takes all rows.
-        image_column, caption_column, label_column, language_column, group_column: names of the columns, where they
+        folder: the folder, or the path of the table.
+        split: "train", "validation", "test", or any value of the "split" column or any split that the folders name.
+            If the data names no splits, a hash of the image's group (or of its name, without a group) assigns 90% of
+            the images to "train" and 5% each to "validation" and "test". None takes all rows.
+        image_column, caption_column, label_column, language_column, group_column: names of the columns, if they
             differ from those above.
-        template: caption of an image that has a class name and no caption, with `{}` for the name.
-        classes: read the subfolders as classes, whatever else lies in the folder.
-        separator: what stands between the columns of a table, where it is none of its kind's; "tab" is a tab.
+        template: the caption of an image that has a class name and no caption, with `{}` for the name.
+        classes: read the subfolders as classes, whatever other files are in the folder.
+        separator: the separator of a CSV or TSV table, if it is not a comma or a tab. "tab" is a tab.
 
     Attributes:
-        class_names: names of the labels, where labels are given as names or folders; else None.
+        class_names: names of the labels, if labels are given as names or folders, and None otherwise.
 
     Raises:
-        ValueError: no layout that is understood, a column that is missing, an unknown split, or a table more than half
-            of which cannot be understood.
+        ValueError: the layout is not understood, a column is missing, the split is unknown, or more than half of a
+            table cannot be understood.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class FolderSource(Source):
         if caption is None and label not in columns:
             choose(columns, None, CAPTIONS, layout.where)
         records, broken = _grouped(layout.rows, image, caption, label, language, group, layout.where)
-        # Before the split, so that a label means the same in each.
+        # Number the labels before splitting, so that a label means the same in each split.
         self.class_names = _number_labels(records, template, layout.classes)
         if caption is None and self.class_names is None:
             raise ValueError(
@@ -100,7 +100,7 @@ class FolderSource(Source):
         self._paths = [r["image"] if "://" in r["image"] or r["image"][0] == "/" else join(layout.root, r["image"])
                        for r in records]  # fmt: skip
         self._broken = broken
-        # No file has an empty name, so that reading a broken row fails.
+        # A broken row has an empty file name, so that reading it fails.
         records += [{"image": "", "captions": [], "label": None} for _ in broken]
         self._images = tf.constant([_encoded(path) for path in (*self._paths, *("" for _ in broken))])
         self._ids = tf.constant([_encoded(record["image"]) for record in records])
@@ -114,7 +114,7 @@ class FolderSource(Source):
         self._has_labels = any(record["label"] is not None for record in records)
 
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One raw example, in-graph."""
+        """Reads one raw example in the graph."""
         begin, end = tf.gather(self._starts, index), tf.gather(self._starts, index + 1)
         example = {
             "image": tf.io.read_file(tf.gather(self._images, index)),
@@ -130,19 +130,20 @@ class FolderSource(Source):
         return example
 
     def fetch(self, index: int) -> dict[str, Any]:
-        """As `Source.fetch`; a missing file is an empty image, and a broken row says what is wrong."""
+        """Reads one raw example outside the graph. A missing file is an empty image; a broken row has a cause."""
         if index >= len(self._paths):
             row = self._broken[index - len(self._paths)]
             found = {"cause": row.cause.value.encode(), "detail": _encoded(row.problem)}
             return {"image": b"", "captions": np.zeros([0], object), "id": b"", **found}
         try:
             return super().fetch(index)
-        except (tf.errors.NotFoundError, UnicodeDecodeError):  # a message with the file's name, which may be any bytes
+        # TensorFlow's message holds the file's name, which may not be UTF-8.
+        except (tf.errors.NotFoundError, UnicodeDecodeError):
             captions = self._captions[self._starts[index] : self._starts[index + 1]].numpy()
             return {"image": b"", "captions": captions, "id": self._ids[index].numpy()}
 
     def locate(self, index: int) -> tuple[str, int]:
-        """The image file, and 0; of a broken row the table, and the number of its line or entry."""
+        """Returns the image file and 0. For a broken row, returns the table and the number of its line or entry."""
         if index >= len(self._paths):
             row = self._broken[index - len(self._paths)]
             return row.path, row.number
@@ -150,7 +151,7 @@ class FolderSource(Source):
 
 
 def _encoded(text: str) -> bytes:
-    """The bytes of a text; what was not UTF-8, or half a surrogate pair in JSON, stays invalid, to be counted."""
+    """Returns the bytes of a text. Bytes that were not UTF-8, and lone surrogates, stay invalid, to be counted."""
     try:
         return text.encode(errors="surrogateescape")
     except UnicodeEncodeError:
@@ -166,14 +167,15 @@ def _grouped(
     group: str,
     where: str,
 ) -> tuple[list[dict[str, Any]], list[BrokenRow]]:
-    """Records and broken rows.
+    """Groups the rows by image.
 
     Returns:
-        One record per image, in order of first appearance: "image", "captions" [(text, language)], "label", "group" (a
-        number), "split"; and the rows that make none.
+        One record per image, in the order of first appearance: "image", "captions" [(text, language)], "label", "group"
+        (a number), "split"; and the broken rows.
 
     Raises:
-        ValueError: most rows are broken, an image is in two splits or groups, or a group is no whole number or text.
+        ValueError: most rows are broken, an image is in two splits or groups, or a group is neither a whole number nor
+            a text.
     """
     records: dict[str, dict[str, Any]] = {}
     checked = [row if isinstance(row, BrokenRow) else _wrong(row, image, caption, language) or row for row in rows]
@@ -201,7 +203,7 @@ def _grouped(
 
 
 def _wrong(row: Row, image: str, caption: str | None, language: str) -> BrokenRow | None:
-    """What is wrong with a row, or None."""
+    """Returns a broken row that says what is wrong with a row, or None."""
     name = row.get(image)
     if not isinstance(name, str) or not name:
         return row.broken(f"names no image in column {image!r}: {shown(row)}", Cause.MISSING_IMAGE)
@@ -232,7 +234,7 @@ def _broken_notes(broken: Sequence[BrokenRow]) -> list[str]:
 
 
 def _named_splits(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The splits that a table or the folders name."""
+    """Returns the splits that a table or the folders name."""
     return sorted({str(record["split"]) for record in records if record["split"]})
 
 
@@ -246,11 +248,11 @@ def _split_notes(records: Sequence[Mapping[str, Any]], split: str | None) -> lis
 def _of_split(
     records: list[dict[str, Any]], broken: list[BrokenRow], split: str, where: str
 ) -> tuple[list[dict[str, Any]], list[BrokenRow]]:
-    """The records of a split. A broken row whose split is not known belongs to each split that the data names."""
+    """Returns the records of a split. A broken row whose split is unknown belongs to every split of the data."""
     if known := _named_splits(records):
 
         def is_in(value: str | None) -> bool:
-            # "val" where the data says "validation": the same part by another of its usual names.
+            # "val" and "validation", for example, are two usual names of the same split.
             part = None if split in known else SPLITS.get(split.lower())
             return str(value) == split if part is None else SPLITS.get(str(value).lower()) == part
 
@@ -267,7 +269,7 @@ def _of_split(
 
 
 def _drawn_by(record: Mapping[str, Any]) -> str:
-    """What decides the split of a record: pictures of one group are not divided."""
+    """Returns the text whose hash decides a record's split. Pictures of one group stay together."""
     return record["image"] if record["group"] == NO_GROUP else f"group {record['group']}"
 
 
@@ -276,17 +278,20 @@ def _percentile(name: str) -> int:
 
 
 def _number_labels(records: list[dict[str, Any]], template: str, classes: bool) -> list[str] | None:
-    """Makes labels integers, or None; names of labels come back sorted, and caption what has no caption.
+    """Makes labels integers or None, and makes captions from names of labels for records without captions.
 
     Args:
-        records: with labels as they were read.
-        template: of those captions.
+        records: records with labels as they were read; changed in place.
+        template: the template of those captions.
         classes: whether labels are names even if all are numbers.
+
+    Returns:
+        The sorted names of the labels, or None if the labels are integers.
     """
     given = {str(record["label"]) for record in records if record["label"] not in (None, "")}
-    # Numbers beyond int32 name things, such as articles.
+    # Numbers beyond int32 are names, such as article numbers.
     numbers = all(label.removeprefix("-").isdecimal() and abs(int(label)) < 1 << 31 for label in given)
-    # A folder "10" is class 10 if there are folders 0 to 9.
+    # If all names are numbers, sort by number, so that folder "10" is class 10 after folders "0" to "9".
     names = sorted(given, key=lambda name: (int(name), name) if numbers else name) if classes or not numbers else None
     places = {name: place for place, name in enumerate(names or ())}
     for record in records:

@@ -1,4 +1,4 @@
-"""Rows of the tables of a folder, or of a table alone, with the images where they are."""
+"""Rows of a table, or of the tables of a folder, with the paths of their images."""
 
 import dataclasses
 import posixpath
@@ -25,7 +25,7 @@ TEXT_TABLES = (".txt", ".token")
 
 
 def is_text_table(path: str, beside: Sequence[str]) -> bool:
-    """Whether a `.txt` is a table: its first line names columns, or begins with an image's name."""
+    """Says whether a `.txt` file is a table: its first line names columns or begins with an image's name."""
     name = path.rpartition("/")[2]
     stem = posixpath.splitext(name)[0]
     if not name.lower().endswith(TEXT_TABLES) or is_harmless(name):
@@ -42,7 +42,7 @@ def _has_header(line: str) -> bool:
 
 
 def _token_row(line: str) -> dict[str, str] | None:
-    """A line of Flickr's `results.token`: an image's name, perhaps with `#0`, a tab, and its caption."""
+    """Parses a line of Flickr's `results.token`: an image's name, with or without `#0`, a tab, and its caption."""
     name, tab, caption = line.rstrip("\r\n").partition("\t")
     name, _, number = name.partition("#")
     return (
@@ -51,6 +51,7 @@ def _token_row(line: str) -> dict[str, str] | None:
 
 
 def one_table(path: str, separator: str | None, images: Sequence[str]) -> Layout:
+    """Reads the rows of a single table."""
     rows = _table_rows(path, separator)
     if not rows:
         raise ValueError(f"{path} holds no rows.")
@@ -58,7 +59,7 @@ def one_table(path: str, separator: str | None, images: Sequence[str]) -> Layout
 
 
 def tables_of_folders(tree: Tree, tables: Sequence[str], separator: str | None, images: Sequence[str]) -> Layout:
-    """Rows of one table per subfolder, with the subfolder's name as their split where it is one."""
+    """Reads the rows of one table per subfolder. If a subfolder has the name of a split, it is the rows' split."""
     rows: list[Row | BrokenRow] = []
     for table in tables:
         path = join(tree.root, table)
@@ -121,7 +122,7 @@ def _rows_of(path: str, separator: str | None) -> Iterable[Row | BrokenRow]:
 
 
 def _image_root(table: str, rows: Iterable[Row | BrokenRow], images: Sequence[str]) -> str:
-    """The folder that a table's images are relative to: its own, unless the first image is elsewhere nearby."""
+    """Returns the folder of a table's images: the table's own, unless the first image is in a folder nearby."""
     folder, slash, name = table.rpartition("/")
     folder = folder or ("/" if slash else ".")
     named = (row.get(key) for row in rows if isinstance(row, Row) for key in images)
@@ -129,14 +130,14 @@ def _image_root(table: str, rows: Iterable[Row | BrokenRow], images: Sequence[st
     if not first or "://" in first or first.startswith("/"):
         return folder
     parent = posixpath.dirname(folder) or "."
-    # COCO's annotations/captions_train2017.json belongs to train2017/.
+    # COCO's annotations/captions_train2017.json describes the images in train2017/.
     part = posixpath.splitext(name)[0].rpartition("_")[2]
     nearby = (folder, join(folder, "images"), parent, join(parent, part), join(parent, "images"))
     return next((where for where in nearby if tf.io.gfile.exists(join(where, first))), folder)
 
 
 def _below(root: str, folder: str, image: Any) -> Any:
-    """An image of a subfolder's table as a path below the root."""
+    """Returns the path, below the root, of an image in a subfolder's table."""
     if not isinstance(image, str) or not image or "://" in image or image.startswith("/"):
         return image
     path = posixpath.normpath(join(folder, image))

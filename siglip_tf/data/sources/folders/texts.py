@@ -17,7 +17,7 @@ _THREADS = 16
 
 
 def texts_beside_images(tree: Tree, sidecars: dict[str, str]) -> Layout:
-    """Each image's caption from the file of the same name beside it; an image without one has no caption."""
+    """Reads each image's captions from the file of the same name beside it, if there is one."""
 
     def row(picture: str) -> Row | BrokenRow:
         text = sidecars.get(picture)
@@ -48,7 +48,7 @@ def _sidecar_captions(path: str) -> list[Any]:
     if not path.lower().endswith(".json"):
         with tf.io.gfile.GFile(path, "rb") as file:
             data = file.read()
-        # Bytes that are not UTF-8 are kept as they are, and counted when the record is read.
+        # Bytes that are not UTF-8 are kept, and the record is counted as broken when it is read.
         text = data.removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape").strip()
         return [text] if text else []
     try:

@@ -1,4 +1,4 @@
-"""A folder's files below its root: which are pictures, which are tables of captions, and which mean nothing."""
+"""The files below a folder: which are pictures, which are tables of captions, and which can be ignored."""
 
 import posixpath
 from collections.abc import Iterable, Sequence
@@ -7,7 +7,7 @@ from siglip_tf.data.sources.listing import is_picture
 from siglip_tf.data.sources.paths import join
 from siglip_tf.data.sources.tables.reading import SUFFIXES, table_kind
 
-# Names that Hugging Face, torchvision and others give to the parts of a data set.
+# Names that Hugging Face, torchvision, and others give to the splits of a data set.
 _SPLIT_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -15,14 +15,14 @@ _SPLIT_NAMES = {
 }
 SPLITS = {name: split for split, names in _SPLIT_NAMES.items() for name in names}
 
-# Files that lie beside class folders and hold no captions, by the first word of their names.
+# Files beside class folders that hold no captions, by the first word of their names.
 _HARMLESS = {
     "readme", "license", "licence", "notice", "copying", "changelog", "citation", "attribution", "credits", "authors",
     "requirements", "classes", "labels", "class_names", "names", "synsets", "words", "checksums", "md5sums",
     "sha256sums", "dataset_info", "dataset_infos", "dataset_dict", "state", "config", "class_to_idx", "classes_to_idx",
     "idx_to_class", "label_map",
 }  # fmt: skip
-# What may hold captions or images and is not read from a folder of image files.
+# Files that may hold captions or images but are not read from a folder of image files.
 _NOT_READ = (
     ".txt", ".text", ".token", ".xml", ".xls", ".xlsx", ".ods", ".yaml", ".yml", ".pkl", ".pickle", ".npy", ".npz",
     ".h5", ".hdf5", ".arrow", ".feather", ".db", ".sqlite", ".sqlite3", ".mdb", ".lmdb", ".mat",
@@ -32,7 +32,7 @@ AS_CLASSES = "To read the subfolders as classes all the same, write {folder}?kin
 
 
 class Tree:
-    """A folder's files, hidden ones left out: each subfolder by its path below the folder, "" first."""
+    """A folder's files that are not hidden, by the path of their subfolder below the folder; "" comes first."""
 
     def __init__(self, root: str, folders: Iterable[tuple[str, list[str]]]):
         self.root = root
@@ -44,11 +44,11 @@ class Tree:
 
     @property
     def count(self) -> int:
-        """How many pictures there are."""
+        """Number of pictures."""
         return sum(map(len, self.pictures.values()))
 
     def tops(self) -> dict[str, list[str]]:
-        """For each first-level folder with pictures below it, the folders of those, by their paths."""
+        """Returns, for each first-level folder with pictures below it, the paths of the folders with pictures."""
         tops: dict[str, list[str]] = {}
         for where in self.pictures:
             if where:
@@ -56,10 +56,10 @@ class Tree:
         return tops
 
     def tables(self) -> list[str]:
-        """Paths of the tables in subfolders, below the folder.
+        """Returns the paths, below the folder, of the tables in its subfolders.
 
         Raises:
-            ValueError: a subfolder holds several.
+            ValueError: a subfolder holds several tables.
         """
         found = []
         for where, names in self.files.items():
@@ -73,10 +73,10 @@ class Tree:
         return found
 
     def sidecars(self) -> dict[str, str]:
-        """The file of the same stem beside each picture that has one; paths below the folder.
+        """Maps each picture to the text file of the same stem beside it, if there is one. Paths are below the folder.
 
         Raises:
-            ValueError: only some have one.
+            ValueError: fewer than half of the pictures have such a file.
         """
         found = {}
         for where, pictures in self.pictures.items():
@@ -95,7 +95,7 @@ class Tree:
         return found
 
     def refuse_unread(self) -> None:
-        """Raises ValueError for a file in the folder itself that may hold captions and is not read."""
+        """Raises a ValueError if a file in the folder itself may hold captions but cannot be read."""
         unread = [name for name in self.files[""] if name.lower().endswith(_NOT_READ) and not is_harmless(name)]
         if unread and self.count:
             raise ValueError(
@@ -106,17 +106,18 @@ class Tree:
 
 
 def split_of(path: str) -> str | None:
-    """The split of a path below the folder: by its first folder or, for a table, by its own name."""
+    """Returns the split of a path below the folder: by its first folder or, for a table, by its own name."""
     return SPLITS.get(path.partition("/")[0].partition(".")[0].lower())
 
 
 def is_harmless(name: str) -> bool:
+    """Says whether a file's name is that of a file without captions, such as a README."""
     stem = name.lower().partition(".")[0].replace("-", "_")
     return stem in _HARMLESS or stem.endswith("_stats")
 
 
 def table_names(names: Sequence[str]) -> list[str]:
-    """Names of tables among the files of a folder; a file of a picture's own name belongs to that picture."""
+    """Returns the names of the tables among a folder's files. A file with a picture's name belongs to the picture."""
     stems = {posixpath.splitext(name)[0] for name in names if is_picture(name)}
     return [
         name

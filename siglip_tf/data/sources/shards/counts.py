@@ -1,11 +1,12 @@
-"""How many records each shard holds, from what its writer left beside it or from our own counting.
+"""How many records each shard holds, from a file that its writer left beside it or from this package's own count.
 
-    .index/counts/*.jsonl   our own: {"shard": "00000.tar", "records": 8612} a line, by `tools.count_shards`
-    sizes.json              open_clip: {"00000.tar": 8612}
+    .index/counts/*.jsonl   this package's counts: lines of {"shard": "00000.tar", "records": 8612}, from
+                            `siglip-tf count-shards`
+    sizes.json              open_clip's: {"00000.tar": 8612}
     *.json with shardlist   the webdataset library's shard index: {"shardlist": [{"url", "nsamples"}]}
-    00000_stats.json        img2dataset: {"successes": 8612}
+    00000_stats.json        img2dataset's: {"successes": 8612}
 
-A count is believed until the shard is read, and checked then.
+A count is checked when the shard is read.
 
 Source: https://github.com/rom1504/img2dataset; https://github.com/webdataset/webdataset (wids)
 """
@@ -26,13 +27,13 @@ from siglip_tf.data.sources.paths import is_remote, join, list_folder, open_bina
 from siglip_tf.storage import StorageError, write_file
 
 _REMOTE_THREADS = 64
-# Counts read from this many small files are kept in one file of our own.
+# Counts that were read from this many small files are kept in one file of this package's.
 _WORTH_KEEPING = 100
 _LARGEST_INDEX = 64 << 20
 
 
 class ProgressLine:
-    """Says on stderr, every other second, how many of `total` things are done and how long the rest will take."""
+    """Prints progress to stderr every two seconds: how many of `total` items are done, and how long the rest takes."""
 
     def __init__(self, what: str, total: int, verbose: bool = True):
         self._what = what
@@ -51,12 +52,15 @@ class ProgressLine:
 
 
 def find_counts(shards: Sequence[str], index_dir: str | None = None, verbose: bool = True) -> np.ndarray:
-    """int64 (shards,): the count of each shard, -1 where it is unknown.
+    """Finds the counts of shards.
 
     Args:
         shards: paths of shards.
-        index_dir: where our own counts are kept; `.index` beside the shards by default.
-        verbose: shows progress where many small files are read.
+        index_dir: folder of this package's own counts; by default `.index` beside the shards.
+        verbose: whether to show progress while many small files are read.
+
+    Returns:
+        int64 (shards,): the count of each shard, or -1 if it is unknown.
     """
     counts = np.full(len(shards), -1, np.int64)
     folders: dict[str, list[int]] = {}
@@ -81,14 +85,14 @@ def find_counts(shards: Sequence[str], index_dir: str | None = None, verbose: bo
 
 
 def count_key(path: str, index_dir: str | None) -> str:
-    """What a shard is called in our own counts: its name, or its path where one folder keeps those of several."""
+    """Returns a shard's name in this package's counts. With an `index_dir` for several folders, it is the path."""
     return path if index_dir is not None else path.rpartition("/")[2]
 
 
 def _take(counts: np.ndarray, names: Mapping[str, int], found: Mapping[str, Any]) -> None:
     for name, count in found.items():
         number = names.get(name)
-        # A shard without records still stands for one broken record.
+        # A shard without records counts as one broken record.
         if number is not None and counts[number] < 0 and isinstance(count, int) and 0 <= count < 1 << 40:
             counts[number] = max(count, 1)
 
@@ -98,7 +102,7 @@ def _counts_folder(folder: str, index_dir: str | None) -> str:
 
 
 def own_counts(folder: str, index_dir: str | None = None) -> dict[str, int]:
-    """Our own counts of the shards of a folder; a torn line is left out, and its shard is counted again."""
+    """Reads this package's counts of a folder's shards. A damaged line is ignored, and its shard is counted again."""
     where = _counts_folder(folder, index_dir)
     if not tf.io.gfile.isdir(where):
         return {}
@@ -112,7 +116,7 @@ def own_counts(folder: str, index_dir: str | None = None) -> dict[str, int]:
 
 def _parsed(data: bytes) -> dict[str, int]:
     lines = [line for line in data.split(b"\n") if line]
-    try:  # all lines at once: there may be hundreds of thousands
+    try:  # Parse all lines at once, because there may be hundreds of thousands.
         return {entry["shard"]: int(entry["records"]) for entry in json.loads(b"[" + b",".join(lines) + b"]")}
     except (ValueError, KeyError, TypeError):
         counts = {}
@@ -124,10 +128,10 @@ def _parsed(data: bytes) -> dict[str, int]:
 
 
 def keep_counts(folder: str, index_dir: str | None, counts: Mapping[str, int]) -> None:
-    """Adds counts to our own; later ones win over earlier ones of the same shard.
+    """Adds counts to this package's own. A later count of the same shard replaces an earlier one.
 
     Raises:
-        StorageError: the folder cannot be written to.
+        StorageError: the folder is not writable.
     """
     lines = "".join(json.dumps({"shard": name, "records": count}) + "\n" for name, count in counts.items())
     file = join(_counts_folder(folder, index_dir), f"{time.time_ns():020d}.jsonl")
@@ -135,7 +139,7 @@ def keep_counts(folder: str, index_dir: str | None, counts: Mapping[str, int]) -
 
 
 def _folder_counts(folder: str, shards: int) -> list[dict[str, Any]]:
-    """Counts by name from files that speak of the whole folder."""
+    """Reads counts by shard name from files that describe the whole folder."""
     if shards > 1 and not tf.io.gfile.isdir(folder):
         return []
     names = ["sizes.json"]
@@ -157,7 +161,7 @@ def _folder_counts(folder: str, shards: int) -> list[dict[str, Any]]:
 
 
 def _stats(paths: Sequence[str], verbose: bool) -> dict[str, int]:
-    """img2dataset's counts by path."""
+    """Reads img2dataset's counts by shard path."""
 
     def successes(path: str) -> Any:
         folder, slash, name = path.rpartition("/")
@@ -178,7 +182,7 @@ def _stats(paths: Sequence[str], verbose: bool) -> dict[str, int]:
 
 
 def _content(path: str) -> bytes:
-    # TensorFlow's file objects take ten times as long to open a local file.
+    # TensorFlow's file objects are ten times slower to open a local file.
     if not is_remote(path):
         with open(os.fspath(path.removeprefix("file://")), "rb") as file:
             return file.read()

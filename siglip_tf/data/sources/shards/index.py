@@ -1,11 +1,12 @@
-"""Where each record of a shard begins: in an index that is kept in a file, or made when the shard is read.
+"""The index of a shard says where each record begins. It is kept in a file, or made when the shard is read.
 
-An index file holds little-endian int64s, a header of `_HEADER` of them and then `columns` a record, and after them
-bytes that some columns point into. It is valid for a shard of the same size and time, and the same way of scanning.
+An index file holds little-endian int64 numbers, `_HEADER` of them in the header and `columns` per record, and then
+bytes that some columns point to. It is valid for a shard of the same size and modification time that is scanned in the
+same way.
 
-Local shards are scanned once, before the first record is read. Remote shards need only their counts to begin with,
-which their writers leave beside them (`shard_counts`); the index of each is made when the shard is read whole, and its
-count is checked then.
+Local shards are scanned once, before the first record is read. Remote shards only need counts at the beginning, which
+their writers leave beside them (see `counts`). The index of a remote shard is made when the whole shard is read, and
+its count is checked then.
 """
 
 import concurrent.futures
@@ -30,18 +31,23 @@ _MAGIC = 0x5349474C49585F31
 _HEADER = 8
 HEADER_BYTES = 8 * _HEADER
 _THREADS = 8
-# Indices of shards read lately: pieces of one shard come close to each other.
+# How many indices of recently read shards are kept, because pieces of one shard are read close to each other.
 _KEPT = 16
-# Shards whose size is asked for, where asking for all would take too long.
+# The sizes of this many remote shards are read, because reading all sizes would take too long.
 _SAMPLED = 8
-# So many remote shards without a count are scanned at once; more need the command that resumes.
+# At most this many remote shards without a count are scanned at once. For more, use the command, which can resume.
 MAX_SCANNED = 1000
 _CAUSES = (None, *Cause)
 
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """What a scan of one shard found: int64 (records, columns), whose last column is a cause, and bytes for columns."""
+    """The result of scanning one shard.
+
+    Attributes:
+        rows: int64 (records, columns). The last column is a cause.
+        blob: bytes that some columns point to.
+    """
 
     rows: np.ndarray
     blob: bytes = b""
@@ -55,11 +61,11 @@ class ShardIndex:
 
     Attributes:
         shards: paths of the shards.
-        files: paths of their index files; None where an index is made when its shard is read.
-        counts: int64 (shards,), records in each.
-        sizes: int64 (shards,), bytes of each shard; where the shards are not looked at, of some of them.
-        borders: int64 (shards + 1,), each shard's first record, and the number of all.
-        record_bytes: mean size of a record.
+        files: paths of their index files, or None if an index is made when its shard is read.
+        counts: int64 (shards,), number of records in each shard.
+        sizes: int64, the size of each shard in bytes; of a few shards only, if the shards are not scanned.
+        borders: int64 (shards + 1,), each shard's first record, and the number of all records.
+        record_bytes: mean size of a record in bytes.
         random_access: whether shards and indices are mapped into memory.
         paths: string (shards,), the paths as a tensor.
     """
@@ -92,12 +98,12 @@ class ShardIndex:
         self._lock = threading.Lock()
 
     def locate(self, index: int) -> tuple[str, int]:
-        """A record's shard and its number in it."""
+        """Returns a record's shard and its number in the shard."""
         shard = int(np.searchsorted(self.borders, index, side="right")) - 1
         return self.shards[shard], index - int(self.borders[shard])
 
     def row(self, index: int) -> tuple[np.ndarray, bytes, str]:
-        """A record's row, the blob of its shard, and what is wrong with the shard's count, outside the graph.
+        """Returns a record's row, its shard's blob, and what is wrong with the shard's count. Not for graphs.
 
         Raises:
             tf.errors.OpError: the shard cannot be read.
@@ -113,11 +119,11 @@ class ShardIndex:
         return rows.reshape(-1, self._columns)[index - int(self.borders[shard])], blob, problem
 
     def content(self, shard: tf.Tensor, data: tf.Tensor | None = None) -> tf.Tensor:
-        """string scalar, in-graph: the content of a shard's index file, as `int64s_at` takes it.
+        """Returns, in the graph, the content of a shard's index: a string scalar for `int64s_at`.
 
         Args:
             shard: int64 scalar.
-            data: string scalar, the shard's content where it was read anyway.
+            data: string scalar, the shard's content, if it has been read already.
         """
         if self.files is not None:
             return tf.io.read_file(tf.gather(self.files, shard))
@@ -128,7 +134,7 @@ class ShardIndex:
         )
 
     def _of(self, shard: int, data: bytes | None = None) -> tuple[bytes, str]:
-        """An index with as many rows as the shard's count says, and a sentence where the shard holds another number."""
+        """Makes an index with as many rows as the shard's count says, and a message if the shard's number differs."""
         with self._lock:
             if shard in self._read:
                 return self._read[shard]
@@ -150,7 +156,7 @@ class ShardIndex:
 
 
 def _of_count(rows: np.ndarray, count: int, path: str) -> tuple[np.ndarray, str]:
-    """Cuts or fills the rows of a shard to `count`; broken records stand for the difference."""
+    """Makes the number of a shard's rows equal to `count`. Broken records replace missing or surplus records."""
     sound = rows[rows[:, -1] != _CAUSES.index(Cause.TORN_SHARD)]
     if len(rows) == count or (len(sound) == count and len(sound) == len(rows)):
         return rows, ""
@@ -181,20 +187,21 @@ def index_shards(
     random_access: bool | None = None,
     counts: np.ndarray | None = None,
 ) -> ShardIndex:
-    """Indexes each shard once; shards that changed are scanned again.
+    """Indexes each shard once. Shards that changed are scanned again.
 
     Args:
         shards: paths of shards.
         scan: reads a shard and returns where its records are; called in threads.
-        columns: columns of the scan's rows.
-        signature: changes with whatever changes the scan's result for the same shard.
-        index_dir: folder for the index files; `.index` beside each shard by default.
-        verbose: shows progress on stderr where it takes more than two seconds.
-        random_access: None maps local shards, unless they are very many; True or False insists.
-        counts: records in each shard, where they are known; looked for beside the shards where None.
+        columns: number of columns of the scan's rows.
+        signature: a text that changes whenever the scan's result for the same shard would change.
+        index_dir: folder for the index files; by default `.index` beside each shard.
+        verbose: whether to show progress on stderr if indexing takes more than two seconds.
+        random_access: True or False, or None to map local shards unless there are very many.
+        counts: int64 (shards,), number of records in each shard, if known. None looks for them beside the shards.
 
     Raises:
-        ValueError: random access to remote shards, the folder cannot be written, or very many shards without counts.
+        ValueError: random access to remote shards was requested, the folder is not writable, or very many shards have
+            no counts.
     """
     if random_access and not can_map(shards):
         raise ValueError(f"Only local shards can be read at random. Received: {shards[0]!r}")
@@ -217,13 +224,13 @@ def index_shards(
 
 
 def _sampled_sizes(shards: Sequence[str], counts: np.ndarray) -> tuple[np.ndarray, float]:
-    """Bytes of a few shards among all, and the mean size of a record in them."""
+    """Returns the sizes of a few of the shards, and the mean size of their records, in bytes."""
     chosen = np.unique(np.linspace(0, len(shards) - 1, _SAMPLED).astype(np.int64))
 
     def size(number: int) -> int:
         try:
             return tf.io.gfile.stat(shards[number]).length
-        except tf.errors.OpError:  # its records will be broken ones
+        except tf.errors.OpError:  # Its records will count as broken.
             return 0
 
     with concurrent.futures.ThreadPoolExecutor(_SAMPLED) as pool:
@@ -235,7 +242,7 @@ def _sampled_sizes(shards: Sequence[str], counts: np.ndarray) -> tuple[np.ndarra
 def _scanned(
     shards: Sequence[str], scan: Scanner, columns: int, mark: int, index_dir: str | None, verbose: bool
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Paths of index files, counts and sizes of all shards."""
+    """Scans all shards, and returns the paths of their index files, their counts, and their sizes."""
     folders = {path: index_dir or join(path.rpartition("/")[0] or ".", ".index") for path in shards}
     for folder in set(folders.values()):
         try:
@@ -246,7 +253,7 @@ def _scanned(
     def index_one(path: str) -> tuple[str, int, int]:
         stat = tf.io.gfile.stat(path)
         name = path.rpartition("/")[2]
-        if index_dir is not None:  # shards of several folders may share names
+        if index_dir is not None:  # Shards of different folders may have the same name.
             name += "-" + hashlib.sha256(path.encode()).hexdigest()[:12]
         file = join(folders[path], name + ".index")
         expected = [_MAGIC, columns, mark, stat.length, stat.mtime_nsec]
@@ -268,7 +275,7 @@ def _scanned(
 
 
 def _header(file: str) -> np.ndarray | None:
-    """The header of an index file, or None if it is not there or not whole."""
+    """Returns the header of an index file, or None if the file is missing or incomplete."""
     if not tf.io.gfile.exists(file):
         return None
     with tf.io.gfile.GFile(file, "rb") as stream:

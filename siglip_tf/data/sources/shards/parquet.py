@@ -1,7 +1,7 @@
-"""Parquet files whose rows hold encoded images and captions, as img2dataset's `parquet` output.
+"""Parquet files whose rows hold encoded images and captions, such as img2dataset's `parquet` output.
 
-pyarrow reads a row group at a time: a call into Python a row group, none a record. Tables that only name image files
-are `FolderSource`'s.
+pyarrow reads a row group at a time, with one call into Python per row group and none per record. `FolderSource` reads
+tables that only name image files.
 
 Source: img2dataset's `parquet` output (columns "key", "jpg", "caption"); Hugging Face's image columns
 (`{"bytes", "path"}`).
@@ -35,29 +35,29 @@ _REMOTE_THREADS = 64
 
 
 class ParquetSource(Source):
-    """Rows of Parquet files with an encoded image each.
+    """Rows of Parquet files, each with an encoded image.
 
-    A file that cannot be opened, or holds no rows, counts as one bad record. The files may differ in their columns, as
-    long as each has one for images and one for captions.
+    A file that cannot be opened, or that holds no rows, counts as one bad record. The files may have different columns,
+    as long as each has one for images and one for captions.
 
     Args:
         shards: path, glob, brace range, folder, or a list of these.
-        columns: names of the columns by field ("image", "captions", "id", "label", "language", "group"); looked
-            for among common names where a field is not given. Captions may be a string or a list of strings.
-        suffix: what the files of a folder end in, where it is not ".parquet".
+        columns: names of the columns by field ("image", "captions", "id", "label", "language", "group"). Common names
+            are searched for a field that is not given. Captions may be a string or a list of strings.
+        suffix: the suffix of the files in a folder, if it is not ".parquet".
 
     Raises:
-        ValueError: no shards, no file that can be read, or one without a column for images or captions.
+        ValueError: there are no shards, no file can be read, or a file has no column for images or captions.
     """
 
     def __init__(
         self, shards: str | Sequence[str], *, columns: dict[str, str] | None = None, suffix: str | None = None
     ):
         self._paths = find_shards(shards, suffix or ".parquet")
-        # Of each run: file, row group, rows; a broken file is a run of one row in no group.
+        # For each run: file, row group, rows. A broken file is a run of one row without a group.
         self._groups: list[tuple[int, int, int]] = []
         self._causes: dict[int, Cause] = {}
-        # Of each file its columns by field, and of each file its first run.
+        # For each file: its columns by field, and its first run.
         self._columns: list[dict[str, str]] = []
         self._first_runs: list[int] = []
         sizes = []
@@ -83,7 +83,7 @@ class ParquetSource(Source):
             "parquet", [path.rpartition("/")[2] for path in self._paths], sizes, counts, sorted(self.columns.items())
         )
         self.notes = (f"columns: {', '.join(f'{field} from {name!r}' for field, name in self.columns.items())}",)
-        # The last row group that could not be read, so that its records are not tried one by one.
+        # The last row group that could not be read, so that its records are not tried again one by one.
         self._failed: tuple[int, str] | None = None
         self._lock = threading.Lock()
         for run, (file, group, _) in enumerate(self._groups):
@@ -92,17 +92,17 @@ class ParquetSource(Source):
                 break
 
     def locate(self, index: int) -> tuple[str, int]:
-        """The file and the row's number in it."""
+        """Returns the file and the row's number in the file."""
         run = int(np.searchsorted(self.runs, index, side="right")) - 1
         file = self._groups[run][0]
         return self._paths[file], index - int(self.runs[self._first_runs[file]])
 
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One raw example, in-graph, at the cost of a row group: see `read_run`."""
+        """Reads one raw example in the graph, at the cost of a row group. See `read_run`."""
         return self.read_run(index, tf.constant(1, tf.int64)).get_single_element()
 
     def read_run(self, start: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
-        """Rows of one row group."""
+        """Reads rows of one row group in the graph."""
         types = [tf.string, tf.string, tf.string, tf.int64, tf.string, tf.int32, tf.int64]
         image, captions, languages, counts, ids, labels, groups = tf.numpy_function(
             lambda first, rows: _flattened(self._rows(int(first), int(rows))), [start, count], types
@@ -122,7 +122,7 @@ class ParquetSource(Source):
         return tf.data.Dataset.from_tensor_slices(fields)
 
     def fetch(self, index: int) -> dict[str, Any]:
-        """One raw example outside the graph; of a broken file its cause.
+        """Reads one raw example outside the graph. For a broken file, returns the cause.
 
         Raises:
             tf.errors.DataLossError: the record's row group cannot be read.
@@ -156,7 +156,7 @@ class ParquetSource(Source):
         return [self._row(row, self._columns[file], self.locate(first + number)) for number, row in enumerate(values)]
 
     def _check_group(self, run: int, path: str, group: int, column: str) -> None:
-        """Refuses a column of groups by its first value; a row group that cannot be read is found out later."""
+        """Refuses a column of groups by its first value. A row group that cannot be read is handled later."""
         try:
             values = self._group(run, path, group, [column]).column(0).slice(0, 1).to_pylist()
         except tf.errors.DataLossError:
@@ -164,7 +164,7 @@ class ParquetSource(Source):
         group_number(values[0] if values else None, f"column {column!r} of {path}")
 
     def _group(self, run: int, path: str, group: int, columns: list[str]) -> Any:
-        """A row group's columns, texts as bytes; a group that failed fails again without being read."""
+        """Reads columns of a row group, texts as bytes. A group that failed before fails again without being read."""
         import pyarrow.parquet
 
         with self._lock:
@@ -203,7 +203,7 @@ class ParquetSource(Source):
 
 
 def _flattened(rows: list[dict[str, Any]]) -> list[np.ndarray]:
-    """Images, captions and languages of all rows, captions per row, ids, labels and groups."""
+    """Returns images, captions, and languages of all rows, captions per row, ids, labels, and groups."""
     captions = [caption for row in rows for caption in row["captions"]]
     languages = [language for row in rows for language in row["language"]]
     return [
@@ -218,7 +218,7 @@ def _flattened(rows: list[dict[str, Any]]) -> list[np.ndarray]:
 
 
 def _footers(paths: Sequence[str]) -> list[tuple[list[tuple[int, int]] | None, Any, int]]:
-    """`_row_groups` and the size of each file, many at once: on an object store each takes a request or two."""
+    """Reads the row groups and the size of many files in parallel, since an object store needs requests for each."""
     line = ProgressLine("Reading Parquet footers", len(paths))
     found = []
     with concurrent.futures.ThreadPoolExecutor(_REMOTE_THREADS if is_remote(paths[0]) else 1) as pool:
@@ -233,7 +233,7 @@ def _footer(path: str) -> tuple[list[tuple[int, int]] | None, Any, int]:
 
 
 def _row_groups(path: str) -> tuple[list[tuple[int, int]] | None, Any]:
-    """Numbers and rows of the groups that hold any, and the schema; Nones for a file that is no whole Parquet file."""
+    """Returns (number, rows) of each group that is not empty, and the schema, or Nones for a damaged file."""
     import pyarrow
     import pyarrow.parquet
 
@@ -244,23 +244,23 @@ def _row_groups(path: str) -> tuple[list[tuple[int, int]] | None, Any]:
             rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         except (pyarrow.ArrowException, OSError, ValueError):
             return None, None
-        # A damaged footer may be one that can be parsed.
+        # A damaged footer can sometimes still be parsed.
         if min(rows, default=0) < 0 or sum(rows) != metadata.num_rows:
             return None, None
         return [(group, count) for group, count in enumerate(rows) if count > 0], schema
 
 
 def holds_images(path: str) -> bool:
-    """Whether a Parquet file has a column of bytes, rather than names of image files.
+    """Says whether a Parquet file has a column of bytes, rather than names of image files.
 
-    A file that cannot be read is taken for one: it is a shard, and broken.
+    A file that cannot be read counts as a shard with images, and as broken.
     """
     _, schema = _row_groups(path)
     return schema is None or any(_holds_bytes(field.type) for field in schema)
 
 
 def _holds_bytes(kind: Any) -> bool:
-    """Whether a column holds bytes, alone, with their path, or in lists of these."""
+    """Says whether a column holds bytes, bytes with their path, or lists of these."""
     return _holds_bytes(kind.value_type) if _is_list(kind) else _is_bytes(kind) or _is_struct_of_bytes(kind)
 
 
@@ -296,7 +296,7 @@ def _is_list(kind: Any) -> bool:
 
 
 def _with_bytes(table: Any) -> Any:
-    """A table whose texts are bytes: pyarrow refuses a whole column for one text that is not UTF-8."""
+    """Turns texts of a table into bytes, because pyarrow refuses a whole column if one text is not UTF-8."""
     import pyarrow
 
     for number, field in enumerate(table.schema):

@@ -1,6 +1,6 @@
-"""Records of TFRecord files, whatever they hold: found by an index and read by TensorFlow's own record reader.
+"""Records of TFRecord files with any content, found by an index and read by TensorFlow's own record reader.
 
-The reader checks the records' checksums: at any offset of local files, from end to end of remote ones.
+The reader checks the checksums of records. It reads local files at any offset and remote files from start to end.
 
 Source: the TFRecord format (TensorFlow's guide "TFRecord and tf.train.Example").
 """
@@ -18,7 +18,7 @@ from siglip_tf.data.sources.base import Source, fingerprint_of
 from siglip_tf.data.sources.shards.index import HEADER_BYTES, Scan, index_shards
 from siglip_tf.data.sources.shards.mapped_files import MappedFiles, int64s_at
 
-# A record's row: where its frame begins, and its cause if it is torn.
+# A record's row holds the offset of its frame, and the cause if it is torn.
 _COLUMNS = 2
 _CAUSES = (None, *Cause)
 _BUFFER_BYTES = 256 * 1024
@@ -31,17 +31,17 @@ class RecordFileSource(Source):
 
     Args:
         paths: the files, in order.
-        parse: a serialized record (string scalar) to a raw example, in-graph; `"id"` may be missing.
-        name: what reports call the source.
-        signature: changes with what `parse` does.
-        index_dir: where the index is kept; a folder `.index` beside the files by default.
-        random_access: None reads local files at any record, remote ones by whole files; True or False insists.
-        counts: records in each file where they are known, checked when a file is read; looked for beside the files
-            where None.
-        verbose: shows the indexing's progress.
+        parse: turns a serialized record (string scalar) into a raw example, in the graph; `"id"` may be missing.
+        name: the name of the source in reports.
+        signature: a text that changes when `parse` changes.
+        index_dir: folder for the index; by default the folder `.index` beside the files.
+        random_access: True or False, or None to read local files at any record and remote files whole.
+        counts: number of records in each file, if known; checked when a file is read. None looks for them beside the
+            files.
+        verbose: whether to show the progress of indexing.
 
     Raises:
-        ValueError: random access to remote files.
+        ValueError: random access to remote files was requested.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class RecordFileSource(Source):
             self.runs = self._borders
 
     def locate(self, index: int) -> tuple[str, int]:
-        """The file and the record's number in it."""
+        """Returns the file and the record's number in the file."""
         return self._index.locate(index)
 
     def _place(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """A record's file and its number in it."""
+        """Returns the number of a record's file, and the record's number in the file."""
         shard = tf.searchsorted(self._borders, index[None], side="right", out_type=tf.int64)[0] - 1
         return shard, index - tf.gather(self._borders, shard)
 
@@ -94,7 +94,7 @@ class RecordFileSource(Source):
         return example
 
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One raw example, in-graph."""
+        """Reads one raw example in the graph."""
         shard, number = self._place(index)
         row = self._row(shard, number)
         with tf.control_dependencies([tf.debugging.Assert(row[1] == 0, ["The shard is torn, or empty."])]):
@@ -102,17 +102,17 @@ class RecordFileSource(Source):
         return self._example(record, shard, number)
 
     def read_run(self, start: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
-        """Neighboring records of one file, in one pass; a blank example for each that cannot be read."""
+        """Reads neighboring records of one file in one pass. A record that cannot be read is a blank example."""
         if self._mapped is not None:
             return super().read_run(start, count)
         shard, first = self._place(start)
         path = tf.gather(self._index.paths, shard)
         if self._index.files is None:
-            # Without an index the records before the first are passed over, and one behind the last is looked for.
+            # Without an index, skip the records before the first, and look for a surplus record after the last.
             records = self._counted(_records(path, tf.constant(0, tf.int64)).skip(first), shard, first + count, count)
         else:
             records = _records(path, self._row(shard, first)[0]).take(count).ignore_errors()
-        # The reader ends at a record whose checksum is wrong; what follows has an offset of its own.
+        # The reader stops at a record with a wrong checksum. The records after it are read one by one.
         padded = records.concatenate(tf.data.Dataset.from_tensors("").repeat(count)).take(count)
 
         def alone(number: tf.Tensor) -> tf.Tensor:
@@ -127,7 +127,7 @@ class RecordFileSource(Source):
         return tf.data.Dataset.zip(tf.data.Dataset.range(first, first + count), padded).map(example)
 
     def _counted(self, records: tf.data.Dataset, shard: tf.Tensor, end: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
-        """`count` records; the last of a file is blank if the file holds more records than its count says."""
+        """Returns `count` records. A file's last record becomes blank if the file holds more records than its count."""
         blank = tf.data.Dataset.from_tensors(tf.constant("")).repeat(count + 1)
         found = records.ignore_errors().concatenate(blank).take(count + 1).batch(count + 1).get_single_element()
         surplus = (end == tf.gather(self._index.counts, shard)) & (tf.strings.length(found[-1]) > 0)
@@ -135,7 +135,7 @@ class RecordFileSource(Source):
         return tf.data.Dataset.from_tensor_slices(tf.concat([found[:-2], last[None]], 0))
 
     def fetch(self, index: int) -> dict[str, Any]:
-        """One raw example outside the graph; a torn one holds its cause."""
+        """Reads one raw example outside the graph. A torn record has a cause."""
         row, _, problem = self._index.row(index)
         if row[1]:
             cause = _CAUSES[row[1]].value.encode()
@@ -147,9 +147,10 @@ class RecordFileSource(Source):
 
 
 def _records(path: tf.Tensor, offset: tf.Tensor) -> tf.data.Dataset:
-    """The records of a file from a byte offset on (`tf.data.TFRecordDataset` has no such argument; its op does).
+    """Reads the records of a file from a byte offset on, which `tf.data.TFRecordDataset` cannot do but its op can.
 
-    Only inside another data set's function: TensorFlow 2.21 cannot serialize the op with offsets at the top.
+    Use it only inside another data set's function: TensorFlow 2.21 cannot serialize the op with offsets at the top
+    level.
     """
     variant = tf.raw_ops.TFRecordDatasetV2(
         filenames=path[None], compression_type="", buffer_size=_BUFFER_BYTES, byte_offsets=offset[None]
@@ -158,7 +159,7 @@ def _records(path: tf.Tensor, offset: tf.Tensor) -> tf.data.Dataset:
 
 
 def scan_records(file: BinaryIO) -> Scan:
-    """Where each record's frame begins; a file that is empty or torn ends in a row that says so."""
+    """Finds where each record's frame begins. An empty or torn file gets a last row with the cause."""
     rows = []
     size = file.seek(0, io.SEEK_END)
     offset = 0

@@ -1,6 +1,6 @@
-"""WebDataset tar shards, local or remote: each sample is an image, a `txt` or `json`, and perhaps a `cls`.
+"""WebDataset tar shards, local or remote. A sample is an image with a `txt` or `json`, and optionally a `cls`.
 
-Local shards are mapped into memory and read at any sample; remote ones (`gs://`) are read whole, one after another in
+Local shards are mapped into memory and read at any sample. Remote shards (`gs://`) are read whole, one after another in
 the shuffled order of shards, and their samples are shuffled within windows of several shards.
 
 Source: the webdataset format, https://github.com/webdataset/webdataset; img2dataset's `webdataset` output.
@@ -24,34 +24,34 @@ from siglip_tf.data.sources.shards.mapped_files import MappedFiles, bytes_at, in
 from siglip_tf.data.sources.shards.tar_members import IMAGES, Record, grouped, read_members, records_of
 
 _CAUSES = (None, *Cause)
-# A row: offset and length of image and text in the shard, of id, captions and problem in the index's blob; label;
-# cause; and the group, where there is a key of groups.
+# A row holds offset and length of image and text in the shard, and of id, captions, and problem in the index's blob;
+# the label; the cause; and the group, if there is a key for groups.
 _COLUMNS = 12
 _NO_LABEL = -1
-_HEAD = 512  # bytes that tell what a file is that is no shard
+_HEAD = 512  # This many bytes tell what a file is, if it is not a tar archive.
 
 
 class TarSource(Source):
     """Samples of tar shards as the webdataset library and img2dataset write them.
 
-    A sample's captions are its `txt`; without one, "captions" or "caption" of its `json`. `tar_members` says which
-    members make a sample. A shard that is torn or empty counts as one bad record more, beside the samples that can be
-    read.
+    A sample's caption is its `txt`, or else "captions" or "caption" of its `json`. `tar_members` says which members
+    make a sample. A torn or empty shard counts as one more bad record, in addition to the samples that can be read.
 
     Args:
-        shards: path, glob, brace range, folder, or a list of these; `gs://` and whatever else TensorFlow reads.
-        image_members: extensions of the members that are the picture, best first; those of images by default.
-        caption_keys: where the captions stand: fields of the `json` that hold a caption or a list of captions, or, as
-            names that end in "txt", members. They are taken even if there is a `txt`.
-        language_key: field of the `json` with the captions' language, or a list beside a list of captions.
-        label_key: field of the `json` that holds an integer label; `cls` members are labels without it.
+        shards: path, glob, brace range, folder, or a list of these, on any file system that TensorFlow reads.
+        image_members: extensions of the members that hold the picture, the best first. The default is those of images.
+        caption_keys: where the captions are: fields of the `json` that hold a caption or a list of captions, or members
+            (names that end in "txt"). They are used even if there is a `txt`.
+        language_key: field of the `json` with the captions' language, or with a list of languages, one per caption.
+        label_key: field of the `json` that holds an integer label. Without it, `cls` members are the labels.
         group_key: field of the `json` that holds the group, a whole number or a text.
-        index_dir: where the index of the shards is kept; a folder `.index` beside them by default.
-        random_access: None reads local shards at any sample, remote ones whole; True or False insists.
-        suffix: what the shards of a folder end in, where it is not ".tar".
+        index_dir: folder for the index of the shards; by default the folder `.index` beside them.
+        random_access: True or False, or None to read local shards at any sample and remote shards whole.
+        suffix: the suffix of the shards in a folder, if it is not ".tar".
+        verbose: whether to show the progress of indexing.
 
     Raises:
-        ValueError: no shards, or random access to remote ones.
+        ValueError: there are no shards, or random access to remote shards was requested.
     """
 
     def __init__(
@@ -105,11 +105,11 @@ class TarSource(Source):
             self.runs = self._borders
 
     def locate(self, index: int) -> tuple[str, int]:
-        """The shard and the sample's number in it."""
+        """Returns the shard and the sample's number in the shard."""
         return self._index.locate(index)
 
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One raw example, in-graph; of remote shards at the cost of a whole shard: see `read_run`."""
+        """Reads one raw example in the graph. For a remote shard, it costs a whole shard; see `read_run`."""
         if self._mapped is None:
             return self.read_run(index, tf.constant(1, tf.int64)).get_single_element()
         shard = tf.searchsorted(self._borders, index[None], side="right", out_type=tf.int64)[0] - 1
@@ -122,7 +122,7 @@ class TarSource(Source):
         )
 
     def read_run(self, start: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
-        """Samples of one shard, which is read whole where it is not mapped."""
+        """Reads neighboring samples of one shard in the graph. A shard that is not mapped is read whole."""
         if self._mapped is not None:
             return super().read_run(start, count)
         shard = tf.searchsorted(self._borders, start[None], side="right", out_type=tf.int64)[0] - 1
@@ -135,7 +135,7 @@ class TarSource(Source):
         )
 
     def fetch(self, index: int) -> dict[str, Any]:
-        """One raw example outside the graph, by ranges of the shard."""
+        """Reads one raw example outside the graph, by ranges of the shard."""
         row, blob, problem = self._index.row(index)
         with tf.io.gfile.GFile(self._index.locate(index)[0], "rb") as shard:
 
@@ -201,7 +201,7 @@ class TarSource(Source):
         return Scan(np.array(rows, np.int64).reshape(-1, self._columns), blob.getvalue())
 
     def _is_whole(self, sample: dict[str, tuple[int, int]], size: int) -> bool:
-        """Whether the sample at the tear has its picture, its text, and all of their bytes."""
+        """Says whether the last sample of a torn shard has its picture, its text, and all of their bytes."""
         whole = all(offset + length <= size for offset, length in sample.values())
         return whole and bool({*self._texts} & sample.keys()) and bool({*self._images} & sample.keys())
 
@@ -240,7 +240,7 @@ class TarSource(Source):
 def _json(data: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(data)
-    except (ValueError, RecursionError):  # its captions are missing, and the record is reported as such
+    except (ValueError, RecursionError):  # The record will be reported as one without captions.
         return {}
     return fields if isinstance(fields, dict) else {}
 
@@ -256,7 +256,7 @@ def _captions(fields: dict[str, Any], keys: Sequence[str], language_key: str | N
             languages = [""] * len(values)
         for value, language in zip(values, languages, strict=True):
             if isinstance(value, str):
-                # Lone surrogates of JSON escapes stay invalid, to be counted as such.
+                # Lone surrogates of JSON escapes stay invalid, so that the record counts as broken.
                 pairs.append((value.encode(errors="surrogatepass"), str(language or "").encode(errors="surrogatepass")))
     return pairs
 

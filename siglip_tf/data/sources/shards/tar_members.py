@@ -1,11 +1,11 @@
 """Members of a tar shard as samples: grouped by key as the webdataset library groups them.
 
-A member's key is its name up to the first dot behind the last slash; what follows, in lower case, is its extension. The
-members of a sample are neighbors of one key, and an extension that comes again begins the next sample. The picture of
-a sample is the member whose whole extension is an image's: `0001.png` where `0001.mask.png` stands beside it.
+A member's key is its name up to the first dot after the last slash. The rest, in lower case, is its extension. The
+members of a sample are neighbors with the same key, and a repeated extension begins the next sample. The picture of a
+sample is the member whose whole extension is an image's: `0001.png`, and not `0001.mask.png` beside it.
 
-Names with more dots make one key for several pictures (`IMG.01.png`, `IMG.02.png`). Each that has a text of the same
-name is a record of its own; any other is a broken record, so that no picture is left out without being counted.
+Names with more dots give several pictures the same key (`IMG.01.png`, `IMG.02.png`). Each of them that has a text of
+the same name is a record of its own. Any other is a broken record, so that every picture is counted.
 
 Source: https://github.com/webdataset/webdataset (`base_plus_ext`, `group_by_keys`)
 """
@@ -25,7 +25,7 @@ Place = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """A picture with what belongs to it: the offset and length of each member in the shard, (0, 0) for none."""
+    """A picture and its other members, as offsets and lengths in the shard; (0, 0) means that there is none."""
 
     key: str
     image: Place
@@ -34,7 +34,7 @@ class Record:
 
 
 def read_members(file: Any) -> tuple[list[tuple[str, Place]], bool]:
-    """Names and places of the files of a shard, and whether the shard is torn."""
+    """Returns the names and places of the files in a shard, and whether the shard is torn."""
     if (plain := plain_members(file)) is not None:
         return plain, False
     members: list[tuple[str, Place]] = []
@@ -45,19 +45,19 @@ def read_members(file: Any) -> tuple[list[tuple[str, Place]], bool]:
                 if member.isreg() and not member.issparse():
                     members.append((member.name, (member.offset_data, member.size)))
             file.seek(tar.offset)
-            # A whole archive ends in blocks of zeros; reading stopped at something else where it is torn.
+            # A whole archive ends with blocks of zeros. In a torn archive, reading stopped at something else.
             return members, file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE)
     except (tarfile.TarError, ValueError, OverflowError, EOFError, OSError, RecursionError):
-        # Of an empty file nothing is torn.
+        # An empty file is not torn.
         file.seek(0)
         return members, bool(file.read(1))
 
 
 def plain_members(file: Any) -> list[tuple[str, Place]] | None:
-    """Names and places of the files of a whole shard without anything unusual; None leaves the shard to `tarfile`.
+    """Returns the names and places of the files in a whole, ordinary shard, or None to leave the shard to `tarfile`.
 
-    `tarfile` takes 50 us a member, as long as decoding a small image; shards of tens of thousands of members are
-    indexed while training waits for them.
+    `tarfile` takes 50 us per member, as long as decoding a small image, and training waits while shards of tens of
+    thousands of members are indexed.
     """
     members: list[tuple[str, Place]] = []
     size = file.seek(0, io.SEEK_END)
@@ -101,10 +101,10 @@ def _octal(field: bytes) -> int:
 
 
 def _pax_name(content: bytes, name: bytes | None) -> bytes | None:
-    """The path of a PAX header, or `name` where it names none.
+    """Returns the path in a PAX header, or `name` if it holds no path.
 
     Raises:
-        ValueError: it says something else that decides where the file is.
+        ValueError: the header holds something else that affects where the file is.
     """
     while content:
         length, _, rest = content.partition(b" ")
@@ -118,7 +118,7 @@ def _pax_name(content: bytes, name: bytes | None) -> bytes | None:
 
 
 def base_and_extension(name: str) -> tuple[str, str] | None:
-    """The key and the extension of a member; None if its name has no extension, or is one of webdataset's own."""
+    """Returns the key and the extension of a member, or None without an extension or for webdataset's own names."""
     folder, slash, file = name.rpartition("/")
     stem, dot, extension = file.partition(".")
     if not stem or not dot or (stem.startswith("__") and stem.endswith("__")):
@@ -127,7 +127,7 @@ def base_and_extension(name: str) -> tuple[str, str] | None:
 
 
 def grouped(members: Sequence[tuple[str, Place]]) -> list[tuple[str, dict[str, Place]]]:
-    """Keys and members, by extension, of each sample."""
+    """Returns the key of each sample and its members by extension."""
     samples: list[tuple[str, dict[str, Place]]] = []
     for name, place in members:
         found = base_and_extension(name)
@@ -141,18 +141,18 @@ def grouped(members: Sequence[tuple[str, Place]]) -> list[tuple[str, dict[str, P
 
 
 def count_records(file: Any) -> int:
-    """How many records a shard holds; one that is torn counts as one more, since it stands for a broken record."""
+    """Counts the records of a shard. A torn shard has one more, because the tear counts as a broken record."""
     members, torn = read_members(file)
     return sum(1 for key, sample in grouped(members) for _ in records_of(key, sample, IMAGES)) + torn
 
 
 def records_of(key: str, members: dict[str, Place], images: Sequence[str]) -> Iterator[Record]:
-    """The records of a sample: one for each picture that is not left out by the sample's main picture.
+    """Yields the records of a sample: its main picture, and each picture that has a text of its own.
 
     Args:
-        key: of the sample.
-        members: places by extension.
-        images: extensions of pictures, best first.
+        key: the key of the sample.
+        members: places of the members by extension.
+        images: extensions of pictures, the best first.
     """
     exact = next((members[extension] for extension in images if extension in members), None)
     pictures = [extension for extension in members if extension.rpartition(".")[2] in images and "." in extension]

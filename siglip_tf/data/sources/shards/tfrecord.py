@@ -1,4 +1,4 @@
-"""TFRecord shards of `tf.train.Example`s, as img2dataset writes them or with features named by the user.
+"""TFRecord shards of `tf.train.Example`s, as img2dataset writes them, or with features that the user names.
 
 Source: img2dataset's `tfrecord` output (features "key", "jpg", "txt"); TensorFlow's guide "TFRecord and
 tf.train.Example".
@@ -13,7 +13,7 @@ from siglip_tf.data.sources.groups import NO_GROUP, group_number, groups_in_grap
 from siglip_tf.data.sources.paths import find_shards, shards_name
 from siglip_tf.data.sources.shards.record_file import Parse, RecordFileSource
 
-# Names of features, and the kinds that each field can be read from.
+# For each field: the common names of its feature, and the kinds of list that it can be read from.
 _FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "image": (("jpg", "image", "image/encoded", "png", "webp", "jpeg"), ("bytes_list",)),
     "caption": (("txt", "caption", "captions", "text", "image/caption", "image/captions"), ("bytes_list",)),
@@ -31,14 +31,15 @@ class TFRecordSource(RecordFileSource):
 
     Args:
         shards: path, glob, brace range, folder, or a list of these.
-        image, caption, id, label, language, group: names of the features; looked for among img2dataset's and other
-            common names where None. A caption feature may hold several; `language` then holds as many. A label that is
-            text and no number is none.
-        suffix: what the shards of a folder end in, where it is not ".tfrecord" or the like.
-        index_dir, random_access, verbose: as `RecordFileSource`'s.
+        image, caption, id, label, language, group: names of the features. None searches img2dataset's and other common
+            names. A caption feature may hold several captions; `language` must then hold as many values. A label that
+            is a text and not a number is ignored.
+        suffix: the suffix of the shards in a folder, if it is not ".tfrecord" or a usual variant.
+        index_dir, random_access, verbose: see `RecordFileSource`.
 
     Raises:
-        ValueError: no shards, compressed ones, or a feature that the first record lacks or holds in another type.
+        ValueError: there are no shards, they are compressed, or the first record lacks a feature or holds it in
+            another type.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ def _parser(names: dict[str, str], kinds: dict[str, str]) -> Parse:
 
 
 def _integers(values: tf.Tensor) -> tf.Tensor:
-    """int32, like `values`: numbers as they are, texts that spell one as that, anything else as -1: no label."""
+    """Returns int32 labels, shaped like `values`: numbers, numbers that texts spell, or -1 (no label) otherwise."""
     if values.dtype == tf.string:
         spelled = tf.where(tf.strings.regex_full_match(values, _INTEGER), tf.strings.strip(values), "-1")
         values = tf.strings.to_number(spelled, tf.int64)
@@ -110,7 +111,7 @@ def _integers(values: tf.Tensor) -> tf.Tensor:
 
 
 def _first_record(paths: Sequence[str]) -> dict[str, tf.train.Feature]:
-    """The features of the first record that can be read."""
+    """Returns the features of the first record that can be read."""
     for path in paths:
         for record in tf.data.TFRecordDataset(path).take(1).ignore_errors():
             try:
@@ -126,10 +127,10 @@ def _kind(feature: tf.train.Feature) -> str:
 
 
 def _choose(field: str, given: str | None, first: dict[str, tf.train.Feature]) -> str | None:
-    """The feature of a field: the given one, or the first of the known names that holds what can be read."""
+    """Returns the feature of a field: the given one, or the first of the known names with a readable kind."""
     known, kinds = _FIELDS[field]
     if field == "group" and given is None and "group" in first:
-        given = "group"  # one that cannot be read is refused, not passed over
+        given = "group"  # Refuse a feature that cannot be read, rather than ignore it.
     if given is not None:
         if given not in first:
             raise ValueError(f"Expected {given!r} as the {field} feature. The first record holds {sorted(first)}.")

@@ -1,2 +1,5 @@
-"""Tables of captions as `rows`: `reading` takes JSON Lines, CSV, TSV, and Parquet, `json_documents` JSON documents, and
-`columns` knows the names that people give to columns."""
+"""Tables of captions as `rows`.
+
+`reading` reads JSON Lines, CSV, TSV, and Parquet; `json_documents` reads JSON documents; `columns` lists the common
+names of columns.
+"""

@@ -1,4 +1,4 @@
-"""Names that columns of tables commonly have, and the choice among them."""
+"""Common names of the columns of tables, and the choice among them."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,10 +10,10 @@ CAPTIONS = ("captions", "caption", "text", "txt", "title")
 
 
 def choose(columns: Iterable[str], given: str | None, known: Sequence[str], where: str) -> str:
-    """The column `given`, or else the first of the known names that is there.
+    """Returns the column `given` or, if it is None, the first of the known names that the table has.
 
     Raises:
-        ValueError: it is not there, or none of them is.
+        ValueError: the table has no such column.
     """
     names = [*map(str, columns)]
     for name in known if given is None else [given]:

@@ -1,4 +1,4 @@
-"""JSON documents that hold captions, in the layouts that people write, as rows.
+"""Reads JSON documents with captions, in the layouts that people write, as rows.
 
     [{"image": "a.png", "caption": "a cat"}]            a list of objects
     {"a.png": "a cat", "b.png": ["a dog", "a pet"]}     captions by image, also as objects ({"caption": ...})
@@ -25,14 +25,14 @@ LAYOUTS = (
 
 
 def rows_of_json(content: Any, path: str) -> Iterator[Row | BrokenRow]:
-    """The rows of a JSON document; an entry that is no object is broken.
+    """Yields the rows of a JSON document. An entry that is not an object is broken.
 
     Args:
         content: the document.
-        path: its name, for errors.
+        path: its path, for error messages.
 
     Raises:
-        ValueError: a layout that is none of the above.
+        ValueError: the document has none of the layouts above.
     """
     if not isinstance(content, dict | list):
         raise _unknown(path)
@@ -61,7 +61,7 @@ def _rows_of_object(content: Object, path: str) -> Iterable[Any]:
         elif content and all(_is_caption(value) for value in content.values()):
             for image, value in content.items():
                 row = value if isinstance(value, dict) else {"caption": value}
-                # An object may name its image itself; its key is a number then.
+                # An object may name its image itself. Its key is then a number.
                 yield row if {*IMAGES} & row.keys() else {**row, "image": image}
         else:
             raise _unknown(path)
@@ -70,7 +70,7 @@ def _rows_of_object(content: Object, path: str) -> Iterable[Any]:
 def _coco(images: list[Any], annotations: list[Any], path: str) -> Iterator[Any]:
     captions: dict[str, list[str]] = {}
     for annotation in annotations:
-        # A broken annotation leaves its image without that caption, which is counted if it was the only one.
+        # A broken annotation adds no caption. An image without any caption counts as a broken record later.
         if isinstance(annotation, dict) and {"image_id", "caption"} <= annotation.keys():
             captions.setdefault(str(annotation["image_id"]), []).append(annotation["caption"])
     if annotations and not captions:
@@ -94,7 +94,7 @@ def _karpathy(image: Object) -> Object:
 
 
 def _columns(content: Object, path: str) -> Iterator[Object]:
-    """Columns as lists, or as pandas writes them: objects by the rows' names."""
+    """Yields the rows of columns that are lists or, as pandas writes them, objects with a key per row."""
     columns = {key: list(value.values() if isinstance(value, dict) else value) for key, value in content.items()}
     if len({len(column) for column in columns.values()}) != 1:
         raise ValueError(f"{path} holds columns of different lengths.")

@@ -1,7 +1,7 @@
-"""Tables of captions as rows: JSON Lines, JSON, CSV, TSV, Parquet, each of the text forms also as .gz.
+"""Reads tables of captions as rows: JSON Lines, JSON, CSV, TSV, Parquet. Text formats may be compressed (.gz).
 
-A line that cannot be understood is a `BrokenRow`, which its reader counts. A table is refused as a whole where it
-cannot be opened, names no columns, or where more than half of its rows are broken.
+A line that cannot be understood is a `BrokenRow`, which the caller counts. A whole table is refused if it cannot be
+opened, if it names no columns, or if more than half of its rows are broken.
 """
 
 import collections
@@ -25,30 +25,31 @@ _KINDS = {
 }  # fmt: skip
 SUFFIXES = tuple(_KINDS)
 _SEPARATORS = {"csv": ",", "tsv": "\t"}
-# A quoted cell may hold line breaks, but not so many that one stray quote makes the rest of a table one cell.
+# A quoted cell may hold line breaks. The limit keeps a stray quote from turning the rest of a table into one cell.
 _LINES_A_CELL = 1000
 # The csv module's own limit is 131,072 characters.
 _MAX_CELL = 1 << 30
 
 
 def table_kind(name: str) -> str | None:
-    """ "jsonl", "json", "csv", "tsv" or "parquet" by a file's name, whatever its case; None if it is no table."""
+    """Returns "jsonl", "json", "csv", "tsv", or "parquet" for a file's name in any case, or None if it is no table."""
     name = name.lower()
     kind = _KINDS.get("." + name.removesuffix(".gz").rpartition(".")[2])
     return None if kind == "parquet" and name.endswith(".gz") else kind
 
 
 def read_table(path: str, separator: str | None = None) -> Iterator[Row | BrokenRow]:
-    """Yields the rows of a table: a dictionary by column, or a `BrokenRow`.
+    """Yields the rows of a table: a `Row`, which is a dictionary by column, or a `BrokenRow`.
 
-    Text that is not UTF-8 stays in its row, as surrogate escapes, so that the row can be counted.
+    Text that is not UTF-8 stays in its row as surrogate escapes, so that the row can be counted.
 
     Args:
-        path: a file whose name says its kind; a `.txt` file is read as CSV or TSV, whichever its first line is.
-        separator: what stands between the columns of a CSV or TSV file, if it is none of theirs.
+        path: a file whose suffix says its kind. A `.txt` file is read as TSV if its first line has a tab, and as CSV
+            otherwise.
+        separator: the separator of a CSV or TSV file, if it is not a comma or a tab.
 
     Raises:
-        ValueError: the file as a whole cannot be read as what its name says.
+        ValueError: the file cannot be read as the kind that its name says.
     """
     kind = table_kind(path)
     if kind == "parquet":
@@ -62,7 +63,7 @@ def read_table(path: str, separator: str | None = None) -> Iterator[Row | Broken
             raise ValueError(f"{path} is not JSON: {shown(error)}") from error
         yield from rows_of_json(content, path)
         return
-    # Not str.splitlines: captions may hold other line separators.
+    # Do not use str.splitlines, because captions may hold other line separators.
     lines = io.StringIO(text, newline="")
     if kind == "jsonl":
         yield from _jsonl_rows(lines, path)
@@ -74,14 +75,14 @@ def read_table(path: str, separator: str | None = None) -> Iterator[Row | Broken
 
 
 def read_text(path: str, errors: str = "strict") -> str:
-    """The text of a UTF-8 file, without a byte order mark, uncompressed where it ends in `.gz`.
+    """Reads the text of a UTF-8 file without its byte order mark. A `.gz` file is decompressed.
 
     Args:
-        path: of the file.
-        errors: what becomes of bytes that are not UTF-8, as `bytes.decode` takes it.
+        path: the path of the file.
+        errors: how to treat bytes that are not UTF-8; see `bytes.decode`.
 
     Raises:
-        ValueError: it is not UTF-8, or not a whole gzip file.
+        ValueError: the file is not UTF-8, or not a complete gzip file.
     """
     with open_binary(path) as file:
         data = file.read()
@@ -102,10 +103,10 @@ def read_text(path: str, errors: str = "strict") -> str:
 
 
 def check_not_utf16(head: bytes, path: str) -> None:
-    """Raises an error for a file that begins as UTF-16 or UTF-32.
+    """Raises an error if a file begins like UTF-16 or UTF-32.
 
     Raises:
-        ValueError: with the command that converts it.
+        ValueError: it does; the message names the command that converts it.
     """
     marked = head[:2] in (b"\xff\xfe", b"\xfe\xff")
     if marked or head[1::2].count(0) * 3 > len(head) or head[::2].count(0) * 3 > len(head):
@@ -117,7 +118,7 @@ def refuse_hopeless(rows: Sequence[Row | BrokenRow]) -> None:
     """Raises an error if more than half of the rows cannot be understood.
 
     Raises:
-        ValueError: with the first of them.
+        ValueError: they cannot; the message shows the first of them.
     """
     broken = [row for row in rows if isinstance(row, BrokenRow)]
     if 2 * len(broken) > len(rows):
@@ -128,7 +129,7 @@ def refuse_other_encoding(rows: Sequence[Row | BrokenRow]) -> None:
     """Raises an error if more than half of the rows are not UTF-8.
 
     Raises:
-        ValueError: with the command that converts the file.
+        ValueError: they are not; the message names the command that converts the file.
     """
     strange = [row for row in rows if isinstance(row, Row) and any(map(_is_escaped, row.values()))]
     if 2 * len(strange) > len(rows):
@@ -177,19 +178,19 @@ def _parquet_rows(path: str) -> Iterator[Row]:
 
 
 def csv_rows(lines: TextIO | Iterable[str], path: str, separator: str) -> Iterator[Row | BrokenRow]:
-    """Rows of a CSV or TSV file with a header; a cell that is a JSON list comes as a list.
+    """Yields the rows of a CSV or TSV file with a header. A cell that is a JSON list becomes a list.
 
-    Quotes are CSV's, and a cell may hold separators and line breaks inside them. Tab-separated files are often written
-    without quoting: a quote that does not close in its line is a character like any other there. A line that has more
-    cells than the header, or a quote that does not close, is broken; the lines after it are read by themselves.
+    Quoting is that of CSV: a quoted cell may hold separators and line breaks. Tab-separated files are often written
+    without quoting, so in these a quote that is not closed in its line is an ordinary character. A line with more cells
+    than the header, or with an unclosed quote, is broken, and reading continues with the next line.
 
     Args:
-        lines: the file, line by line, with its line ends.
-        path: its name, for errors.
-        separator: what stands between two cells.
+        lines: the lines of the file with their line ends.
+        path: its path, for error messages.
+        separator: the separator between two cells.
 
     Raises:
-        ValueError: no header, a wrong separator, or a column that comes twice.
+        ValueError: there is no header, the separator is wrong, or a column occurs twice.
     """
     if len(separator) != 1 or separator in '"\r\n':
         raise ValueError(f"A separator is one character, or tab. Received: {separator!r}")
@@ -198,12 +199,12 @@ def csv_rows(lines: TextIO | Iterable[str], path: str, separator: str) -> Iterat
     for number, cells in _cells(numbered, path, separator, len(header)):
         if isinstance(cells, BrokenRow):
             yield cells
-        else:  # a row that ends early lacks its last cells
+        else:  # In a row that ends early, the last cells are None.
             yield Row(zip_longest(header, map(_listed, cells)), path, number)
 
 
 class _Lines:
-    """Lines with their numbers, and a way to look at the next ones."""
+    """Numbers lines, and lets the reader look ahead."""
 
     def __init__(self, lines: Iterable[str]):
         self._lines = iter(lines)
@@ -211,7 +212,7 @@ class _Lines:
         self.number = 0
 
     def peek(self, place: int = 0) -> str | None:
-        """The next line, or the one `place` lines after it; None behind the end."""
+        """Returns the next line, or the line `place` lines after it, without taking it. Returns None after the end."""
         while len(self._ahead) <= place:
             line = next(self._lines, None)
             if line is None:
@@ -220,7 +221,7 @@ class _Lines:
         return self._ahead[place]
 
     def take(self) -> str | None:
-        """The next line, which is passed; None at the end."""
+        """Takes and returns the next line, or None at the end."""
         if self.peek() is None:
             return None
         self.number += 1
@@ -250,7 +251,7 @@ def _header(lines: _Lines, path: str, separator: str) -> list[str]:
 def _cells(
     lines: _Lines, path: str, separator: str, width: int
 ) -> Iterator[tuple[int, list[str]] | tuple[int, BrokenRow]]:
-    """The number of each row's first line, and its cells."""
+    """Yields the number of each row's first line, and the row's cells."""
     while (line := lines.take()) is not None:
         if not line.strip("\r\n"):
             continue
@@ -278,7 +279,7 @@ def _cells(
 
 
 def _stands_alone(cells: list[str], following: str | None) -> bool:
-    """Whether a row of a TSV file ends with its line: the next line is a row too, not the rest of a quoted cell."""
+    """Says whether a TSV row ends with its line, because the next line is a row and not the rest of a quoted cell."""
     if following is None:
         return True
     others = following.rstrip("\r\n").split("\t")
@@ -290,10 +291,10 @@ def _names_a_picture(cells: list[str]) -> bool:
 
 
 def _joined(lines: _Lines, line: str, separator: str, width: int) -> list[str] | None:
-    """The cells of a row whose quoted cell continues on the next lines, which are then passed; None if it does not."""
+    """Returns the cells of a row whose quoted cell continues on the next lines, and takes them; None if it does not."""
     for place in range(_LINES_A_CELL):
         more = lines.peek(place)
-        # A line that looks like a row by itself is hardly the rest of a caption.
+        # A line that looks like a row is unlikely to be the rest of a caption.
         if more is None or (width > 1 and _like_row(more, separator)):
             return None
         line += more
@@ -310,7 +311,7 @@ def _like_row(line: str, separator: str) -> bool:
 
 
 def _split(line: str, separator: str) -> list[str] | None:
-    """The cells of one row by CSV's rules of quoting; None if a quote does not close."""
+    """Splits a row into cells by CSV's quoting rules. Returns None if a quote is not closed."""
     if '"' not in line:
         return line.rstrip("\r\n").split(separator)
     limit = csv.field_size_limit(_MAX_CELL)
@@ -324,11 +325,11 @@ def _split(line: str, separator: str) -> list[str] | None:
 
 
 def _listed(value: str) -> Any:
-    """A cell that is a JSON list as that list."""
+    """Returns a cell that is a JSON list as a list, and any other cell as it is."""
     if value.startswith("["):
         try:
             values = json.loads(value)
-        except (ValueError, RecursionError):  # a caption may begin with a bracket
+        except (ValueError, RecursionError):  # A caption may begin with a bracket.
             return value
         return values if isinstance(values, list) else value
     return value

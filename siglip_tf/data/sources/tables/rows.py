@@ -1,4 +1,4 @@
-"""Rows of a folder or table: a dictionary each that knows where it stands, and what could not be understood."""
+"""Rows of a folder or table: dictionaries that know their place in the table, and rows that are broken."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,9 +14,9 @@ class Row(dict[str, Any]):
 
     Args:
         cells: a mapping or pairs.
-        path: of the table.
-        number: of its line or entry.
-        unit: what is counted: lines, entries of a JSON document, or rows.
+        path: the path of the table.
+        number: the number of the row's line or entry.
+        unit: what `number` counts: "line", "entry" (of a JSON document), or "row".
     """
 
     def __init__(self, cells: Mapping[str, Any] | Iterable[Any], path: str, number: int, unit: str = "line"):
@@ -25,15 +25,15 @@ class Row(dict[str, Any]):
 
     @property
     def where(self) -> str:
-        """ "line 7", for messages."""
+        """The place of the row for messages, such as "line 7"."""
         return f"{self._unit} {self.number}"
 
     def with_cells(self, cells: Mapping[str, Any]) -> "Row":
-        """Other cells at the same place."""
+        """Returns a row with other cells at the same place."""
         return Row(cells, self.path, self.number, self._unit)
 
     def broken(self, problem: str, cause: Cause = Cause.BROKEN_ROW) -> "BrokenRow":
-        """This row as one that cannot be used."""
+        """Returns a broken row at the same place."""
         return BrokenRow(self.path, self.number, problem, self._unit, cause)
 
 
@@ -42,12 +42,12 @@ class BrokenRow:
     """A row that cannot be used: a broken record.
 
     Attributes:
-        path: of the table.
-        number: of its line or entry.
+        path: the path of the table.
+        number: the number of the row's line or entry.
         problem: what is wrong, for people.
-        unit: what is counted.
-        cause: as reports name it.
-        split: the part of the data that the row belongs to, where that is known.
+        unit: what `number` counts; see `Row`.
+        cause: the cause in reports.
+        split: the split that the row belongs to, if known.
     """
 
     path: str
@@ -62,7 +62,7 @@ class BrokenRow:
 
 
 def shown(value: Any) -> str:
-    """A value for an error message: short, and without the bytes of images."""
+    """Returns a short text of a value for an error message, without the bytes of images."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {shown(item)}" for key, item in [*value.items()][:8]) + "}"
     if isinstance(value, bytes):
@@ -80,7 +80,7 @@ class Layout:
     Attributes:
         where: the folder or table, for messages.
         root: the folder that the rows' images are relative to.
-        rows: a dictionary for each pair or image, by column; what of a table cannot be understood stands among them.
+        rows: a dictionary by column for each pair or image, and broken rows among them.
         note: one line that says what was read.
         classes: whether the "label" of each row is the name of its folder.
     """
