@@ -13,16 +13,16 @@ from siglip_tf.version import __version__
 
 __all__ = ["SigLIP", "__version__", "backend", "losses", "models", "processor"]
 
-# `python -m recipes.siglip` and `siglip-tf train`, which check what a user typed before they wait for TensorFlow, and
-# `siglip-tf` without a verb, which has help and a version to print.
+# Commands that do not import TensorFlow at once: `python -m recipes.siglip` and `siglip-tf train`, which first check
+# their arguments, and `siglip-tf` without a verb, which only prints its help or its version.
 _WAITS = re.compile(r" -m (siglip_tf\.)?recipes\.(?!studies)|\bsiglip-tf( train\b| -|$)")
 _PUBLIC = "siglip_tf.public"
 
-processor.use_onednn()  # TensorFlow reads the switch when it is imported, which `load` does.
+processor.use_onednn()  # `load` imports TensorFlow, which then reads this switch.
 
 
 def load() -> None:
-    """Imports all that the package offers, and TensorFlow. `import siglip_tf` does so, except in the commands above."""
+    """Imports the public names of the package, and TensorFlow. `import siglip_tf` does it except in some commands."""
     public = importlib.import_module(_PUBLIC)
     globals().update({name: getattr(public, name) for name in public.__all__})
 

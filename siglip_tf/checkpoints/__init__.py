@@ -1,4 +1,4 @@
-"""Checkpoints in and out: this project's folder, big_vision, Hugging Face, KerasHub and AugReg. Needs only numpy."""
+"""Reads and writes checkpoints: native, big_vision, Hugging Face, KerasHub, and AugReg. It needs only numpy."""
 
 from siglip_tf.checkpoints.checkpoint import Checkpoint, CheckpointError, KeyReport
 from siglip_tf.checkpoints.registry import FORMATS, RESIZES, foreign_name, read, write

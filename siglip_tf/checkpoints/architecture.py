@@ -1,9 +1,9 @@
-"""The dimensions that a set of canonical weights shows, the weights that they need, and the model's arguments for them.
+"""Infers dimensions from canonical weights, and converts dimensions to weight shapes and to arguments of the model.
 
-Dimensions are a dict: `image_size`, `patch_size`, `image_width`, `image_depth`, `image_mlp_dim`, `image_heads`,
-`image_pool` of an image tower, and `max_patches` of a NaFlex one; `text_length`, `vocab_size`, `text_width`,
-`text_depth`, `text_mlp_dim`, `text_heads`, `token_bottleneck` (None for a whole table), `text_head` (whether there is
-one), `embed_dim` and `has_bias` of a text tower with temperature and bias.
+Dimensions are a dict. An image tower has `image_size`, `patch_size`, `image_width`, `image_depth`, `image_mlp_dim`,
+`image_heads`, and `image_pool`; a NaFlex tower also has `max_patches`. A text tower with temperature and bias has
+`text_length`, `vocab_size`, `text_width`, `text_depth`, `text_mlp_dim`, `text_heads`, `token_bottleneck` (None if there
+is none), `text_head` (whether there is one), `embed_dim`, and `has_bias`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Any, TypeVar
 from siglip_tf.checkpoints.checkpoint import Checkpoint, CheckpointError, KeyReport
 
 Shape = tuple[int, ...]
-ImageSize = int | Sequence[int]  # one side, or (height, width)
+ImageSize = int | Sequence[int]  # the side of a square, or (height, width)
 ArrayT = TypeVar("ArrayT")
 
-# Resolutions of the public checkpoints. Patch 14 at 384 leaves a rest of 6 pixels, so the grid alone cannot tell 384
-# from 378: among the sizes that give the same grid, these come first.
+# Resolutions of the public checkpoints. With patches of 14, the resolutions 384 and 378 have the same grid. These
+# resolutions are preferred among all that have the same grid.
 PUBLIC_IMAGE_SIZES = (224, 256, 384, 448, 512, 896)
 
-# Patches of a picture that transformers and big_vision take by default.
+# The default number of patches per picture in transformers and big_vision.
 NAFLEX_PATCHES = 256
 
-# Sizes by their names in the paper and in the field: width, depth, MLP width and heads. The models' `VARIANTS` are made
-# from this table; checkpoints are recognized by it, and it tells the heads where no shape shows them.
+# Sizes of towers by their usual names: width, depth, MLP width, and heads. The models' `VARIANTS` are built from this
+# table. It also identifies the size of a checkpoint, and supplies the number of heads if no shape shows it.
 PUBLIC_TOWERS = {
     "mu": (32, 1, 128, 2),
     "Ti": (192, 12, 768, 3),
@@ -53,18 +53,18 @@ def infer(
     source: str = "The checkpoint",
     max_patches: int | None = None,
 ) -> dict[str, Any]:
-    """Dimensions read from the shapes of canonical weights.
+    """Returns the dimensions that the shapes of canonical weights show.
 
     Args:
-        weights: canonical name -> array (anything with a `shape`) of one tower or both.
-        image_size: resolution in pixels where it is known, one side or (height, width); otherwise a square is assumed,
-            of the public resolution, or the least, that fits the grid.
-        source: names the checkpoint in errors.
-        max_patches: patches of a picture where the tower is a NaFlex one, whose patch embedding is a matrix.
+        weights: arrays (anything with a `shape`) of one or both towers, by canonical name.
+        image_size: the resolution in pixels if known: the side of a square, or (height, width). By default, a square is
+            assumed, with the public resolution that fits the grid, or else the smallest one.
+        source: the name of the checkpoint in errors.
+        max_patches: the number of patches per picture of a NaFlex tower, whose patch embedding is a matrix.
 
     Raises:
-        CheckpointError: a tower's first weights are missing or have the wrong rank, `image_size` does not fit, or the
-            two towers' embeddings have different sizes.
+        CheckpointError: if a tower's first weights are missing or have the wrong rank, `image_size` does not fit, or
+            the embeddings of the two towers have different sizes.
     """
     towers = [tower for tower in ("image", "text") if any(name.startswith(f"{tower}/") for name in weights)]
     if not towers:
@@ -105,16 +105,16 @@ def infer(
 
 
 def of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Dimensions of a checkpoint, at the resolution that its architecture names."""
+    """Returns the dimensions of a checkpoint at the resolution of its architecture."""
     a = checkpoint.architecture
     return infer(checkpoint.weights, a.get("image_size"), checkpoint.source or "The checkpoint", a.get("max_patches"))
 
 
 def arguments(dimensions: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `siglip_tf.SigLIP` that make a model of these dimensions.
+    """Returns the arguments of `siglip_tf.SigLIP` for a model of these dimensions.
 
-    Towers of a public size are named ("So400m/14"), others spelled out. Those of the text tower are absent where there
-    is only an image tower.
+    A tower of a public size is given by its name ("So400m/14"), another tower by its dimensions. If there is only an
+    image tower, the arguments of the text tower are absent.
     """
     d = dimensions
     found: dict[str, Any] = {"image": None}
@@ -140,7 +140,7 @@ def arguments(dimensions: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def expected_shapes(dimensions: Mapping[str, Any]) -> dict[str, Shape]:
-    """Canonical name -> shape of every weight of a model of these dimensions, in the model's order."""
+    """Returns the shape of every weight of a model of these dimensions by canonical name, in the model's order."""
     d = dimensions
     shapes: dict[str, Shape] = {}
     if "image_width" in d:
@@ -173,7 +173,7 @@ def expected_shapes(dimensions: Mapping[str, Any]) -> dict[str, Shape]:
 
 
 def compare(weights: Mapping[str, Any], shapes: Mapping[str, Shape]) -> KeyReport:
-    """Which keys of `weights` (name -> array) differ from `shapes` (name -> shape), and how."""
+    """Returns how the keys and shapes of `weights` differ from `shapes`."""
     found = {name: tuple(array.shape) for name, array in weights.items()}
     return KeyReport(
         missing=tuple(n for n in shapes if n not in found),
@@ -183,26 +183,35 @@ def compare(weights: Mapping[str, Any], shapes: Mapping[str, Shape]) -> KeyRepor
 
 
 def whole(weights: Mapping[str, ArrayT], dimensions: Mapping[str, Any], source: str) -> dict[str, ArrayT]:
-    """`weights` in the model's order; a `CheckpointError` with the lists of keys unless they are exactly its own."""
+    """Returns `weights` in the model's order.
+
+    Raises:
+        CheckpointError: if the weights are not exactly those of a model of these dimensions. The message lists the
+            keys that differ.
+    """
     shapes = expected_shapes(dimensions)
     compare(weights, shapes).require_empty(source)
     return {name: weights[name] for name in shapes}
 
 
 def sides(image_size: ImageSize) -> tuple[int, int]:
-    """(height, width) of a resolution given as one side or as both."""
+    """Returns (height, width) of a resolution that is given as one side or as both."""
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     return height, width
 
 
 def grid(image_size: ImageSize, patch: int) -> tuple[int, int]:
-    """Rows and columns of whole patches in an image; a rest smaller than a patch is not seen."""
+    """Returns the rows and columns of whole patches in an image. Pixels beyond the last whole patch are ignored."""
     height, width = sides(image_size)
     return height // patch, width // patch
 
 
 def grid_side(positions: int, source: str = "The checkpoint") -> int:
-    """Side of the square grid of patches; `CheckpointError` where `positions` is no square."""
+    """Returns the side of the square grid of patches.
+
+    Raises:
+        CheckpointError: if `positions` is not a square number.
+    """
     side = math.isqrt(positions)
     if side * side != positions:
         raise CheckpointError(f"{source} has {positions} image positions, which is no square grid of patches.")
@@ -210,7 +219,7 @@ def grid_side(positions: int, source: str = "The checkpoint") -> int:
 
 
 def likely_image_size(positions: int, patch: int, source: str = "The checkpoint") -> int:
-    """Resolution in pixels that gives this many positions: the public one where there is one, else the least."""
+    """Returns the resolution in pixels for this many positions: a public one if there is one, else the smallest."""
     least = grid_side(positions, source) * patch
     return next((size for size in PUBLIC_IMAGE_SIZES if size in range(least, least + patch)), least)
 
@@ -229,7 +238,7 @@ def _image_size(positions: int, patch: int, image_size: ImageSize | None, source
 
 
 def _named(dimensions: Mapping[str, Any], tower: str) -> tuple[str, dict[str, Any]]:
-    """Name of the public size and no more, or "B" and what replaces its parts."""
+    """Returns the name of a public size, or "B" and the arguments that replace its parts."""
     size = tuple(dimensions[f"{tower}_{key}"] for key in _SIZE_KEYS)
     for name, public in PUBLIC_TOWERS.items():
         if size == public:
@@ -252,7 +261,7 @@ def _tower(weights: Mapping[str, Any], tower: str, width: int, source: str) -> d
 
 
 def _patch(weights: Mapping[str, Any], source: str) -> tuple[int, int, bool]:
-    """Side of a patch, width, and whether the tower is a NaFlex one."""
+    """Returns the side of a patch, the width, and whether this is a NaFlex tower."""
     name = "image/patch_embedding/kernel"
     if name not in weights or len(weights[name].shape) != 2:
         side, other, channels, width = _shape(weights, name, 4, source)

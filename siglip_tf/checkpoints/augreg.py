@@ -1,4 +1,4 @@
-"""Image towers alone: AugReg and original ViT npz files, and the towers that big_vision's image trainers save.
+"""Single image towers: AugReg and original ViT npz files, and the towers that big_vision's image trainers save.
 
 Source: "How to train your ViT?", https://arxiv.org/abs/2106.10270; big_vision `models/vit.py`, `fix_old_checkpoints`.
 """
@@ -17,7 +17,7 @@ from siglip_tf.checkpoints.translation import rename_by
 
 FORMAT = "augreg"
 
-# Flax once numbered a block's four modules through; now each kind for itself.
+# Old versions of Flax numbered a block's four modules consecutively. Current ones number each kind separately.
 _TO_CURRENT = rename_by(
     (
         (r"^Transformer/posembed_input/pos_embedding$", "pos_embedding"),
@@ -33,18 +33,19 @@ _CLASSIFIER = re.compile(r"img/(head|pre_logits)/")
 
 
 def recognizes(names: Iterable[str]) -> bool:
-    """Whether the arrays of an npz are those of a single ViT."""
+    """Whether the arrays of an npz file are those of a single ViT."""
     return any(re.fullmatch(r"(params/|opt/target/)?embedding/kernel", name) for name in names)
 
 
 def read(path: Path) -> Checkpoint:
-    """Reads the image tower; the classifier on top of it is left out, with a note.
+    """Reads the image tower. The classifier is left out, with a note.
 
-    A class token's entry in the position embedding is added to the token, and the tower pools "tok"; without a class
-    token it pools "gap", with a MAP head "map".
+    If there is a class token, its position embedding is added to the token, and the pooling is "tok". Without a class
+    token, it is "gap", or "map" if there is a MAP head.
 
     Raises:
-        CheckpointError: damaged, or not the weights of one whole tower (a hybrid with convolutions, for example).
+        CheckpointError: if the file is damaged, or does not hold the weights of one whole tower. An example is a hybrid
+            with convolutions.
     """
     found, notes = big_vision.parameters(read_npz(path))
     arrays, more = big_vision.normalize({_TO_CURRENT(name): array for name, array in found.items()})

@@ -1,4 +1,4 @@
-"""big_vision's two towers: one npz of `img/...`, `txt/...`, `t` and `b`.
+"""Checkpoints of big_vision's two towers: one npz file with `img/...`, `txt/...`, `t`, and `b`.
 
 Source: big_vision `models/vit.py`, `models/proj/image_text/{two_towers,text_transformer}.py`, `utils.py`.
 """
@@ -47,17 +47,17 @@ _TO_FOREIGN = rename_by(
     )
 )
 
-# Of the parameters in files that hold more; the second one from the time before optax.
+# Prefixes of the parameters in files that hold other arrays too. The second one is from the time before optax.
 _PREFIXES = ("params/", "opt/target/")
 
 
 def foreign_name(name: str) -> str:
-    """big_vision's name of a canonical one."""
+    """Returns big_vision's name for a canonical name."""
     return _TO_FOREIGN(name)
 
 
 def parameters(arrays: Mapping[str, np.ndarray]) -> tuple[ArrayDict, tuple[str, ...]]:
-    """The parameters among the arrays of an npz (there may be optimizer state beside them), and notes."""
+    """Returns the parameters among the arrays of an npz file, and notes. The file may also hold optimizer state."""
     for prefix in _PREFIXES:
         chosen = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
         if chosen:
@@ -67,19 +67,19 @@ def parameters(arrays: Mapping[str, np.ndarray]) -> tuple[ArrayDict, tuple[str, 
 
 
 def recognizes(names: Iterable[str]) -> bool:
-    """Whether the arrays of an npz are those of two towers, or of one inside two."""
+    """Whether the arrays of an npz file are those of big_vision's two towers, or of one of them."""
     return any(re.match(rf"({'|'.join(_PREFIXES)})?(img|txt)/", name) for name in names)
 
 
 def read(path: Path) -> Checkpoint:
-    """Reads a big_vision npz.
+    """Reads a big_vision npz file.
 
-    Towers may be scanned (`encoderblock/` with a leading depth axis) each for itself, arrays bfloat16 saved as void,
-    the text head absent, and very old text towers may hold a second position embedding. A text tower other than
+    Each tower may be scanned (`encoderblock/` with a leading depth axis). Arrays may be bfloat16 stored as void. The
+    text head may be absent, and very old text towers may hold a second position embedding. A text tower other than
     big_vision's transformer (LiT's BERT) is left out, with a note.
 
     Raises:
-        CheckpointError: damaged, or not the weights of one whole model.
+        CheckpointError: if the file is damaged, or does not hold the weights of one whole model.
     """
     found, notes = parameters(read_npz(path))
     arrays, more = normalize(found)
@@ -89,7 +89,7 @@ def read(path: Path) -> Checkpoint:
 
 
 def normalize(found: Mapping[str, np.ndarray]) -> tuple[ArrayDict, tuple[str, ...]]:
-    """float32, unscanned, old names made new; and notes on what was done."""
+    """Converts arrays to float32, splits scanned towers into blocks, and updates old names. Also returns notes."""
     notes: list[str] = []
     if widened := {str(a.dtype) for a in found.values()} - {"float32"}:
         names = ", ".join(sorted({"|V2": "bfloat16"}.get(dtype, dtype) for dtype in widened))
@@ -116,13 +116,13 @@ def normalize(found: Mapping[str, np.ndarray]) -> tuple[ArrayDict, tuple[str, ..
 
 
 def assemble(arrays: Mapping[str, np.ndarray], source: str, format: str, notes: tuple[str, ...]) -> Checkpoint:
-    """Canonical checkpoint of arrays in big_vision's current names.
+    """Returns the canonical checkpoint for arrays with big_vision's current names.
 
     Raises:
-        CheckpointError: listing keys.
+        CheckpointError: if the arrays are not those of one whole model. The message lists the keys that differ.
     """
     if (positions := arrays.get("img/pos_embedding")) is not None and positions.ndim == 3 and positions.shape[0] > 1:
-        # A NaFlex tower keeps its positions as a grid, which is square.
+        # A NaFlex tower stores its positions as a square grid.
         rows, columns, width = positions.shape
         if rows != columns:
             raise CheckpointError(f"{source} has a grid of {rows} x {columns} positions; expected a square one.")
@@ -152,15 +152,15 @@ def assemble(arrays: Mapping[str, np.ndarray], source: str, format: str, notes: 
 
 
 def write(path: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Writes one npz with the `params/` prefix of big_vision's own files; a token bottleneck is multiplied out.
+    """Writes one npz file with the `params/` prefix of big_vision's own files. A token bottleneck is multiplied out.
 
-    The SentencePiece model, which the format does not hold, goes beside it as `NAME.tokenizer.model`.
+    The format has no place for the SentencePiece model, which is written beside it as `NAME.tokenizer.model`.
 
     Returns:
-        Notes on what the format cannot say.
+        Notes on what the format cannot express.
 
     Raises:
-        ValueError: images that are not square, which a grid of positions in one axis cannot say.
+        ValueError: if images are not square, because one axis of positions cannot express that.
     """
     notes: tuple[str, ...] = ("big_vision's files name no preprocessing: give it in the config that loads this one.",)
     d = arch.of(checkpoint)

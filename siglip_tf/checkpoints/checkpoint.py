@@ -1,4 +1,4 @@
-"""What every checkpoint format is translated to: named arrays, an architecture and a preprocessing."""
+"""The common form of all checkpoint formats: named arrays, an architecture, and a preprocessing."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 
 
 class CheckpointError(ValueError):
-    """A file that is not a checkpoint, or one whose weights do not fit together. The message says what to do."""
+    """Raised if a file is not a checkpoint, or its weights do not fit together. The message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
 class KeyReport:
-    """How the keys of a checkpoint differ from those of its architecture; falsy when nothing differs.
+    """The differences between the keys of a checkpoint and those of its architecture. It is false if there are none.
 
     Attributes:
-        missing: names that the architecture needs and the checkpoint lacks.
-        unexpected: names that the checkpoint holds and the architecture has no place for.
-        misshapen: name -> (shape found, shape expected).
+        missing: names that the architecture has and the checkpoint does not.
+        unexpected: names that the checkpoint has and the architecture does not.
+        misshapen: the shape found and the shape expected, by name.
     """
 
     missing: tuple[str, ...] = ()
@@ -42,16 +42,16 @@ class KeyReport:
         return "\n".join(lines) or "every key fits"
 
     def require_empty(self, source: str) -> None:
-        """Raises a `CheckpointError` that lists every differing key, so that nothing is loaded partially."""
+        """Raises a `CheckpointError` that lists the differences, if any, so that nothing is loaded partially."""
         if self:
             raise CheckpointError(f"{source} does not hold the weights of one model:\n{self}")
 
 
 def check_calibration(calibration: Any) -> None:
-    """Raises a `CheckpointError` unless the calibration is None or of the form that thresholds are read from.
+    """Raises a `CheckpointError` if a calibration is neither None nor valid.
 
-    That is {"threshold": p, "labels": {label: p}, ...} with p in 0..1: a pair counts as a match from that probability
-    on; labels may have a threshold of their own.
+    A valid calibration is {"threshold": p, "labels": {label: p}, ...} with p from 0 to 1. A pair counts as a match if
+    its probability is at least the threshold. A label may have its own threshold.
     """
     if calibration is None:
         return
@@ -66,17 +66,17 @@ def check_calibration(calibration: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A model as numbers, independent of the format it came in.
+    """A model's weights and configuration, independent of the file format.
 
     Attributes:
-        architecture: arguments of `siglip_tf.SigLIP`; those of the text tower are absent with an image tower alone.
-        weights: canonical name -> array, float32; of one tower or both.
-        preprocessing: `siglip_tf.data.Preprocessing.to_config()`, or None if the checkpoint says nothing of it.
-        format: "native", "big_vision", "hugging_face", "keras_hub" or "augreg".
-        tokenizer: bytes of the SentencePiece model, or None.
-        source: where it was read from.
-        calibration: None, or what `tools.calibrate` fitted; see `check_calibration`.
-        notes: what the reader had to decide or change (a guessed resolution, a widened dtype, keys left out).
+        architecture: arguments of `siglip_tf.SigLIP`. For a single image tower, those of the text tower are absent.
+        weights: float32 arrays of one or both towers, by canonical name.
+        preprocessing: `siglip_tf.data.Preprocessing.to_config()`, or None if the checkpoint does not describe it.
+        format: "native", "big_vision", "hugging_face", "keras_hub", or "augreg".
+        tokenizer: the bytes of the SentencePiece model, or None.
+        source: the path from which the checkpoint was read.
+        calibration: the result of `tools.calibrate`, or None. See `check_calibration`.
+        notes: decisions and changes of the reader, such as a guessed resolution, a widened dtype, or ignored keys.
     """
 
     architecture: dict[str, Any]
@@ -90,9 +90,9 @@ class Checkpoint:
 
     @property
     def towers(self) -> tuple[str, ...]:
-        """("image", "text"), or the one tower that is there."""
+        """The towers that the checkpoint has: ("image", "text"), or one of them."""
         return tuple(t for t in ("image", "text") if any(n.startswith(f"{t}/") for n in self.weights))
 
     def parameter_count(self, prefix: str = "") -> int:
-        """Number of weights whose name starts with `prefix`, "" for all of them."""
+        """Returns the number of parameters in weights whose name starts with `prefix`."""
         return sum(int(np.prod(w.shape)) for n, w in self.weights.items() if n.startswith(prefix))

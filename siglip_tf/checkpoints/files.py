@@ -1,4 +1,4 @@
-"""Reading and writing files of arrays that cannot carry code, and writes that appear whole or not at all."""
+"""Reads and writes files of arrays that cannot contain code. Writes are atomic."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from siglip_tf.checkpoints.checkpoint import CheckpointError
 
 ArrayDict = dict[str, np.ndarray]
 
-# What zipfile, zlib and numpy raise for bytes that are not what they were.
+# Exceptions that zipfile, zlib, and numpy raise for damaged files.
 _ZIP_DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
-    NotImplementedError,  # zipfile: a compression method or version that no writer here uses
+    NotImplementedError,  # zipfile raises it for an unknown compression method or version
     EOFError,
     OSError,
     ValueError,
     KeyError,
     SyntaxError,
 )
-# First bytes of a file -> its kind.
+# The kinds of files by their first bytes.
 _BEGINNINGS = {
     b"\x89HDF\r\n\x1a\n": "hdf5",
     **{
@@ -40,7 +40,7 @@ _BEGINNINGS = {
 
 
 def kind_of_file(path: Path) -> str:
-    """What a file is by its first bytes: "npz", "safetensors", "hdf5", or a description for an error message."""
+    """Returns the kind of a file by its first bytes: "npz", "safetensors", "hdf5", or a text for an error message."""
     with path.open("rb") as file:
         start = file.read(64)
     if start.startswith(b"PK"):
@@ -70,10 +70,10 @@ def _kind_of_zip(path: Path) -> str:
 
 
 def as_float32(array: np.ndarray, name: str) -> np.ndarray:
-    """float32 of any float array; 2-byte voids are the bfloat16 that numpy.save did not know.
+    """Converts a float array to float32. Voids of 2 bytes are bfloat16, which `numpy.save` stores that way.
 
     Raises:
-        CheckpointError: for anything that is not a float array.
+        CheckpointError: if the array is not a float array.
     """
     if array.dtype.kind == "V" and array.dtype.itemsize == 2:
         bits = np.asarray(array, order="C").view(np.uint16).astype(np.uint32) << np.uint32(16)
@@ -84,13 +84,17 @@ def as_float32(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def npz_names(path: Path) -> list[str]:
-    """Names of the arrays in an npz, without reading them."""
+    """Returns the names of the arrays in an npz file without reading the arrays."""
     with zipfile.ZipFile(path) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
 def read_npz(path: Path) -> ArrayDict:
-    """All arrays of an npz file. Object arrays (pickles) are refused, a damaged file says so."""
+    """Returns all arrays of an npz file.
+
+    Raises:
+        CheckpointError: if the file is damaged, or contains an object array, which is a pickle.
+    """
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
@@ -104,7 +108,11 @@ def read_npz(path: Path) -> ArrayDict:
 
 
 def read_safetensors(path: Path) -> ArrayDict:
-    """All arrays of a safetensors file."""
+    """Returns all arrays of a safetensors file.
+
+    Raises:
+        CheckpointError: if the file is damaged.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -116,7 +124,11 @@ def read_safetensors(path: Path) -> ArrayDict:
 
 
 def read_h5(path: Path) -> ArrayDict:
-    """All datasets of an HDF5 file by path. Links to other files are refused: they would read what is not asked for."""
+    """Returns all data sets of an HDF5 file by their paths.
+
+    Raises:
+        CheckpointError: if the file is damaged, or links to another file, which it must not read.
+    """
     import h5py
 
     arrays: ArrayDict = {}
@@ -124,7 +136,7 @@ def read_h5(path: Path) -> ArrayDict:
     def collect(name: str | bytes, item: Any) -> None:
         if not isinstance(item, h5py.Dataset):
             return
-        if isinstance(name, bytes):  # what h5py gives for a name that is no UTF-8
+        if isinstance(name, bytes):  # h5py returns bytes for a name that is not UTF-8
             raise CheckpointError(f"{path} is damaged: it holds the name {name!r}.")
         if item.external or item.is_virtual:
             raise CheckpointError(f"{path} keeps {name} in another file; expected the weights inside it.")
@@ -133,13 +145,17 @@ def read_h5(path: Path) -> ArrayDict:
     try:
         with h5py.File(path, "r") as file:
             file.visititems(collect)  # follows neither soft nor external links
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # h5py's, for a damaged tree
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # h5py raises them for damaged files
         raise CheckpointError(f"{path} is damaged or truncated: {error}") from error
     return {name: np.asarray(array) for name, array in arrays.items()}
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file, with its path in the error if it is not one."""
+    """Returns the content of a JSON file.
+
+    Raises:
+        CheckpointError: if the file is not JSON. The message contains the path.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -152,7 +168,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_npz(path: Path, arrays: ArrayDict) -> None:
-    """Writes an npz array by array, so that no second copy of the model is in memory."""
+    """Writes an npz file array by array, so that there is no second copy of the model in memory."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
@@ -163,12 +179,12 @@ def write_safetensors(path: Path, arrays: ArrayDict, metadata: dict[str, str] | 
     """Writes a safetensors file."""
     from safetensors.numpy import save_file
 
-    # The library writes the buffer as it lies in memory, so a transposed view would be written wrongly.
+    # The library writes the memory of an array as it is, so it would write a transposed view incorrectly.
     save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, str(path), metadata=metadata)
 
 
 def write_h5(path: Path, arrays: ArrayDict) -> None:
-    """Writes an HDF5 file with one dataset at each path."""
+    """Writes an HDF5 file with one data set at each path."""
     import h5py
 
     with h5py.File(path, "w") as file:
@@ -177,7 +193,11 @@ def write_h5(path: Path, arrays: ArrayDict) -> None:
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Writes a file as `siglip_tf.storage` does: `write` gets the path to write to."""
+    """Writes a file atomically. `write` receives the path to write to.
+
+    Raises:
+        ValueError: if `path` is a folder.
+    """
     if path.is_dir():
         raise ValueError(f"{path} is a folder; this format is written as one file. Name a file.")
     with storage.new_file(path) as aside:
@@ -185,15 +205,15 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def replace_folder(path: Path, write: Callable[[Path], None], own_files: Iterable[str]) -> None:
-    """Writes a folder as `siglip_tf.storage` does: `write` gets the folder to fill.
+    """Writes a folder atomically.
 
     Args:
-        path: the folder to make. One that is there is replaced if it holds nothing but `own_files`.
-        write: fills the folder that it is given.
-        own_files: names of files and folders that the format writes.
+        path: the folder to write. An existing folder is replaced if it holds only `own_files`.
+        write: a function that receives the path of a new folder and fills it.
+        own_files: the names of the files and folders that the format writes.
 
     Raises:
-        ValueError: `path` is a file, or a folder with other things in it, which would be lost.
+        ValueError: if `path` is a file, or a folder with other files, which would be lost.
     """
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file; this format is written as a folder. Name another destination.")

@@ -1,6 +1,6 @@
-"""Hugging Face `SiglipModel`: config.json, model.safetensors (or shards), image processor and tokenizer files.
+"""Hugging Face's `SiglipModel`: config.json, model.safetensors (or shards), image processor, and tokenizer files.
 
-Fixed-resolution SigLIP 2 checkpoints are `SiglipModel`s too.
+SigLIP 2 checkpoints with a fixed resolution are also of the class `SiglipModel`.
 
 Source: transformers `models/siglip/{configuration,modeling}_siglip.py`.
 """
@@ -75,7 +75,7 @@ _TO_FOREIGN = rename_by(
 )
 _IGNORE = r".*\.position_ids"
 
-# Public configurations name only what differs from these.
+# Public configurations contain only the values that differ from these.
 _TOWER_DEFAULTS = {
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -89,24 +89,25 @@ _TEXT_DEFAULTS = {**_TOWER_DEFAULTS, "max_position_embeddings": 64, "vocab_size"
 
 
 def foreign_name(name: str) -> str:
-    """Hugging Face's name of a canonical one; query, key and value of the MAP head share theirs."""
+    """Returns Hugging Face's name for a canonical name. Query, key, and value of the MAP head share one name."""
     return _TO_FOREIGN(name)
 
 
 def recognizes(config: Any) -> bool:
-    """Whether the content of a `config.json` is a Hugging Face model's."""
+    """Whether the content of a `config.json` file is that of a Hugging Face model."""
     return isinstance(config, dict) and "model_type" in config
 
 
 def read(path: Path, resize: str | None = None) -> Checkpoint:
-    """Reads a folder, or a safetensors file with its `config.json` beside it; `Siglip2Model` is NaFlex.
+    """Reads a folder, or a safetensors file with its `config.json` beside it. A `Siglip2Model` is a NaFlex model.
 
     Args:
         path: the folder or the file.
-        resize: method of `siglip_tf.data.ImagePreprocessing` to use in place of the image processor's.
+        resize: a method of `siglip_tf.data.ImagePreprocessing` to use instead of the image processor's.
 
     Raises:
-        CheckpointError: another architecture, damaged files, or weights that differ from the configuration.
+        CheckpointError: if the architecture is another, a file is damaged, or the weights do not match the
+            configuration.
     """
     folder = path if path.is_dir() else path.parent
     notes: tuple[str, ...] = ()
@@ -151,15 +152,15 @@ def read(path: Path, resize: str | None = None) -> Checkpoint:
 
 
 def write(path: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Writes a folder that `SiglipModel.from_pretrained` loads, or for a NaFlex model `Siglip2Model`.
+    """Writes a folder for `SiglipModel.from_pretrained`, or for `Siglip2Model` if this is a NaFlex model.
 
-    A token bottleneck is multiplied out, an absent text head becomes the identity.
+    A token bottleneck is multiplied out. An absent text head becomes the identity.
 
     Returns:
-        Notes on what Hugging Face's files cannot say exactly.
+        Notes on what Hugging Face's files cannot express exactly.
 
     Raises:
-        ValueError: the image tower alone, or a pool other than MAP, which `SiglipModel` does not have.
+        ValueError: if there is only an image tower, or the pooling is not MAP. `SiglipModel` does not support them.
     """
     weights, a = as_siglip_of_others(checkpoint, FORMAT)
     config = checkpoint.preprocessing or {}
@@ -202,7 +203,7 @@ def _tower_configs(config: Mapping[str, Any], source: str) -> tuple[dict[str, An
 
 
 def _guess_tower_configs(arrays: ArrayDict, source: str) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
-    """Configurations from shapes; the number of heads, which no shape shows, from the public variant of that size."""
+    """Infers configurations from shapes. The number of heads, which no shape shows, is that of the public variant."""
     towers = []
     for tower, prefix in (("image", "vision_model"), ("text", "text_model")):
         fc1, layers = arrays.get(f"{prefix}.encoder.layers.0.mlp.fc1.weight"), f"{prefix}.encoder.layers."
@@ -246,7 +247,7 @@ def _to_canonical(
 ) -> tuple[ArrayDict, tuple[str, ...]]:
     names = canonical_names(vision["num_hidden_layers"], "map", text["num_hidden_layers"] if text else None)
     table = {name: foreign_name(name) for name in names}
-    if text is None and depth(arrays, r"encoder\.layers\.(\d+)\."):  # a tower saved alone has no prefix
+    if text is None and depth(arrays, r"encoder\.layers\.(\d+)\."):  # a tower that is saved alone has no prefix
         table = {name: foreign.removeprefix("vision_model.") for name, foreign in table.items()}
     found = collect(arrays, table, source, _IGNORE)
     heads = {"image": vision["num_attention_heads"], "text": text and text["num_attention_heads"]}
@@ -270,7 +271,7 @@ def _from_torch(name: str, array: np.ndarray, heads: int | None) -> np.ndarray:
         array = np.split(array, 3)[part]
     match name.rsplit("/", 2)[-2:]:
         case ["patch_embedding", "kernel"] if array.ndim == 4:
-            array = array.transpose(2, 3, 1, 0)  # (d, 3, P, P) to (P, P, 3, d); a NaFlex one is a matrix
+            array = array.transpose(2, 3, 1, 0)  # (d, 3, P, P) to (P, P, 3, d); a NaFlex kernel is a matrix
         case ["query" | "key" | "value", "kernel"]:
             array = array.T.reshape(array.shape[1], heads, -1)  # (H k, d) to (d, H, k)
         case ["query" | "key" | "value", "bias"]:
@@ -291,7 +292,7 @@ def _from_canonical(weights: ArrayDict) -> ArrayDict:
     for name, array in weights.items():
         foreign = foreign_name(name)
         value = _to_torch(name, array)
-        # Query, key and value of the head come in this order and are stacked in it.
+        # Query, key, and value of the head come in this order, and are stacked in it.
         arrays[foreign] = np.concatenate([arrays[foreign], value]) if foreign in arrays else value
     return arrays
 

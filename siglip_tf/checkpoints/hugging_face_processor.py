@@ -1,9 +1,9 @@
-"""The image processor of a Hugging Face folder, and what each of its options becomes here.
+"""Converts the image processor of a Hugging Face folder to this package's preprocessing, and back.
 
 transformers 5 saves it inside `processor_config.json`, transformers 4 as `preprocessor_config.json`. An option without
-an exact counterpart here is an error that says how to go on, or a note.
+an exact counterpart causes an error that says what to do, or a note.
 
-Source: transformers `image_processing_base.py` (which file counts), `models/siglip/image_processing_siglip.py`.
+Source: transformers `image_processing_base.py` (which file is used), `models/siglip/image_processing_siglip.py`.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ Processor = Mapping[str, Any]
 
 PROCESSOR, LEGACY_PROCESSOR = "processor_config.json", "preprocessor_config.json"
 
-# Pillow's numbers of its filters, and the methods of `siglip_tf.data.ImagePreprocessing` that equal them.
+# Pillow's numbers for its filters, and the equal methods of `siglip_tf.data.ImagePreprocessing`.
 _RESAMPLE = {2: "bilinear_antialias", 3: "bicubic_antialias"}
 _RESAMPLE_NAMES = {0: "nearest", 1: "Lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "Hamming"}
-# The filter of a class whose file names none.
+# The default filter of each class.
 _DEFAULT_RESAMPLE = {"SiglipImageProcessor": 3, "Siglip2ImageProcessor": 2, "ViTImageProcessor": 2}
 _NAME_IT = 'Name the resize to use instead: resize="bicubic_antialias", or --resize bicubic_antialias in commands.'
 
 
 def read_processor(folder: Path) -> tuple[Processor | None, tuple[str, ...]]:
-    """The options of the image processor, None without one, and notes.
+    """Returns the options of the image processor, or None if there is none, and notes.
 
     Raises:
-        CheckpointError: the file is not a JSON object.
+        CheckpointError: if the file is not a JSON object.
     """
     whole, legacy = (_read_object(folder / name) for name in (PROCESSOR, LEGACY_PROCESSOR))
     inside = whole.get("image_processor") if whole else None
@@ -50,15 +50,15 @@ def read_processor(folder: Path) -> tuple[Processor | None, tuple[str, ...]]:
 def resize_method(
     processor: Processor | None, dimensions: Mapping[str, Any], resize: str | None
 ) -> tuple[str, tuple[str, ...]]:
-    """The method of `siglip_tf.data.ImagePreprocessing`, and notes on options without a counterpart.
+    """Returns the method of `siglip_tf.data.ImagePreprocessing`, and notes on options without a counterpart.
 
     Args:
-        processor: options of the image processor, None where the folder holds none.
-        dimensions: of the model.
-        resize: a method that replaces what the processor says about the size and shape of pictures.
+        processor: the options of the image processor, or None.
+        dimensions: the dimensions of the model.
+        resize: a method that replaces the processor's own resizing and cropping.
 
     Raises:
-        CheckpointError: the processor resizes or crops in a way that no method here equals, and `resize` is None.
+        CheckpointError: if no method equals the processor's resizing or cropping, and `resize` is None.
     """
     naflex = "max_patches" in dimensions
     if naflex and resize == "big_vision":
@@ -81,16 +81,19 @@ def resize_method(
 
 
 def fold_normalization(weights: ArrayDict, processor: Processor | None) -> tuple[ArrayDict, tuple[str, ...]]:
-    """Weights that give on images in [-1, 1] what the processor's own mean, deviation and scale give to the model.
+    """Folds the processor's mean, deviation, and scale into the weights, so that the model accepts images in [-1, 1].
 
-    The patch embedding is linear, so any affine map of its pixels is a change of its kernel and bias.
+    The patch embedding is linear, so an affine map of its pixels can be expressed by its kernel and bias.
 
     Args:
-        weights: canonical; only the patch embedding is changed.
-        processor: options of the image processor, or None.
+        weights: the canonical weights. Only the patch embedding changes.
+        processor: the options of the image processor, or None.
+
+    Returns:
+        The weights, and notes.
 
     Raises:
-        CheckpointError: mean and deviation are not three numbers each, or a deviation is 0.
+        CheckpointError: if the mean or the deviation is not three numbers, or a deviation is 0.
     """
     if processor is None:
         return weights, ()
@@ -118,10 +121,10 @@ def fold_normalization(weights: ArrayDict, processor: Processor | None) -> tuple
 
 
 def max_patches(processor: Processor | None) -> int:
-    """Patches of a picture, padding included, of a NaFlex model.
+    """Returns the number of patches per picture of a NaFlex model, including padding.
 
     Raises:
-        CheckpointError: not a positive integer.
+        CheckpointError: if it is not a positive integer.
     """
     most = (processor or {}).get("max_num_patches", arch.NAFLEX_PATCHES)
     if isinstance(most, bool) or not isinstance(most, int) or most < 1:
@@ -130,7 +133,7 @@ def max_patches(processor: Processor | None) -> int:
 
 
 def image_processor(method: str, dimensions: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Content of `preprocessor_config.json` for a method of `siglip_tf.data.ImagePreprocessing`, and notes."""
+    """Returns the content of `preprocessor_config.json` for a resize method of `ImagePreprocessing`, and notes."""
     resample = 3 if method == "bicubic_antialias" else 2
     if "max_patches" in dimensions:
         return {
@@ -184,7 +187,7 @@ def _resample(processor: Processor) -> Any:
 
 
 def _refused(processor: Processor, dimensions: Mapping[str, Any]) -> list[str]:
-    """Describes what the processor does to the size and shape of pictures that no method here can do."""
+    """Describes the resizing and cropping of the processor that this package does not support."""
     kind, resample, size = _kind(processor), _resample(processor), processor.get("size")
     refused = []
     if ("max_patches" in dimensions) != (kind == "Siglip2ImageProcessor"):

@@ -26,7 +26,7 @@ CONFIG, SPECIAL, FAST = "tokenizer_config.json", "special_tokens_map.json", "tok
 FILES = (*_MODELS[:2], CONFIG, SPECIAL, FAST)
 
 _GEMMA = ("GemmaTokenizer", "Siglip2Tokenizer")
-# Tokens that transformers finds in a text whether or not the folder names them.
+# Special tokens that transformers recognizes in a text even if the folder does not name them.
 _SIGLIP_TOKENS = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
 _GEMMA_TOKENS = {f"{name}_token": f"<{name}>" for name in ("bos", "eos", "pad", "unk", "mask")}
 _NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token", "mask_token", "sep_token", "cls_token")
@@ -35,19 +35,19 @@ _NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token", "mask_token
 def read_tokenizer(
     folder: Path, text: Mapping[str, Any] | None, model_type: str = "siglip"
 ) -> tuple[bytes | None, dict[str, Any] | None, tuple[str, ...]]:
-    """The SentencePiece model, how texts are prepared for it, and notes.
+    """Reads the SentencePiece model and the options of its text preprocessing.
 
     Args:
-        folder: of the checkpoint.
-        text: config of `siglip_tf.data.Tokenizer` that holds where the folder does not say otherwise; None for a
-            checkpoint without a text tower.
-        model_type: of the folder's `config.json`; transformers 5 takes "siglip2" for a `Siglip2Tokenizer`.
+        folder: the folder of the checkpoint.
+        text: the default configuration of `siglip_tf.data.Tokenizer`, or None if there is no text tower.
+        model_type: the model type in the folder's `config.json`. For "siglip2", transformers 5 uses a
+            `Siglip2Tokenizer`.
 
     Returns:
-        The model's bytes or None, the config or None, and the notes.
+        The model's bytes or None, the configuration or None, and notes.
 
     Raises:
-        CheckpointError: a file that is not JSON, or not of its kind.
+        CheckpointError: if a file is not JSON or has an unexpected form.
     """
     if text is None:
         return None, None, ()
@@ -89,22 +89,22 @@ def read_tokenizer(
 
 
 def write_tokenizer(folder: Path, model: bytes, text: Mapping[str, Any], length: int) -> tuple[str, ...]:
-    """Writes the files of the tokenizer class that gives the ids of this checkpoint.
+    """Writes the files of the tokenizer class that gives the same ids as this checkpoint.
 
-    `SiglipTokenizer` drops punctuation. For texts that keep it, a `tokenizer.json` says all: of the class
-    `Siglip2Tokenizer` where that can be, or of the general class.
+    `SiglipTokenizer` removes punctuation. If the texts keep it, a `tokenizer.json` is written instead, for the class
+    `Siglip2Tokenizer` if possible, or else for the general class.
 
     Args:
-        folder: where to write.
-        model: SentencePiece model.
-        text: config of `siglip_tf.data.Tokenizer`.
-        length: tokens per text.
+        folder: the folder to write to.
+        model: the SentencePiece model.
+        text: the configuration of `siglip_tf.data.Tokenizer`.
+        length: the number of tokens per text.
 
     Returns:
-        Notes on where transformers prepares text differently from this checkpoint.
+        Notes on text that transformers prepares differently.
 
     Raises:
-        ValueError: `model` is not a SentencePiece model.
+        ValueError: if `model` is not a SentencePiece model.
     """
     lower_case = text.get("lower_case", "ascii")
     pieces = sentence_pieces(model)
@@ -157,13 +157,13 @@ def _notes_on_special(theirs: set[str], ours: set[str]) -> tuple[str, ...]:
 def _special(
     config: Mapping[str, Any], content: Mapping[str, Any] | None, model: bytes | None, kind: str
 ) -> dict[str, Any]:
-    """The option `special_tokens`: what transformers finds in a text of this kind; empty where there is none.
+    """Returns the option `special_tokens`: the tokens that transformers recognizes in a text. Empty if there are none.
 
     Args:
-        config: of `tokenizer_config.json`.
-        content: of `tokenizer.json`, or None.
-        model: SentencePiece model.
-        kind: class of the tokenizer.
+        config: the content of `tokenizer_config.json`.
+        content: the content of `tokenizer.json`, or None.
+        model: the SentencePiece model.
+        kind: the class of the tokenizer.
     """
     pieces = sentence_pieces(model)
     if pieces is None:
@@ -177,7 +177,7 @@ def _special(
     if isinstance(decoder, Mapping):
         named += [token for token in decoder.values() if isinstance(token, Mapping) and token.get("special")]
     if content is not None and kind != "SiglipTokenizer":
-        with contextlib.suppress(KeyError, TypeError, AttributeError):  # a damaged file is named where it is read
+        with contextlib.suppress(KeyError, TypeError, AttributeError):  # reading reports a damaged file elsewhere
             named += special_tokens(content)
     ids = {}
     for token in map(_content, named):
@@ -189,10 +189,10 @@ def _special(
 def _text_options(
     config: Mapping[str, Any], lower_case: str | None, model_type: str
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Lower-casing, pad and punctuation of a `tokenizer_config.json`, and notes on what is done otherwise here."""
+    """Returns the options that a `tokenizer_config.json` gives for texts, and notes on differences."""
     kind, notes = _kind(config), []
     if model_type == "siglip2":
-        kind = "Siglip2Tokenizer"  # whatever the file says: transformers 5 knows that it is wrong
+        kind = "Siglip2Tokenizer"  # transformers 5 ignores the class that the file names, because it is wrong
     if kind in _GEMMA:
         told = config.get("do_lower_case", True)
         lower_case = "none" if told is False and kind != "Siglip2Tokenizer" else "simple"
@@ -220,7 +220,7 @@ def _kind(config: Mapping[str, Any]) -> str:
 
 
 def _lower_case_of(content: Any) -> str | None:
-    """What a `tokenizer.json` beside a SentencePiece model says of lower-casing."""
+    """Returns the lower-casing that a `tokenizer.json` specifies, or None."""
     try:
         return from_json(content)[1]
     except UnlikeSentencePieceError:
@@ -236,5 +236,5 @@ def _piece_id(model: bytes | None, piece: str | None) -> int | None:
 
 
 def _content(token: Any) -> str | None:
-    """The text of a special token, which is a string or an object with its text in `content`."""
+    """Returns the text of a special token, which is a string or an object with its text in `content`."""
     return token.get("content") if isinstance(token, Mapping) else token

@@ -1,6 +1,6 @@
-"""KerasHub preset folders: config.json, model.weights.h5, tokenizer and preprocessor; what `from_preset` loads.
+"""KerasHub's preset folders for `from_preset`: config.json, model.weights.h5, tokenizer, and preprocessor.
 
-Source: keras_hub `models/siglip/`, `utils/preset_utils.py`; keras `saving/saving_lib.py` (the tree inside the h5).
+Source: keras_hub `models/siglip/`, `utils/preset_utils.py`; keras `saving/saving_lib.py` (the tree in the HDF5 file).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CONVERTER, PREPROCESSOR, TOKENIZER, METADATA = (
 )
 _VOCABULARY = Path("assets", "tokenizer", "vocabulary.spm")
 
-# Keras numbers the variables of a layer in the order they were made, and the layers of a model by class.
+# Keras numbers the variables of a layer in the order of their creation, and the layers of a model by class.
 _TO_FOREIGN = rename_by(
     (
         (r"/block_0/", "/sig_lip_encoder_layer/"),
@@ -62,25 +62,29 @@ _TO_FOREIGN = rename_by(
         (r"^bias$", "layers/sig_lip_head/vars/1"),
     )
 )
-# `position_ids`, which count from 0.
+# `position_ids` are not weights; they count from 0.
 _POSITION_IDS = r"layers/sig_lip_(vision|text)_encoder/layers/sig_lip_(vision|text)_embedding/vars/0"
 
 
 def foreign_name(name: str) -> str:
-    """Path in KerasHub's h5 file of a canonical name."""
+    """Returns the path in KerasHub's HDF5 file for a canonical name."""
     return _TO_FOREIGN(name)
 
 
 def recognizes(config: Any) -> bool:
-    """Whether the content of a `config.json` is a KerasHub backbone's."""
+    """Whether the content of a `config.json` file is that of a KerasHub backbone."""
     return isinstance(config, dict) and "class_name" in config and "config" in config
 
 
 def read(path: Path, resize: str | None = None) -> Checkpoint:
-    """Reads a preset folder; `resize` replaces the method of its image converter.
+    """Reads a preset folder.
+
+    Args:
+        path: the folder.
+        resize: a method of `siglip_tf.data.ImagePreprocessing` to use instead of the image converter's.
 
     Raises:
-        CheckpointError: another backbone, damaged files, or weights that differ from the configuration.
+        CheckpointError: if the backbone is another, a file is damaged, or the weights do not match the configuration.
     """
     config = read_json(path / CONFIG)
     if config["class_name"] != "SigLIPBackbone":
@@ -113,13 +117,14 @@ def read(path: Path, resize: str | None = None) -> Checkpoint:
 
 
 def write(path: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Writes a preset folder; a token bottleneck is multiplied out, an absent text head becomes the identity.
+    """Writes a preset folder. A token bottleneck is multiplied out, and an absent text head becomes the identity.
 
     Returns:
-        Notes on what a KerasHub preset cannot say exactly.
+        Notes on what a KerasHub preset cannot express exactly.
 
     Raises:
-        ValueError: the image tower alone, or a pool other than MAP, which KerasHub's SigLIP does not have.
+        ValueError: if there is only an image tower, or it is a NaFlex tower or its pooling is not MAP. KerasHub's
+            SigLIP does not support them.
     """
     weights, a = as_siglip_of_others(checkpoint, FORMAT)
     if "max_patches" in a:

@@ -1,4 +1,7 @@
-"""The project's own folder: `config.json`, `weights.safetensors` in canonical names, `tokenizer.model`."""
+"""The project's own format: a folder with `config.json`, `weights.safetensors`, and `tokenizer.model`.
+
+The weights have canonical names.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +26,16 @@ _FORMAT_VERSION = 1
 
 
 def recognizes(config: Any) -> bool:
-    """Whether the content of a `config.json` is this format's."""
+    """Whether the content of a `config.json` file is that of this format."""
     return isinstance(config, dict) and config.get("format") == "siglip_tf"
 
 
 def read(path: Path) -> Checkpoint:
-    """Reads a folder that `write` made.
+    """Reads a folder that `write` has written.
 
     Raises:
-        CheckpointError: made by a newer version, damaged, or weights that differ from what the configuration names.
+        CheckpointError: if a newer version wrote the folder, it is damaged, or the weights do not match the
+            configuration.
     """
     config = read_json(path / CONFIG)
     if config.get("format_version", 0) > _FORMAT_VERSION:
@@ -56,8 +60,9 @@ def read(path: Path) -> Checkpoint:
 
 
 def write(path: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Writes the folder: complete or not at all. This format expresses everything, so there are no notes."""
-    # The model's arguments may name a variant ("B/16"); the dimensions let a reader check the weights without a model.
+    """Writes the folder atomically. This format can express everything, so there are no notes."""
+    # The model's arguments may name a variant ("B/16"). With the dimensions, a reader can check the weights without a
+    # model.
     config = {
         "format": "siglip_tf",
         "format_version": _FORMAT_VERSION,

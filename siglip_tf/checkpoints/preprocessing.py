@@ -1,7 +1,7 @@
-"""What a checkpoint was trained to see, as the config of `siglip_tf.data.Preprocessing`, from and to every format.
+"""Converts a checkpoint's preprocessing to a configuration of `siglip_tf.data.Preprocessing`, and back.
 
-A config is {"image": {"size", "method"}, "text": {"length", "lower_case", "eos_id", "pad_id", "punctuation"} | None};
-the image part of a NaFlex model is {"patch_size", "max_patches", "method"}.
+The configuration is {"image": {"size", "method"}, "text": {"length", "lower_case", "eos_id", "pad_id", "punctuation"}}.
+"text" may be None. "image" of a NaFlex model is {"patch_size", "max_patches", "method"}.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 Config = dict[str, Any]
 
 _GEMMA_VOCAB_SIZE = 256_000
-# Method of `siglip_tf.data.ImagePreprocessing` -> KerasHub's interpolation and antialias.
+# KerasHub's interpolation and antialias for each method of `siglip_tf.data.ImagePreprocessing`.
 _KERAS_HUB_RESIZE = {
     "big_vision": ("bilinear", False),
     "bicubic_antialias": ("bicubic", True),
@@ -21,9 +21,9 @@ _KERAS_HUB_RESIZE = {
 
 
 def trained_by_big_vision(dimensions: Mapping[str, Any]) -> Config:
-    """What big_vision trained a model of these dimensions on; its files name no preprocessing.
+    """Returns the preprocessing with which big_vision trained a model of these dimensions. Its files do not name it.
 
-    The vocabulary decides the pad id: 0 for SigLIP 2's Gemma vocabulary, 1 (the EOS) for those of SigLIP.
+    The pad id follows from the vocabulary: 0 for SigLIP 2's Gemma vocabulary, and 1 (the EOS) for those of SigLIP.
     """
     image = {"size": dimensions["image_size"], "method": "big_vision"} if "image_size" in dimensions else None
     if "max_patches" in dimensions:
@@ -32,7 +32,7 @@ def trained_by_big_vision(dimensions: Mapping[str, Any]) -> Config:
     text = None
     if "text_length" in dimensions:
         pad_id = 0 if dimensions["vocab_size"] == _GEMMA_VOCAB_SIZE else 1
-        # big_vision lower-cases bytes (`tf.strings.lower` without an encoding), which touches A to Z only.
+        # big_vision lower-cases bytes (`tf.strings.lower` without an encoding), which changes only A to Z.
         text = _text(dimensions["text_length"], "ascii", pad_id, "keep")
     return {"image": image, "text": text}
 
@@ -43,9 +43,13 @@ def from_keras_hub(
     preprocessor: Mapping[str, Any] | None,
     resize: str | None = None,
 ) -> tuple[Config, tuple[str, ...]]:
-    """Config and notes from the `config` of `image_converter.json` and `preprocessor.json` (None where absent).
+    """Returns the configuration, and notes, for the files of a KerasHub preset.
 
-    `resize` is a method of `siglip_tf.data.ImagePreprocessing` that replaces the converter's.
+    Args:
+        dimensions: the dimensions of the model.
+        converter: `config` of `image_converter.json`, or None.
+        preprocessor: `config` of `preprocessor.json`, or None.
+        resize: a method of `siglip_tf.data.ImagePreprocessing` to use instead of the converter's.
     """
     notes: list[str] = []
     config = trained_by_big_vision(dimensions)
@@ -65,7 +69,7 @@ def from_keras_hub(
         config["image"]["method"] = resize
     if preprocessor is not None:
         canonical = preprocessor.get("canonicalize_text", True)
-        # KerasHub pads with EOS whatever the vocabulary; the model was trained with the pad of its vocabulary.
+        # KerasHub always pads with EOS. The model was trained with the pad of its vocabulary.
         config["text"] |= {
             "length": dimensions["text_length"],
             "lower_case": "ascii" if canonical else "none",
@@ -79,7 +83,7 @@ def from_keras_hub(
 def to_keras_hub(
     config: Mapping[str, Any] | None, image_size: int, text_length: int
 ) -> tuple[Config, Config, tuple[str, ...]]:
-    """The `config` of KerasHub's `SigLIPImageConverter`, the options of its `SigLIPPreprocessor`, and notes."""
+    """Returns the `config` of KerasHub's `SigLIPImageConverter`, the options of `SigLIPPreprocessor`, and notes."""
     image, text = (config or {}).get("image") or {}, (config or {}).get("text") or {}
     interpolation, antialias = _KERAS_HUB_RESIZE[image.get("method", "big_vision")]
     converter = {

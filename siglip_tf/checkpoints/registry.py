@@ -1,4 +1,4 @@
-"""`read` and `write`: which format a path holds, recognized by content, not by name."""
+"""`read` and `write` for all formats. A format is recognized by its content, not by the file's name."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ _WRITERS = {module.FORMAT: module.write for module in (native, big_vision, huggi
 FORMATS = tuple(_WRITERS)
 # Methods of `siglip_tf.data.ImagePreprocessing`, whose module needs TensorFlow.
 RESIZES = ("big_vision", "bicubic_antialias", "bilinear_antialias")
-# What a configuration of another shape than its format's raises.
+# Exceptions that a configuration with an unexpected form causes.
 _MISSHAPEN = (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError, RecursionError)
 
 
 def read(path: str | os.PathLike, tokenizer: str | os.PathLike | None = None, resize: str | None = None) -> Checkpoint:
-    """Reads a checkpoint of any known format, recognized by its content.
+    """Reads a checkpoint of any known format. The format is recognized by the content.
 
     Args:
-        path: a big_vision or AugReg npz; a Hugging Face folder or safetensors file; a KerasHub preset folder; a folder
-            that `write` made. What lies on another file system (`gs://`) is copied here first, by TensorFlow.
-        tokenizer: file of the SentencePiece model, for formats that do not carry it (npz) or in place of theirs.
-        resize: one of `RESIZES`, in place of what the checkpoint says about how images are resized. "big_vision" is
-            what big_vision's models were trained on.
+        path: a big_vision or AugReg npz file, a Hugging Face folder or safetensors file, a KerasHub preset folder, or a
+            folder that `write` has written. TensorFlow first copies files from other file systems (`gs://`).
+        tokenizer: the file of a SentencePiece model, for formats that do not contain it (npz) or to replace theirs.
+        resize: one of `RESIZES`, which replaces the checkpoint's own method. "big_vision" is the method with which
+            big_vision's models were trained.
 
     Returns:
-        Its weights under canonical names (float32), architecture, preprocessing and tokenizer; `notes` say what had to
-        be decided or left out.
+        The float32 weights with canonical names, the architecture, the preprocessing, and the tokenizer. `notes` say
+        what was guessed or left out.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        CheckpointError: what is there is damaged, of another kind, or not the weights of one whole model. It lists
-            missing, unexpected and misshapen keys.
+        ValueError: if `resize` is unknown.
+        FileNotFoundError: if the path does not exist.
+        CheckpointError: if the file is damaged, has another format, or does not hold the weights of one whole model.
+            The message lists missing, unexpected, and misshapen keys.
     """
     if resize is not None and resize not in RESIZES:
         raise ValueError(f"Expected resize to be one of {', '.join(RESIZES)}. Received: {resize!r}.")
@@ -64,18 +65,18 @@ def _read_tokenizer(path: Path) -> bytes:
 
 
 def write(path: str | os.PathLike, checkpoint: Checkpoint, format: str = native.FORMAT) -> tuple[str, ...]:
-    """Writes a checkpoint: aside first, then renamed, so that `path` is whole or absent.
+    """Writes a checkpoint. It is written under another name and then renamed, so that `path` is complete or absent.
 
     Args:
-        path: the folder to make; one file for "big_vision" (the SentencePiece model goes beside it).
-        checkpoint: what to write.
+        path: the folder to write. For "big_vision" it is a file, and the SentencePiece model is written beside it.
+        checkpoint: the checkpoint.
         format: one of `FORMATS`.
 
     Returns:
-        Notes on what the format cannot say exactly; empty for the project's own.
+        Notes on what the format cannot express exactly. The native format has none.
 
     Raises:
-        ValueError: an unknown format, a destination that holds other things, or a model that the format cannot express.
+        ValueError: if the format is unknown, the destination holds other files, or the format cannot express the model.
     """
     if format not in _WRITERS:
         raise ValueError(f"Unknown format {format!r}; expected one of {', '.join(FORMATS)}.")
@@ -88,13 +89,13 @@ def write(path: str | os.PathLike, checkpoint: Checkpoint, format: str = native.
 
 
 def foreign_name(name: str, format: str) -> str:
-    """Name of a canonical weight inside files of `format`; "augreg" is read by way of big_vision's names."""
+    """Returns the name that a canonical weight has in files of `format`."""
     modules = {module.FORMAT: module for module in (big_vision, hugging_face, keras_hub)}
     return modules[format].foreign_name(name) if format in modules else name
 
 
 def _vocabulary_apart(checkpoint: Checkpoint) -> Checkpoint:
-    """The SentencePiece model out of the preprocessing's config and into a file of its own."""
+    """Moves the SentencePiece model from the configuration of the preprocessing to the checkpoint's `tokenizer`."""
     text = (checkpoint.preprocessing or {}).get("text") or {}
     if "model_proto" not in text:
         return checkpoint

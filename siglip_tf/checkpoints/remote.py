@@ -1,4 +1,4 @@
-"""Checkpoints on other file systems (`gs://`), brought here by TensorFlow."""
+"""Copies checkpoints from other file systems (`gs://`) with TensorFlow."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 
 
 def is_remote(path: str) -> bool:
-    """Whether a path names a file system of its own."""
+    """Whether a path is on another file system."""
     return "://" in path
 
 
 @contextmanager
 def local_copy(path: str) -> Iterator[Path]:
-    """A copy of a remote file or folder that lasts as long as the context.
+    """Copies a remote file or folder. The copy exists as long as the context.
 
     Raises:
-        FileNotFoundError: nothing is there.
+        FileNotFoundError: if the path does not exist.
     """
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""Position embeddings for another resolution."""
+"""Resamples position embeddings to another resolution."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from siglip_tf.checkpoints.checkpoint import Checkpoint
 def resample_position_embedding(
     embedding: np.ndarray, new_grid: int | tuple[int, int], old_grid: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Resamples a grid of position embeddings bilinearly, corner on corner.
+    """Resamples a grid of position embeddings bilinearly with aligned corners.
 
-    The corners of the old and the new grid coincide: row i of n' lies at i * (n - 1) / (n' - 1) of n. This is what
-    `scipy.ndimage.zoom(grid, (n' / n, n' / n, 1), order=1)` computes; `jax.image.resize` and `tf.image.resize` align
-    the pixels' outer edges instead and give other values.
+    The corners of the old and the new grid coincide: row i of n' is at i * (n - 1) / (n' - 1) of n. This is what
+    `scipy.ndimage.zoom(grid, (n' / n, n' / n, 1), order=1)` computes. `jax.image.resize` and `tf.image.resize` align
+    the outer edges of the pixels instead, which gives other values.
 
     Args:
         embedding: float32 (1, rows * columns, d).
-        new_grid: rows and columns of the new grid; one number for a square.
-        old_grid: rows and columns of the old one; a square if not given.
+        new_grid: rows and columns of the new grid, or one number for a square.
+        old_grid: rows and columns of the old grid. The default is a square.
 
     Returns:
-        float32 (1, new rows * new columns, d); `embedding` itself where the grid stays the same.
+        float32 (1, new rows * new columns, d), or `embedding` itself if the grid does not change.
 
     Raises:
-        CheckpointError: the positions form no square grid and `old_grid` is not given.
+        CheckpointError: if the positions do not form a square grid and `old_grid` is not given.
 
     Source: big_vision `models/vit.py`, `resample_posemb`.
     """
@@ -37,13 +37,13 @@ def resample_position_embedding(
     old_rows, old_columns = old_grid or (arch.grid_side(positions),) * 2
     if (rows, columns) == (old_rows, old_columns):
         return embedding
-    grid = embedding.reshape(old_rows, old_columns, d).astype(np.float64)  # as scipy computes it
+    grid = embedding.reshape(old_rows, old_columns, d).astype(np.float64)  # scipy computes in float64 too
     grid = np.einsum("ih,jw,hwd->ijd", _lerp(old_rows, rows), _lerp(old_columns, columns), grid, optimize=True)
     return grid.reshape(1, rows * columns, d).astype(np.float32)
 
 
 def _lerp(old: int, new: int) -> np.ndarray:
-    """Matrix (new, old) whose rows hold the weights of the two old points beside each new one."""
+    """Returns a matrix (new, old) whose rows hold the weights of the two old points next to each new point."""
     at = np.linspace(0, old - 1, new) if new > 1 else np.zeros(1)
     low = np.minimum(at.astype(int), max(old - 2, 0))
     weights = np.zeros((new, old))
@@ -53,14 +53,17 @@ def _lerp(old: int, new: int) -> np.ndarray:
 
 
 def with_image_size(checkpoint: Checkpoint, image_size: arch.ImageSize) -> Checkpoint:
-    """The checkpoint at another resolution: position embeddings resampled, architecture and preprocessing to match.
+    """Returns the checkpoint at another resolution.
+
+    The position embeddings are resampled, and the architecture and the preprocessing are updated.
 
     Args:
         checkpoint: any checkpoint with an image tower.
-        image_size: new resolution in pixels, one side or (height, width), each at least one patch.
+        image_size: the new resolution in pixels: the side of a square, or (height, width). Each side must be at least
+            one patch.
 
     Raises:
-        ValueError: `image_size` holds no whole patch, or the model is a NaFlex one.
+        ValueError: if `image_size` is smaller than a patch, or this is a NaFlex model.
     """
     if checkpoint.architecture.get("max_patches"):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A checkpoint in words, for people who load or convert one."""
+"""Describes a checkpoint for people who load or convert it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from siglip_tf.checkpoints.checkpoint import Checkpoint
 
 
 def describe(checkpoint: Checkpoint) -> str:
-    """Format, towers, parameter counts, preprocessing, tokenizer and the reader's notes, a line each.
+    """Describes the format, towers, parameter counts, preprocessing, tokenizer, and notes of a checkpoint.
 
     Args:
-        checkpoint: of any format.
+        checkpoint: a checkpoint of any format.
 
     Returns:
-        Lines of "name: what", without a last newline.
+        Lines of "name: value", without a final newline.
     """
     d = arch.of(checkpoint)
     rows = [("format", checkpoint.format)]

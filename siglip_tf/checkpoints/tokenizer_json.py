@@ -1,7 +1,8 @@
-"""`tokenizer.json` of the tokenizers library from and to a SentencePiece model that gives the same ids.
+"""Converts a `tokenizer.json` of the tokenizers library to a SentencePiece model with the same ids, and back.
 
-SentencePiece merges any two neighbors that make a piece, best score first; the library merges listed pairs, first rank
-first. Both are one where the list holds every such pair and all pairs of a piece stand together, which is checked here.
+SentencePiece merges any two neighbors that form a piece, in order of the piece's score. The library merges only listed
+pairs, in order of their rank. The two are equal if the list contains every such pair, and all pairs of a piece are
+adjacent in it. This module checks both conditions.
 
 Source: tokenizers `models/{bpe,unigram}`; SentencePiece `bpe_model.cc`, `normalizer.cc`, `sentencepiece_model.proto`.
 """
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
 _SPACE = "▁"
-# Types of pieces in a SentencePiece model.
+# The types of pieces in a SentencePiece model.
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
 _ASCII_LOWER = [
     {"type": "Replace", "pattern": {"String": upper}, "content": upper.lower()} for upper in string.ascii_uppercase
 ]
-_LOWER = {"type": "Lowercase"}  # letter by letter, which knows no final sigma
-# Unicode's rule: a sigma behind a cased letter and before none is final; what Unicode calls case-ignorable is passed
-# over, two of them at most behind the letter, since this language's look-behind has a fixed length.
+_LOWER = {"type": "Lowercase"}  # letter by letter, so it does not handle the final sigma
+# Unicode's rule is that a sigma after a cased letter and not before one is final. Case-ignorable characters are
+# skipped, but at most two after the letter, because a look-behind in this regular expression has a fixed length.
 _CASED, _IGNORABLE = r"[\p{Lu}\p{Ll}\p{Lt}]", "['.:\u00b7\u2019" + r"\p{Mn}\p{Me}\p{Cf}\p{Lm}\p{Sk}]"
 _FINAL_SIGMA = {
     "type": "Replace",
@@ -39,11 +40,11 @@ _LOWER_CASE: Mapping[str, Sequence[dict[str, Any]]] = {
     "simple": [_LOWER],
     "ascii": _ASCII_LOWER,
 }
-# What SentencePiece calls extra white space: spaces alone, where the library's Strip takes line ends too.
+# Extra white space for SentencePiece is only spaces. The library's Strip would also remove line breaks.
 _STRIP = {"type": "Replace", "pattern": {"Regex": r"\A +| +\z"}, "content": ""}
 _ESCAPE = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
 _COLLAPSE = {"type": "Replace", "pattern": {"Regex": " {2,}"}}
-# What both must agree on before a model made here is trusted.
+# Texts for which the converted model must give the same ids.
 _SAMPLES = (
     "a photo of a cat.",
     "The quick brown fox, jumped over the lazy dog!",
@@ -58,7 +59,7 @@ _SAMPLES = (
 
 
 def sentence_pieces(model: bytes | None) -> SentencePieceProcessor | None:
-    """The model, to be asked for its pieces; None for None and for bytes that are no SentencePiece model."""
+    """Loads a SentencePiece model. Returns None for None and for bytes that are not a SentencePiece model."""
     from sentencepiece import SentencePieceProcessor
 
     if model is None:
@@ -70,20 +71,22 @@ def sentence_pieces(model: bytes | None) -> SentencePieceProcessor | None:
 
 
 class UnlikeSentencePieceError(ValueError):
-    """A tokenizer.json that no SentencePiece model equals; the message says which part."""
+    """Raised if no SentencePiece model equals a tokenizer.json. The message names the part that differs."""
 
 
 def from_json(content: Any) -> tuple[bytes, str]:
-    """A SentencePiece model and the lower-casing before it.
+    """Converts a tokenizer.json to a SentencePiece model.
 
     Args:
-        content: of a tokenizer.json.
+        content: the content of the tokenizer.json.
 
     Returns:
-        The serialized model and "unicode", "simple", "ascii" or "none", as `siglip_tf.data.Tokenizer` takes it.
+        The serialized model, and the lower-casing before it: "unicode", "simple", "ascii", or "none", as in
+        `siglip_tf.data.Tokenizer`.
 
     Raises:
-        UnlikeSentencePieceError: the tokenizer has a part that SentencePiece has not, or other ids on sample texts.
+        UnlikeSentencePieceError: if the tokenizer has a part that SentencePiece does not have, or gives other ids for
+            sample texts.
     """
     from sentencepiece import sentencepiece_model_pb2 as messages
 
@@ -101,15 +104,15 @@ def from_json(content: Any) -> tuple[bytes, str]:
 
 
 def to_json(model: bytes, lower_case: str, eos_id: int) -> dict[str, Any]:
-    """Content of a tokenizer.json that gives the ids of a SentencePiece model and the EOS behind them.
+    """Returns the content of a tokenizer.json that gives the ids of a SentencePiece model, followed by EOS.
 
     Args:
-        model: a serialized SentencePiece model, unigram or BPE.
-        lower_case: "unicode", "simple", "ascii" or "none": what happens to a text first.
-        eos_id: id of the end of sentence.
+        model: a serialized SentencePiece model of type unigram or BPE.
+        lower_case: the lower-casing of a text: "unicode", "simple", "ascii", or "none".
+        eos_id: the id of the end of sentence.
 
     Raises:
-        ValueError: a model of words or characters.
+        ValueError: if the model is of type word or char.
     """
     from sentencepiece import sentencepiece_model_pb2 as messages
 
@@ -170,12 +173,12 @@ def to_json(model: bytes, lower_case: str, eos_id: int) -> dict[str, Any]:
 
 
 def special_tokens(content: Mapping[str, Any]) -> list[str]:
-    """The tokens of a tokenizer.json that become one id wherever a text spells them out."""
+    """Returns the special tokens of a tokenizer.json, which become one id wherever they occur in a text."""
     return [token["content"] for token in content.get("added_tokens") or () if token.get("special")]
 
 
 def is_gemma_like(model: bytes) -> bool:
-    """Whether transformers' `Siglip2Tokenizer`, which knows a vocabulary and merges alone, can be this model."""
+    """Whether transformers' `Siglip2Tokenizer`, which has only a vocabulary and merges, can represent this model."""
     from sentencepiece import sentencepiece_model_pb2 as messages
 
     proto = messages.ModelProto.FromString(model)
@@ -203,7 +206,7 @@ def _added_token(number: int, content: str, *, special: bool) -> dict[str, Any]:
 
 
 def _merges(pieces: Iterable[Any]) -> list[tuple[str, str]]:
-    """Pairs of pieces that make a piece, best score first."""
+    """Returns the pairs of pieces that form a piece, best score first."""
     normal = {piece.piece: (number, piece.score) for number, piece in enumerate(pieces) if piece.type == _NORMAL}
     found = []
     for whole, (_, score) in normal.items():
@@ -242,7 +245,7 @@ def _read_step(step: Mapping[str, Any], before: list[Any], spec: Any) -> None:
     match step["type"]:
         case "Precompiled" if not before:
             spec.precompiled_charsmap = base64.b64decode(step["precompiled_charsmap"])
-        case "Strip" if step["strip_right"] and spec.precompiled_charsmap:  # line ends are spaces by then
+        case "Strip" if step["strip_right"] and spec.precompiled_charsmap:  # the map has turned line breaks into spaces
             pass
         case "Replace" if step in (_STRIP, _ESCAPE):
             pass
@@ -262,7 +265,7 @@ def _read_split(step: Mapping[str, Any], spec: Any) -> None:
         case "WhitespaceSplit" if spec.remove_extra_whitespaces:
             pass
         case "Split" if step["pattern"] == {"String": " "}:
-            pass  # SentencePiece's own vocabularies hold no piece with a space inside a word
+            pass  # SentencePiece's own vocabularies have no piece with a space inside
         case other:
             raise UnlikeSentencePieceError(f"its pre_tokenizer has a step {other}: {str(step)[:120]}")
 
@@ -312,7 +315,7 @@ def _read_pieces(content: Mapping[str, Any], proto: Any) -> None:
 
 
 def _added(content: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
-    """Special tokens, which no text makes, and those that are always one piece."""
+    """Returns the ids of special tokens, which no text can form, and of tokens that are always one piece."""
     special: dict[str, int] = {}
     fixed: dict[str, int] = {}
     for token in content.get("added_tokens") or ():
@@ -327,7 +330,7 @@ def _is_byte(piece: str) -> bool:
 
 
 def _ranks(model: Mapping[str, Any], added: Mapping[str, int]) -> dict[str, int]:
-    """Merged piece -> place among the pieces in order of merging."""
+    """Returns the rank of each merged piece in the order of merging."""
     if model.get("dropout") or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         raise UnlikeSentencePieceError("its merges have dropout, a prefix or a suffix")
     if model.get("ignore_merges"):
@@ -357,11 +360,11 @@ def _ranks(model: Mapping[str, Any], added: Mapping[str, int]) -> dict[str, int]
 def _compare_ids(content: Mapping[str, Any], model: bytes, lower_case: str) -> None:
     try:
         import tokenizers
-    except ImportError:  # then the checks of its parts must do
+    except ImportError:  # without the library, only the parts are checked
         return
     try:
         theirs = tokenizers.Tokenizer.from_str(json.dumps(content))
-    except Exception as error:  # the library raises no other kind
+    except Exception as error:  # the library raises plain Exceptions
         raise UnlikeSentencePieceError(f"it cannot be read: {error}") from error
     ours = sentence_pieces(model)
     if ours is None:
@@ -376,7 +379,7 @@ def _compare_ids(content: Mapping[str, Any], model: bytes, lower_case: str) -> N
 
 
 def lowered(text: str, lower_case: str) -> str:
-    """The text as `lower_case` ("unicode", "simple", "ascii", "none") has it."""
+    """Lower-cases a text by the rule `lower_case`: "unicode", "simple", "ascii", or "none"."""
     if lower_case == "ascii":
         return text.translate(str.maketrans(string.ascii_uppercase, string.ascii_lowercase))
     if lower_case == "simple":

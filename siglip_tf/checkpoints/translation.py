@@ -1,4 +1,4 @@
-"""One table, canonical name -> foreign name, serves a format in both directions."""
+"""Helpers for renaming weights. One table from canonical names to a format's names serves for reading and writing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def canonical_names(
     head: bool = True,
     bias: bool = True,
 ) -> list[str]:
-    """Names of all weights of a model of these depths, in its order; a tower whose depth is None is absent."""
+    """Returns the names of all weights of a model, in order. A tower is absent if its depth is None."""
     any_size = ("width", "mlp_dim", "heads", "depth")
     dimensions: dict[str, Any] = {}
     if image_depth is not None:
@@ -35,7 +35,7 @@ def canonical_names(
 
 
 def rename_by(rules: Sequence[tuple[str, str]]) -> Rename:
-    """A renaming by regular expressions, each applied in turn to the whole name."""
+    """Returns a function that renames by regular expressions, which it applies one after another to the whole name."""
     compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules]
 
     def rename(name: str) -> str:
@@ -47,23 +47,23 @@ def rename_by(rules: Sequence[tuple[str, str]]) -> Rename:
 
 
 def depth(names: Iterable[str], pattern: str) -> int:
-    """1 + the largest number that `pattern`'s one group finds at the start of a name, 0 where none does."""
+    """Returns 1 + the largest number that the group of `pattern` finds at the start of a name, or 0 if none matches."""
     return max((int(match[1]) + 1 for name in names if (match := re.match(pattern, name))), default=0)
 
 
 def collect(
     found: Mapping[str, np.ndarray], table: Mapping[str, str], source: str, ignore: str = r"(?!)"
 ) -> dict[str, np.ndarray]:
-    """Canonical name -> foreign array, by `table`.
+    """Returns the arrays of a checkpoint by canonical name.
 
     Args:
-        found: foreign name -> array.
-        table: canonical name -> foreign name; several may share one.
-        source: names the checkpoint in errors.
-        ignore: regular expression of foreign names that hold no parameter.
+        found: the arrays by the format's names.
+        table: the format's names by canonical name. Several canonical names may share one.
+        source: the name of the checkpoint in errors.
+        ignore: a regular expression for names of arrays that are not parameters.
 
     Raises:
-        CheckpointError: lists missing and unexpected foreign names.
+        CheckpointError: if names are missing or unexpected. The message lists them.
     """
     wanted = set(table.values())
     unexpected = tuple(n for n in found if n not in wanted and not re.fullmatch(ignore, n))
@@ -73,7 +73,7 @@ def collect(
 
 
 def fold_bottleneck(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
-    """Weights with the token table and its bottleneck projection multiplied out to a full table (V, d)."""
+    """Returns the weights with the token table and its bottleneck projection multiplied to a full table (V, d)."""
     weights = dict(checkpoint.weights)
     projection = weights.pop("text/token_embedding/projection", None)
     if projection is not None:
@@ -83,12 +83,12 @@ def fold_bottleneck(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
 
 
 def as_siglip_of_others(checkpoint: Checkpoint, format: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Weights and dimensions in the form that Hugging Face and KerasHub share, for the same embeddings and logits.
+    """Returns equivalent weights in the form that Hugging Face and KerasHub share, and their dimensions.
 
-    A token bottleneck is multiplied out, an absent text head becomes the identity, an absent bias 0.
+    A token bottleneck is multiplied out, an absent text head becomes the identity, and an absent bias becomes 0.
 
     Raises:
-        ValueError: says why `format` cannot hold the checkpoint.
+        ValueError: if `format` cannot express the checkpoint. The message says why.
     """
     if checkpoint.towers != ("image", "text"):
         raise ValueError(f"{format} holds both towers; this checkpoint has {', '.join(checkpoint.towers)} alone.")

@@ -1,8 +1,9 @@
 """Calibrated probabilities: thresholds, scale, and bias from a labeled sample.
 
-The sigmoid of a logit is small for almost every pair, as it was trained on batches with one right text among thousands.
-A sample of pairs with the truth about each gives the threshold that reaches a precision or a recall, and the scale and
-bias after which a probability is the share of pairs that belong together (Platt scaling).
+The sigmoid of a logit is small for almost every pair, because the model was trained on batches with one right text
+among thousands. A sample of labeled pairs gives a threshold that reaches a given precision or recall. It also gives a
+scale and a bias for the logits (Platt scaling), after which a probability of p means that a fraction p of such pairs
+match.
 
 Source: J. Platt, "Probabilistic Outputs for Support Vector Machines", 1999; "On Calibration of Modern Neural
 Networks", https://arxiv.org/abs/1706.04599 (expected calibration error).
@@ -19,7 +20,7 @@ from siglip_tf.checkpoints.checkpoint import check_calibration
 
 @dataclass(frozen=True)
 class Threshold:
-    """A pair counts as a match from `value` on: a probability, with the precision and recall that it has."""
+    """The lowest probability of a pair that counts as a match, with its precision and recall."""
 
     value: float
     precision: float
@@ -28,7 +29,10 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Curve:
-    """Bins of equally many pairs, in order of probability: mean probability, share of matches, number of pairs."""
+    """A calibration curve: the mean probability, the fraction of matches, and the number of pairs of each bin.
+
+    The bins hold equally many pairs and are in order of probability.
+    """
 
     probability: np.ndarray
     matches: np.ndarray
@@ -36,23 +40,25 @@ class Curve:
 
     @property
     def error(self) -> float:
-        """Expected calibration error: mean of |probability - share of matches|, weighted by pairs."""
+        """The expected calibration error: the mean of |probability - fraction of matches| over the pairs."""
         return float(np.sum(self.count * np.abs(self.probability - self.matches)) / self.count.sum())
 
 
 def fit_scale_and_bias(logits: np.ndarray, matches: np.ndarray) -> tuple[float, float]:
-    """Scale a and bias c of the largest likelihood of `matches` under sigmoid(a * logit + c).
+    """Fits a scale a and a bias c that maximize the likelihood of `matches` under sigmoid(a * logit + c).
+
+    The fit uses Newton's method and halves a step until the likelihood rises.
 
     Args:
         logits: (pairs,) of any float dtype.
-        matches: (pairs,) bool.
+        matches: bool (pairs,), whether each pair matches.
 
     Returns:
-        Both as float64; found by Newton's method, in which steps are halved until the likelihood rises.
+        The scale and the bias.
 
     Raises:
-        ValueError: matches and others are separated by a threshold, where the likelihood has no maximum, or the scale
-            is not positive: pairs that match have the smaller logits.
+        ValueError: if a threshold separates the matches from the other pairs, because then the likelihood has no
+            maximum, or if the scale is not positive, because then matches have the smaller logits.
     """
     logits, matches = _checked(logits, matches)
     high, low = logits[matches], logits[~matches]
@@ -89,15 +95,16 @@ def fit_scale_and_bias(logits: np.ndarray, matches: np.ndarray) -> tuple[float, 
 def fit_threshold(
     probabilities: np.ndarray, matches: np.ndarray, *, precision: float | None = None, recall: float | None = None
 ) -> Threshold:
-    """The threshold that reaches a precision with the largest recall, or a recall with the largest precision.
+    """Returns the threshold that reaches a precision with the largest recall, or a recall with the largest precision.
 
     Args:
-        probabilities: (pairs,) in 0..1.
-        matches: (pairs,) bool.
-        precision, recall: exactly one of them, in (0, 1].
+        probabilities: (pairs,) from 0 to 1.
+        matches: bool (pairs,), whether each pair matches.
+        precision: the precision to reach, in (0, 1].
+        recall: the recall to reach, in (0, 1].
 
     Raises:
-        ValueError: neither or both, or a precision that no threshold reaches.
+        ValueError: if not exactly one of `precision` and `recall` is given, or if no threshold reaches the precision.
     """
     asked = [value for value in (precision, recall) if value is not None]
     if len(asked) != 1 or not 0 < asked[0] <= 1:
@@ -113,7 +120,7 @@ def fit_threshold(
         raise ValueError(
             f"No threshold reaches a precision of {precision}; the best of this sample is {precisions.max():.4g}."
         )
-    # Ties go to the lower threshold of a precision and to the higher one of a recall.
+    # Among equal scores, take the lowest threshold for a precision and the highest one for a recall.
     score = recalls if recall is None else precisions
     best = np.flatnonzero(good & (score == score[good].max()))
     i = int(best[-1] if recall is None else best[0])
@@ -121,8 +128,10 @@ def fit_threshold(
 
 
 def reliability(probabilities: np.ndarray, matches: np.ndarray, bins: int = 15) -> Curve:
-    """The calibration curve over bins of equally many pairs; most probabilities are tiny, so equal widths would do
-    no more than count the matches."""
+    """Returns the calibration curve over bins of equally many pairs.
+
+    Most probabilities are tiny. With bins of equal width, nearly all pairs would be in the first bin.
+    """
     probabilities, matches = _checked(probabilities, matches)
     order = np.argsort(probabilities, kind="stable")
     parts = [part for part in np.array_split(order, min(bins, len(order))) if part.size]
@@ -136,7 +145,7 @@ def reliability(probabilities: np.ndarray, matches: np.ndarray, bins: int = 15) 
 def calibration_of(
     threshold: Threshold, asked: Mapping[str, float], pairs: int, labels: Mapping[str, Threshold] | None = None
 ) -> dict[str, Any]:
-    """The part of a fit that a checkpoint stores: `threshold`, and `labels` with thresholds of their own."""
+    """Returns the calibration that a checkpoint stores: a threshold, and further thresholds for some labels."""
     calibration = {
         "threshold": threshold.value,
         "asked": dict(asked),
@@ -149,7 +158,7 @@ def calibration_of(
 
 
 def pairs_of(logits: np.ndarray, labels: Sequence) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (images, texts) and each image's right texts -> logits (pairs,) and matches (pairs,) bool."""
+    """Converts logits (images, texts) and each image's right texts to logits (pairs,) and matches, bool (pairs,)."""
     matches = np.zeros(logits.shape, bool)
     for row, right in zip(matches, labels, strict=True):
         row[[i for i in np.atleast_1d(right) if i >= 0]] = True

@@ -12,19 +12,19 @@ from siglip_tf.evaluation.tasks import Evaluation, Task
 
 
 class EvaluationCallback(keras.callbacks.Callback):
-    """Runs tasks at the end of epochs and puts their figures into `logs`, for every callback after this one.
+    """Evaluates tasks at the end of epochs, and adds their metrics to `logs` for the callbacks after this one.
 
-    Metric names are `<task>/<metric>`, e.g. `zero_shot/birds/top1`, so `ModelCheckpoint(monitor=...)`,
-    `EarlyStopping`, TensorBoard and the history see them. Put it before those in the list.
+    The names of the metrics are `<task>/<metric>`, for example `zero_shot/birds/top1`. `ModelCheckpoint(monitor=...)`,
+    `EarlyStopping`, TensorBoard, and the history can use them if they come after this callback in the list.
 
     Args:
-        tasks: what to run.
-        every_epochs: how often; the last epoch of `fit` is always evaluated.
-        batch_size: images or texts per step, over all replicas.
-        jsonl: a file to append one line an evaluation to: epoch, step and figures.
+        tasks: the tasks to evaluate.
+        every_epochs: number of epochs between evaluations. The last epoch of `fit` is always evaluated.
+        batch_size: number of images or texts per step, over all replicas.
+        jsonl: a file to which each evaluation appends one line with its epoch, step, and metrics.
 
     Raises:
-        ValueError: no tasks, or `every_epochs` below 1.
+        ValueError: if there are no tasks, or `every_epochs` is below 1.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class EvaluationCallback(keras.callbacks.Callback):
         self._embedder: Embedder | None = None
 
     def on_train_begin(self, logs=None):
-        # Kept over epochs: its graphs are traced once.
+        # Use one embedder for all epochs, so that its graphs are traced once.
         self._embedder = Embedder(self.model, self.batch_size)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -56,7 +56,7 @@ class EvaluationCallback(keras.callbacks.Callback):
         if logs is not None:
             logs.update(figures)
         if self.jsonl is not None and _is_chief(self._embedder.strategy):
-            step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))  # also of a MirroredVariable
+            step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))  # it may be a MirroredVariable
             line = {"epoch": epoch + 1, "step": step, **figures}
             with tf.io.gfile.GFile(self.jsonl, "a") as file:
                 file.write(json.dumps(line) + "\n")

@@ -1,4 +1,4 @@
-"""Runs both towers over whole data sets, under the strategy of the model's variables."""
+"""Embeds whole data sets with both towers, under the strategy of the model's variables."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,22 +14,23 @@ _TEXTS_TOKENIZED_AT_ONCE = 4096
 
 
 class _NothingToEmbedError(ValueError):
-    """No example, or none that can be decoded."""
+    """Raised if there is no example, or if no example can be decoded."""
 
 
 class Embedder:
-    """Embeds images and texts in batches of one fixed shape; the last one is padded and the padding cut off.
+    """Embeds images and texts in batches of one fixed shape. The last batch is padded, and the padding is removed.
 
-    Every replica takes its share of each batch, and each worker of a MultiWorkerMirroredStrategy or TPU pod decodes
-    only what its own replicas need; all workers return all embeddings, in the order of the data.
+    Every replica processes an equal part of each batch. Each worker of a MultiWorkerMirroredStrategy or a TPU pod
+    decodes only what its own replicas need. All workers return all embeddings, in the order of the data.
 
     Args:
-        model: a `SigLIP`; its strategy is the one it was built in.
-        batch_size: images or texts per step over all replicas, raised to a multiple of their number.
-        preprocessing: by default the model's own.
+        model: a `SigLIP`. The embedder uses the strategy in which the model was built.
+        batch_size: number of images or texts per step over all replicas. It is rounded up to a multiple of the number
+            of replicas.
+        preprocessing: the preprocessing to use. The default is the model's own.
 
     Raises:
-        ValueError: the model has no preprocessing and none is given.
+        ValueError: if the batch size is below 1, or if the model has no preprocessing and none is given.
     """
 
     def __init__(self, model: keras.Model, batch_size: int = 256, preprocessing: Preprocessing | None = None):
@@ -43,13 +44,13 @@ class Embedder:
             )
         self.strategy = model.distribute_strategy
         self._replicas = self.strategy.num_replicas_in_sync
-        self._share = -(-batch_size // self._replicas)  # examples of one replica
+        self._share = -(-batch_size // self._replicas)  # examples per replica
         self.batch_size = self._share * self._replicas
         self._local_replicas = self._find_local_replicas()
         image, text = self.preprocessing.image, self.preprocessing.text
         self._encode_images = tf.function(self._run(lambda x: model.encode_image(image.normalize(x))))
         self._encode_texts = tf.function(self._run(model.encode_text))
-        # Functions, so that a second data set is not traced through all of decoding again.
+        # These are functions, so that decoding is not traced again for a second data set.
         self._pixels = image and tf.function(image.pixels, input_signature=[tf.TensorSpec([], tf.string)])
         self._tokenize = text and tf.function(text, input_signature=[tf.TensorSpec([None], tf.string)])
         self._pool_images = tf.function(self._run(lambda x: tf.cast(model.image(image.normalize(x)), tf.float32)))
@@ -61,18 +62,20 @@ class Embedder:
         pooled: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> np.ndarray:
-        """Embeddings of encoded images.
+        """Embeds encoded images.
 
         Args:
-            examples: dicts with "image", the bytes of an image file (other keys are ignored), in a fixed order.
-            pooled: the image tower's output as it is, instead of the l2-normalized embedding (few-shot probes).
-            progress: called with the number of images done after each batch.
+            examples: a data set of dicts with "image", the bytes of an image file, in a fixed order. Other keys are
+                ignored.
+            pooled: whether to return the image tower's output instead of l2-normalized embeddings, for few-shot probes.
+            progress: a function that is called after each batch with the number of images done.
 
         Returns:
-            (images, embed_dim) float32.
+            Embeddings, float32 (images, embed_dim).
 
         Raises:
-            ValueError: an image that cannot be decoded, named by its position and "id", or no images.
+            ValueError: if there are no images, or if an image cannot be decoded. The message contains its position and
+                "id".
         """
         try:
             return self._embed_images(examples, pooled, progress)[0]
@@ -90,13 +93,13 @@ class Embedder:
         pooled: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As `images`, but those that cannot be decoded are left out.
+        """Does the same as `images`, but leaves out the images that cannot be decoded.
 
         Returns:
-            Embeddings (sound, embed_dim) float32, and the positions (sound,) int64 of their images in `examples`.
+            Embeddings, float32 (decoded, embed_dim), and the positions of their images in `examples`, int64 (decoded,).
 
         Raises:
-            ValueError: no image can be decoded.
+            ValueError: if no image can be decoded.
         """
         try:
             return self._embed_images(examples, pooled, progress, skip=True)
@@ -110,7 +113,12 @@ class Embedder:
     def broken_images(
         self, examples: tf.data.Dataset, among: Sequence[int] | None = None
     ) -> dict[int, tuple[str, str]]:
-        """Position -> (id, reason) of images that cannot be decoded: the first, or those at the positions `among`."""
+        """Returns the ids of images that cannot be decoded, with the reasons, by position.
+
+        Args:
+            examples: a data set as in `images`.
+            among: the positions to check. By default, only the first broken image is returned.
+        """
         wanted = None if among is None else set(among)
         found: dict[int, tuple[str, str]] = {}
         for position, example in enumerate(examples):
@@ -126,7 +134,7 @@ class Embedder:
         return found
 
     def require_tokenizer(self) -> None:
-        """Raises a ValueError where the model's preprocessing cannot read texts."""
+        """Raises a ValueError if the model's preprocessing has no tokenizer."""
         if self._tokenize is None:
             raise ValueError(
                 "The checkpoint has no tokenizer, so it cannot read texts. Give its SentencePiece model: "
@@ -152,12 +160,20 @@ class Embedder:
         )
 
     def texts(self, texts: Sequence[str], *, progress: Callable[[int], None] | None = None) -> np.ndarray:
-        """Embeddings (texts, embed_dim) float32 of strings, tokenized as the model's preprocessing says.
+        """Embeds strings, which the model's preprocessing tokenizes.
 
-        Texts of the same tokens are embedded once: their scores then tie exactly, wherever they stand in a batch.
+        Texts with the same tokens are embedded once, so that their scores are exactly equal wherever they occur in a
+        batch.
+
+        Args:
+            texts: the strings.
+            progress: a function that is called after each batch with the number of texts done.
+
+        Returns:
+            Embeddings, float32 (texts, embed_dim).
 
         Raises:
-            ValueError: no texts, or no tokenizer.
+            ValueError: if there are no texts or there is no tokenizer.
         """
         self.require_tokenizer()
         if len(texts) == 0:
@@ -170,7 +186,7 @@ class Embedder:
         return found[position.ravel()]
 
     def _blank_image(self):
-        """What pads a batch, of the structure that `pixels` gives; NaFlex wants at least one patch."""
+        """Returns the value that pads a batch, in the structure of `pixels`. It is 1, as NaFlex needs a patch."""
         return tf.nest.map_structure(lambda spec: tf.ones(spec.shape, spec.dtype), self.preprocessing.image.spec)
 
     def _find_local_replicas(self) -> list[int]:
@@ -187,7 +203,7 @@ class Embedder:
         return lambda value: self.strategy.run(encode, args=(value,))
 
     def _share_of(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """(position, example) of the examples that this worker's replicas take, in order."""
+        """Returns (position, example) for the examples that this worker's replicas process, in order."""
         if len(self._local_replicas) == self._replicas:
             return dataset.enumerate()
         first, last = self._local_replicas[0], self._local_replicas[-1]
@@ -201,7 +217,7 @@ class Embedder:
     def _embed(
         self, dataset: tf.data.Dataset, pad: Any, encode: Callable, progress: Callable[[int], None] | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Embeddings and positions of all workers' examples, in order of position."""
+        """Returns the embeddings and positions of all workers' examples, in order of position."""
         found, positions, done = [], [], 0
         for batch, numbers in self._padded_batches(dataset, pad):
             embeddings = self._gather(encode(self._on_replicas(batch)))
@@ -217,13 +233,14 @@ class Embedder:
         if done == 0:
             raise _NothingToEmbedError("There is nothing to embed: no example, or none that can be decoded.")
         places = np.concatenate(positions)
-        order = np.argsort(places, kind="stable")  # workers differ in how many of theirs are left out
+        order = np.argsort(places, kind="stable")  # workers may leave out different numbers of examples
         return np.concatenate(found)[order], places[order]
 
     def _padded_batches(self, dataset: tf.data.Dataset, pad: Any) -> Iterator[tuple[Any, tf.Tensor]]:
-        """Batches of this worker's share with their positions, -1 for padding.
+        """Yields this worker's part of the batches with the positions of the examples. Padding has the position -1.
 
-        With several workers, empty batches follow without end: a worker cannot see that the others' data has ended.
+        With several workers, empty batches follow without end, because a worker does not know when the others' data
+        has ended.
         """
         size = self._share * len(self._local_replicas)
 
@@ -238,8 +255,11 @@ class Embedder:
             yield tf.nest.map_structure(lambda p: repeat(p, size), pad), -tf.ones(size, tf.int64)
 
     def _gather(self, value) -> np.ndarray:
-        """All replicas' rows in order, on every worker. One worker needs no collective op, which TensorFlow would not
-        let two strategies of different sizes use in one process."""
+        """Returns all replicas' rows in order, on every worker.
+
+        A single worker uses no collective op, because TensorFlow does not allow collectives for two strategies of
+        different sizes in one process.
+        """
         if len(self._local_replicas) == self._replicas:
             return np.concatenate([part.numpy() for part in self.strategy.experimental_local_results(value)])
         return self.strategy.gather(value, axis=0).numpy()

@@ -1,4 +1,4 @@
-"""Few-shot linear classification: ridge regression in closed form on whitened features (the paper's 10-shot, 4.5)."""
+"""Few-shot linear classification by ridge regression on whitened features (the 10-shot results of section 4.5)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,31 +7,35 @@ import numpy as np
 
 from siglip_tf.evaluation.ranking import check_embeddings
 
-BIAS_FEATURE = 100.0  # so large that the bias is next to unregularized
+BIAS_FEATURE = 100.0  # so large that the bias is hardly regularized
 L2 = 2.0**10
 
 
 @dataclass(frozen=True)
 class FewShotResult:
-    """Accuracies in 0..1 on the test set, one for each seed, and their mean."""
+    """Accuracies on the test set from 0 to 1: one per seed, and their mean."""
 
     accuracy: float
     per_seed: tuple[float, ...]
     shots: int
 
     def to_dict(self) -> dict[str, float]:
-        """Flat names as they are logged."""
+        """Returns the accuracies by the names under which they are logged."""
         seeds = {f"{self.shots}shot_seed{seed}": value for seed, value in enumerate(self.per_seed)}
         return {f"{self.shots}shot": self.accuracy} | seeds
 
 
 def draw_shots(labels: np.ndarray, classes: int, shots: int, seed: int) -> np.ndarray:
-    """Indices of `shots` training examples of every class (all of them where a class has fewer).
+    """Draws `shots` training examples of every class, or all examples of a class that has fewer.
 
-    The draw is big_vision's: one `numpy.random.default_rng(seed)`, a permutation of each class in order.
+    The draw is the same as in big_vision: one `numpy.random.default_rng(seed)`, and a permutation for each class in
+    order.
+
+    Returns:
+        The indices of the examples, int (drawn,).
 
     Raises:
-        ValueError: a class has no example.
+        ValueError: if a class has no example.
     """
     rng = np.random.default_rng(seed)
     drawn = []
@@ -44,10 +48,19 @@ def draw_shots(labels: np.ndarray, classes: int, shots: int, seed: int) -> np.nd
 
 
 def ridge_classifier(features: np.ndarray, labels: np.ndarray, classes: int, l2: float = L2) -> np.ndarray:
-    """Weights (d + 1, classes) of the regression on whitened features and the bias feature, targets +1 and -1.
+    """Returns the weights of the ridge regression on targets +1 and -1.
 
-    With X (n, d + 1) and Y (n, classes): (X^T X + l2 I)^-1 X^T Y, or its dual X^T (X X^T + l2 I)^-1 Y, whichever
-    system is the smaller. Everything in float64.
+    With X (n, d + 1) and Y (n, classes), the weights are (X^T X + l2 I)^-1 X^T Y, or in the dual form
+    X^T (X X^T + l2 I)^-1 Y. The smaller of the two systems is solved.
+
+    Args:
+        features: whitened features and the bias feature, float64 (n, d + 1).
+        labels: int (n,).
+        classes: the number of classes.
+        l2: the strength of the regularization.
+
+    Returns:
+        Weights, float64 (d + 1, classes).
     """
     targets = np.where(labels[:, None] == np.arange(classes), 1.0, -1.0)
     count, width = features.shape
@@ -70,21 +83,21 @@ def few_shot(
     l2: float = L2,
     draws: Sequence[np.ndarray] | None = None,
 ) -> FewShotResult:
-    """Accuracy of the closed-form probe, averaged over draws of the training examples.
+    """Returns the accuracy of the closed-form probe, averaged over several draws of the training examples.
 
     Args:
-        train_features: (train, d) image features.
-        train_labels: (train,) int in 0..classes-1.
-        test_features: (test, d).
-        test_labels: (test,) int.
-        classes: how many.
-        shots: training examples of each class.
-        seeds: seeds 0 .. seeds-1 are drawn.
-        l2: the ridge.
-        draws: indices of the training examples of each seed, in place of `draw_shots` for each of `seeds`.
+        train_features: image features (train, d).
+        train_labels: int (train,), from 0 to classes - 1.
+        test_features: image features (test, d).
+        test_labels: int (test,).
+        classes: the number of classes.
+        shots: number of training examples per class.
+        seeds: number of draws. Their seeds are 0 to seeds - 1.
+        l2: the strength of the regularization.
+        draws: indices of the training examples of each draw, to use instead of `draw_shots`.
 
     Raises:
-        ValueError: shapes or labels that do not fit, or a class without training examples.
+        ValueError: if shapes or labels do not match, or a class has no training examples.
 
     Source: big_vision `evaluators/fewshot_lsr.py` (whitening by the drawn examples' mean and std + 1e-5).
     """

@@ -1,4 +1,4 @@
-"""A set of encoded images to evaluate on: bytes as a tf.data data set, labels and captions as arrays."""
+"""A set of encoded images to evaluate on, with the bytes as a tf.data data set and labels and captions as arrays."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,14 +14,14 @@ class ImageSet:
     """Images in a fixed order, with what is known about them.
 
     Attributes:
-        name: what tables and messages call the set.
-        examples: dicts of "image" (bytes of an image file) and "id" (string), not yet decoded.
-        ids: (images,) strings, the same as in `examples`.
-        labels: (images,) int, or (images, k) int padded with -1, or None.
+        name: the name of the set in tables and messages.
+        examples: a data set of dicts with "image" (the bytes of an image file, not decoded) and "id" (a string).
+        ids: the strings (images,) that `examples` contain.
+        labels: int (images,), or int (images, k) padded with -1, or None.
         class_names: a name for each label, or None.
-        captions: for each image its captions, or None; one list a language in `languages`.
-        languages: captions by language code, where there are several.
-        notes: what a reader of the figures must know, such as files that are left out.
+        captions: the captions of each image, or None.
+        languages: captions by language code, if there are several languages.
+        notes: what a reader of the results must know, for example that files are left out.
     """
 
     name: str
@@ -37,7 +37,11 @@ class ImageSet:
         return len(self.ids)
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageSet":
-        """The images at `indices`, which must be strictly increasing: the set is read in order and never shuffled."""
+        """Returns the set of the images at `indices`, which must be strictly increasing.
+
+        Raises:
+            ValueError: if the indices do not increase strictly, or are out of range.
+        """
         indices = np.asarray(indices, np.int64)
         if indices.size == 0 or (np.diff(indices) <= 0).any() or indices[0] < 0 or indices[-1] >= len(self):
             raise ValueError(f"Expected rising indices in 0..{len(self) - 1}. Received: {indices[:10].tolist()} ...")
@@ -50,7 +54,7 @@ class ImageSet:
     def chosen(
         self, indices: Sequence[int] | np.ndarray, examples: tf.data.Dataset, notes: tuple[str, ...] = ()
     ) -> "ImageSet":
-        """The set of the images at `indices`, which are those of `examples`; `notes` are added to its own."""
+        """Returns the set of the images at `indices`, which `examples` hold. `notes` are added to the set's own."""
 
         def pick(values):
             return None if values is None else tuple(values[i] for i in indices)
@@ -66,13 +70,13 @@ class ImageSet:
         )
 
     def limit(self, count: int | None) -> "ImageSet":
-        """`count` images spread evenly over the set (sets are often sorted by class); all of them for None."""
+        """Returns `count` images, evenly spread because sets are often sorted by class. None returns all images."""
         if count is None or count >= len(self):
             return self
         return self.subset(np.linspace(0, len(self) - 1, count).round().astype(np.int64))
 
     def read(self, indices: Sequence[int]) -> list[bytes]:
-        """The bytes of a few images, in the order asked for."""
+        """Returns the bytes of a few images, in the order of `indices`."""
         rising = np.unique(np.asarray(indices, np.int64))
         if rising.size == 0:
             return []
@@ -81,18 +85,18 @@ class ImageSet:
 
 
 def from_files(name: str, paths: Sequence[str], ids: Sequence[str] | None = None, **known) -> ImageSet:
-    """An `ImageSet` of image files at any paths that TensorFlow reads; ids are the paths if not given.
+    """Returns an `ImageSet` of image files at any paths that TensorFlow can read.
 
-    Files that are not there or cannot be read are left out, and a note counts them.
+    Files that do not exist or cannot be read are left out, and a note counts them.
 
     Args:
-        name: of the set.
-        paths: of the files.
-        ids: one for each.
-        known: further attributes, for all of the files.
+        name: the name of the set.
+        paths: the paths of the files.
+        ids: an id for each file. The default is its path.
+        known: further attributes for all of the files.
 
     Raises:
-        ValueError: no files, or none that is there.
+        ValueError: if there are no files, or none can be read.
     """
     if not paths:
         raise ValueError(f"{name} holds no image files.")
@@ -111,19 +115,20 @@ def from_files(name: str, paths: Sequence[str], ids: Sequence[str] | None = None
 
 
 def left_out_note(total: int, reasons: Mapping[str, str]) -> str:
-    """Counts images that are left out, and names the first of them: id -> reason."""
+    """Returns a note that counts the images that are left out, and names the first of them with the reason."""
     named = "; ".join(f"{key}: {reason}" for key, reason in list(reasons.items())[:3])
     more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
     return f"{len(reasons)} of {total} images are left out ({named}{more})"
 
 
 def from_examples(name: str, examples: tf.data.Dataset, class_names: Sequence[str] | None = None) -> ImageSet:
-    """An `ImageSet` of raw examples: dicts with "image" and "id", optionally "captions" (k,) and "label".
+    """Returns an `ImageSet` of encoded examples: dicts with "image" and "id", optionally "captions" (k,) and "label".
 
-    The data set must give the same examples in the same order each time: it is read once here, without decoding.
+    The data set must return the same examples in the same order each time. This function reads it once, without
+    decoding images.
 
     Raises:
-        ValueError: no examples.
+        ValueError: if there are no examples.
     """
     ids, labels, captions = [], [], []
     columns = examples.map(lambda example: {k: v for k, v in example.items() if k in ("id", "label", "captions")})
@@ -144,7 +149,7 @@ def from_examples(name: str, examples: tf.data.Dataset, class_names: Sequence[st
 
 
 def pad_labels(labels: Sequence) -> np.ndarray:
-    """(n,) int from numbers, or (n, k) int padded with -1 from lists of numbers (k at least 1)."""
+    """Converts numbers to int64 (n,), or lists of numbers to int64 (n, k) padded with -1, where k is at least 1."""
     if all(np.ndim(label) == 0 for label in labels):
         return np.asarray(labels, np.int64)
     padded = np.full((len(labels), max(1, *(len(label) for label in labels))), -1, np.int64)

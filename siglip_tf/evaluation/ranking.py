@@ -1,34 +1,34 @@
-"""Ranks and nearest neighbors by dot product, the same whatever the chunk size.
+"""Ranks and nearest neighbors by dot product, with results that do not depend on the chunk size.
 
-A float32 matrix product rounds differently with its block size, so near-ties would be broken by the chunking. Here the
-float32 product only decides the pairs that its own rounding bound allows it to decide; the few others are scored again
-in float64. Scores nearer than 1e-12 are equal, and among equal scores the candidate with the lower index comes first,
-as with `argmax` and a stable sort.
+A float32 matrix product rounds differently with each block size, so the chunk size would decide near-ties. Therefore
+the float32 product decides only the pairs that differ by more than its rounding error; the few other pairs are scored
+again in float64. Scores that differ by less than 1e-12 are equal. Among equal scores, the candidate with the lower
+index comes first, as with `argmax` and a stable sort.
 """
 
 import itertools
 
 import numpy as np
 
-# Side of a block of scores: large enough for the matrix product, small enough for the cache.
+# The side of a block of scores. It is large enough for an efficient matrix product and small enough for the cache.
 _SIDE = 1536
-# Pairs x width of one float64 rescoring (64 MiB).
+# The number of float64 elements (pairs x width) that are scored again at once (64 MiB).
 _PAIR_ELEMENTS = 1 << 23
-# Above this share of undecided pairs in a block (collapsed embeddings) all of it is scored in float64.
+# If a larger fraction of a block is undecided (collapsed embeddings), the whole block is scored in float64.
 _DENSE_SHARE = 0.02
 _TIE = 1e-12
 
 
 def check_embeddings(embeddings: np.ndarray, name: str) -> np.ndarray:
-    """Returns `embeddings` as a C-contiguous float32 (n, d) array, or says what is wrong with them.
+    """Returns `embeddings` as a C-contiguous float32 array (n, d).
 
     Raises:
-        ValueError: not two-dimensional, no rows, or holding NaN or infinity.
+        ValueError: if the embeddings are not two-dimensional, are empty, or contain NaN or infinity.
     """
     embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
     if embeddings.ndim != 2 or 0 in embeddings.shape:
         raise ValueError(f"`{name}` must have shape (n, d) with n, d >= 1. Received: {embeddings.shape}.")
-    # The sum is finite exactly when all are, short of an overflow that unit vectors cannot reach.
+    # The sum is finite exactly when all values are. Unit vectors cannot make it overflow.
     if not np.isfinite(embeddings.sum(dtype=np.float64)):
         bad = int(np.flatnonzero(~np.isfinite(embeddings).all(axis=1))[0])
         raise ValueError(f"`{name}` holds NaN or infinity, first in row {bad}: the model or its input is broken there.")
@@ -36,10 +36,10 @@ def check_embeddings(embeddings: np.ndarray, name: str) -> np.ndarray:
 
 
 def pair_scores(queries: np.ndarray, candidates: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Float64 dot products of `queries[rows]` (p, d) with `candidates[columns]` (p, d); returns (p,).
+    """Returns the dot products of `queries[rows]` (p, d) with `candidates[columns]` (p, d), float64 (p,).
 
-    The products of float32 numbers are exact in float64 and each pair is summed alone along its contiguous axis, so
-    a pair's score does not depend on which other pairs are asked for.
+    The products of float32 numbers are exact in float64, and each pair is summed separately along its contiguous axis.
+    Therefore a pair's score does not depend on the other pairs.
     """
     scores = np.empty(len(rows), np.float64)
     step = max(1, _PAIR_ELEMENTS // queries.shape[1])
@@ -52,16 +52,16 @@ def pair_scores(queries: np.ndarray, candidates: np.ndarray, rows: np.ndarray, c
 
 
 def _block_scores(queries: np.ndarray, candidates: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """`pair_scores`, by one matrix product where the pairs are a good part of the block."""
+    """Returns `pair_scores`, computed by one matrix product if the pairs are a large part of the block."""
     if len(rows) > _DENSE_SHARE * len(queries) * len(candidates):
         return (queries.astype(np.float64) @ candidates.astype(np.float64).T)[rows, columns]
     return pair_scores(queries, candidates, rows, columns)
 
 
 def _rounding_bound(queries: np.ndarray, candidates: np.ndarray) -> float:
-    """Largest error of a float32 dot product, in any order of summation, less a rounded number of its own size.
+    """Returns the largest error of a float32 dot product minus a rounded number, for any order of summation.
 
-    d u |x| |y| for the sum, and a few u more for the rounding of the number and of the difference.
+    The sum has an error of at most d u |x| |y|. The rounding of the number and of the difference adds a few u.
     """
     largest = [float(np.sqrt(np.einsum("nd,nd->n", x, x, dtype=np.float64).max())) for x in (queries, candidates)]
     return (queries.shape[1] + 4) * 2.0**-24 * 1.01 * largest[0] * largest[1] + 1e-30
@@ -70,16 +70,17 @@ def _rounding_bound(queries: np.ndarray, candidates: np.ndarray) -> float:
 def best_targets(
     queries: np.ndarray, candidates: np.ndarray, rows: np.ndarray, columns: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of several right candidates per query, the one that ranks first.
+    """Returns the right candidate that ranks first for each query.
 
     Args:
-        queries: (n, d) float32.
-        candidates: (m, d) float32.
-        rows: (p,) query of each right pair; every query appears at least once.
-        columns: (p,) candidate of each right pair.
+        queries: float32 (n, d).
+        candidates: float32 (m, d).
+        rows: int (p,), the query of each right pair. Every query occurs at least once.
+        columns: int (p,), the candidate of each right pair.
 
     Returns:
-        Score (n,) float64 and index (n,) of each query's best right candidate; equal scores go to the lower index.
+        The score, float64 (n,), and the index, int (n,), of each query's best right candidate. Among equal scores, it
+        is the candidate with the lowest index.
     """
     scores = pair_scores(queries, candidates, rows, columns)
     order = np.lexsort((columns, -scores, rows))
@@ -94,17 +95,17 @@ def ranks(
     targets: np.ndarray,
     chunk_size: int | None = None,
 ) -> np.ndarray:
-    """How many candidates come before each query's target; 0 is the best rank.
+    """Returns how many candidates come before each query's target. The best rank is 0.
 
     Args:
-        queries: (n, d) float32.
-        candidates: (m, d) float32.
-        target_scores: (n,) float64 from `best_targets`.
-        targets: (n,) int, index of the target among the candidates.
-        chunk_size: side of the blocks of scores held in memory; the result does not depend on it.
+        queries: float32 (n, d).
+        candidates: float32 (m, d).
+        target_scores: float64 (n,) from `best_targets`.
+        targets: int (n,), the index of each query's target among the candidates.
+        chunk_size: the side of the blocks of scores in memory. It does not change the result.
 
     Returns:
-        (n,) int64: candidates with a higher score, plus those with an equal score and a lower index.
+        int64 (n,): the number of candidates with a higher score, or with an equal score and a lower index.
     """
     bound = _rounding_bound(queries, candidates)
     rounded_scores = target_scores.astype(np.float32)
@@ -130,16 +131,19 @@ def ranks(
 def top_k(
     queries: np.ndarray, candidates: np.ndarray, k: int, chunk_size: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k best candidates of each query, best first.
+    """Returns the k best candidates of each query, best first.
 
     Args:
-        queries: (n, d) float32.
-        candidates: (m, d) float32.
-        k: how many, at least 1; cut to m.
-        chunk_size: side of the blocks of scores held in memory; the result does not depend on it.
+        queries: float32 (n, d).
+        candidates: float32 (m, d).
+        k: how many candidates to return, at least 1. It is reduced to m if it is larger.
+        chunk_size: the side of the blocks of scores in memory. It does not change the result.
 
     Returns:
-        Indices (n, k) int64 and scores (n, k) float64.
+        Indices, int64 (n, k), and scores, float64 (n, k).
+
+    Raises:
+        ValueError: if k is below 1.
     """
     if k < 1:
         raise ValueError(f"`k` must be at least 1. Received: {k}.")
@@ -167,9 +171,10 @@ def top_k(
 def _candidates_for_top_k(
     queries: np.ndarray, candidates: np.ndarray, k: int, margin: float, side: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (rows, columns) that hold every query's true top k: those within `margin` of its k-th best so far.
+    """Returns pairs (rows, columns) that include every query's true top k.
 
-    Pairs of the first `side` candidates come before those of the next.
+    These are the pairs whose score is within `margin` of the query's k-th best score. Pairs of the first `side`
+    candidates come before those of the next.
     """
     threshold = np.full(len(queries), -np.inf, np.float32)
     rows, columns, values = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)

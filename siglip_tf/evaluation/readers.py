@@ -1,4 +1,4 @@
-"""Image sets in the layouts they are published in: labeled folders, ObjectNet, COCO, Flickr, Crossmodal-3600."""
+"""Reads image sets in their published layouts: labeled folders, ObjectNet, COCO, Flickr, and Crossmodal-3600."""
 
 import posixpath
 from collections.abc import Sequence
@@ -26,14 +26,14 @@ XM3600_LANGUAGES = tuple(_LANGUAGES.split())
 
 
 def labelled_folder(path: str, class_names: Sequence[str] | None = None) -> ImageSet:
-    """`path/<class>/**/<image>`: one folder per class, in order of its name.
+    """Reads `path/<class>/**/<image>`, with one folder per class. The classes are in order of the folders' names.
 
     Args:
         path: the folder.
-        class_names: names in that order; by default the folders' own names.
+        class_names: names of the classes in that order. The default is the folders' names.
 
     Raises:
-        ValueError: no folders with images, or another number of names.
+        ValueError: if no folder contains images, or if the number of names is wrong.
     """
     folders = sorted(name for name in _listdir(path) if tf.io.gfile.isdir(posixpath.join(path, name)))
     paths: list[str] = []
@@ -61,9 +61,9 @@ def labelled_folder(path: str, class_names: Sequence[str] | None = None) -> Imag
 
 
 def objectnet(path: str) -> ImageSet:
-    """ObjectNet as it is unzipped: `images/<folder>/*.png`, names from `mappings/folder_to_objectnet_label.json`.
+    """Reads ObjectNet: `images/<folder>/*.png`, with class names from `mappings/folder_to_objectnet_label.json`.
 
-    Each picture carries a red border of one pixel against misuse in training, which is cut off.
+    Each picture has a red border of one pixel, which marks test images. This function removes the border.
     """
     images = posixpath.join(path, "images")
     data = labelled_folder(images if tf.io.gfile.isdir(images) else path)
@@ -83,14 +83,14 @@ def objectnet(path: str) -> ImageSet:
 
 
 def coco(path: str, split: str = "test") -> ImageSet:
-    """COCO captions: Karpathy's `dataset_coco.json` if it is there, else `annotations/captions_<split>.json`.
+    """Reads COCO captions from Karpathy's `dataset_coco.json` if it exists, else `annotations/captions_<split>.json`.
 
     Args:
-        path: folder that holds `train2014/`, `val2014/`, `val2017/` and the like.
-        split: "test" or "val" of Karpathy's; "val2014", "val2017" of COCO's own files.
+        path: the folder that contains `train2014/`, `val2014/`, `val2017/`, and so on.
+        split: "test" or "val" for Karpathy's file, "val2014" or "val2017" for COCO's own files.
 
     Raises:
-        ValueError: no such file or split, or images that are missing.
+        ValueError: if the file or the split does not exist, or no image can be read.
     """
     karpathy = posixpath.join(path, "dataset_coco.json")
     if tf.io.gfile.exists(karpathy) and not split[-1].isdigit():
@@ -109,13 +109,13 @@ def coco(path: str, split: str = "test") -> ImageSet:
 
 
 def flickr(path: str, split: str = "test") -> ImageSet:
-    """Flickr30k or 8k: Karpathy's `dataset_flickr30k.json` (or 8k), else `results*.token`, else Kaggle's table.
+    """Reads Flickr30k or 8k from Karpathy's `dataset_flickr30k.json` (or 8k), `results*.token`, or Kaggle's table.
 
-    The token file ("<file>#<n>TAB<caption>") and Kaggle's `captions.txt` or `results.csv` know no splits: all of it is
-    read.
+    The token file ("<file>#<n>TAB<caption>") and Kaggle's `captions.txt` or `results.csv` have no splits, so all of
+    their images are read.
 
     Raises:
-        ValueError: none of the files, no such split, or no image that is there.
+        ValueError: if none of the files exists, there is no such split, or no image can be read.
     """
     folders = [posixpath.join(path, f) for f in _FLICKR_FOLDERS]
     folders = [folder for folder in folders if tf.io.gfile.isdir(folder)]
@@ -139,12 +139,12 @@ def flickr(path: str, split: str = "test") -> ImageSet:
 
 
 def xm3600(path: str) -> ImageSet:
-    """Crossmodal-3600: `captions.jsonl` and `images/<key>.jpg`, captions in up to 36 languages.
+    """Reads Crossmodal-3600: `captions.jsonl` with captions in up to 36 languages, and `images/<key>.jpg`.
 
     Source: https://google.github.io/crossmodal-3600/
 
     Raises:
-        ValueError: a missing file, or no captions in any of the languages.
+        ValueError: if a file is missing, or there are no captions in any of the languages.
     """
     file = posixpath.join(path, "captions.jsonl")
     if not tf.io.gfile.exists(file):
@@ -183,7 +183,7 @@ def _with_captions(
 
 
 def _find(file: str, folders: Sequence[str]) -> str:
-    """The file in the first folder that has it; in the first of all where none does, which is counted later."""
+    """Returns the path in the first folder that has the file, or in the first folder if none has it."""
     paths = [posixpath.join(folder, file) for folder in folders]
     return next((path for path in paths if tf.io.gfile.exists(path)), paths[0] if paths else file)
 
@@ -195,7 +195,7 @@ def _listdir(path: str) -> list[str]:
 
 
 def _walk_images(path: str) -> tuple[list[str], list[str]]:
-    """Pictures below a folder, sorted, and names of those in formats that are not read; hidden files are neither."""
+    """Returns the sorted pictures below a folder, and the names of those in unsupported formats. Skips hidden files."""
     found = [(where, file) for where, files in walk(path) for file in files if is_picture(file)]
     images = [posixpath.join(where, file) for where, file in found if is_image(file)]
     return sorted(images), [file for _, file in found if not is_image(file)]

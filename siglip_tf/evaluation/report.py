@@ -1,4 +1,4 @@
-"""One self-contained HTML page of results: figures, tables, confusions, and pictures of what went right and wrong."""
+"""One self-contained HTML page of results: metrics, tables, confusions, and pictures with right and wrong answers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,13 +21,14 @@ _THUMBNAIL = 112  # pixels of the longer side
 def html_report(
     results: Sequence[TaskResult], title: str, about: Mapping[str, str], sigmoid_scores: bool = True
 ) -> str:
-    """The page as a string.
+    """Returns the page as a string.
 
     Args:
-        results: of `Evaluation.run`.
-        title: the heading, e.g. the checkpoint.
-        about: lines of facts below it.
-        sigmoid_scores: False for a softmax-trained model, whose logits have no absolute level: then they are shown.
+        results: the results of `Evaluation.run`.
+        title: the heading, for example the name of the checkpoint.
+        about: facts to show below the heading, by name.
+        sigmoid_scores: whether to show probabilities. Use False for a model that was trained with the softmax loss,
+            whose logits have no absolute meaning. Then the page shows logits.
     """
     return pages.render(
         "evaluation.html",
@@ -41,7 +42,7 @@ def html_report(
 
 
 def _task(result: TaskResult) -> dict[str, Any]:
-    """What the template shows of one task."""
+    """Returns the values that the template shows for one task."""
     return {
         "name": result.task,
         "kind": result.kind,
@@ -54,7 +55,7 @@ def _task(result: TaskResult) -> dict[str, Any]:
 
 
 def _tables(result: TaskResult) -> list[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
-    """(heading, columns, rows) of each table."""
+    """Returns the heading, columns, and rows of each table."""
     tables: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = []
     share = pages.share_text
     if result.kind == "zero_shot":
@@ -77,7 +78,7 @@ def _words(name: str) -> str:
 
 
 def _thumbnails(result: TaskResult) -> dict[int, bytes]:
-    """Index of each image that the queries show -> a small JPEG of it."""
+    """Returns a small JPEG of each image that the queries show, by its index."""
     shown = [query for queries in result.queries.values() for query in queries]
     pictures = [query.image for query in shown] + [answer.image for query in shown for answer in query.answers]
     indices = sorted({index for index in pictures if index is not None})
@@ -87,7 +88,7 @@ def _thumbnails(result: TaskResult) -> dict[int, bytes]:
 
 
 def thumbnail(data: bytes, side: int = _THUMBNAIL) -> bytes:
-    """A JPEG of at most `side` pixels, aspect kept; small images stay their size."""
+    """Returns a JPEG of at most `side` pixels with the same aspect ratio. Small images are not enlarged."""
     image = tf.io.decode_image(data, channels=3, expand_animations=False)
     height, width = image.shape[:2]
     scale = min(1.0, side / max(height, width))

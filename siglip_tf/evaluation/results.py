@@ -1,4 +1,4 @@
-"""What a task found: figures, chance, and the examples worth looking at."""
+"""The result of a task: metrics, chance, and examples to look at."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Query:
-    """A query, image or text, with what the model ranked first and where the right answer stood (0 is first)."""
+    """A query image or text, with the model's first answers and the rank of the right answer (0 is first)."""
 
     rank: int
     answers: tuple[Answer, ...]
@@ -27,20 +27,20 @@ class Query:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """Figures of one task.
+    """The metrics of one task.
 
     Attributes:
-        task: its name, e.g. "zero_shot/birds".
-        kind: "zero_shot", "retrieval" or "few_shot".
-        images: how many were evaluated.
-        metrics: name -> value in 0..1.
-        chance: what guessing gives, for some of the metrics.
-        seconds: wall-clock time, embedding included.
-        notes: what a reader must know, e.g. images left out.
-        rows: a table of its own: per class, per language or per seed; name -> metric -> value.
-        confusions: (right class, predicted class, count), most frequent first.
-        queries: title -> examples.
-        images_of: the `ImageSet` that `queries` index, for the report.
+        task: the name of the task, for example "zero_shot/birds".
+        kind: "zero_shot", "retrieval", or "few_shot".
+        images: the number of evaluated images.
+        metrics: values from 0 to 1 by name.
+        chance: the values that guessing gives, for some of the metrics.
+        seconds: the wall-clock time in seconds, including the embedding.
+        notes: what a reader must know, for example that images are left out.
+        rows: a table by class, language, or seed: the name of the row, then values by metric.
+        confusions: tuples of right class, predicted class, and count, most frequent first.
+        queries: examples by heading.
+        images_of: the `ImageSet` to which the indices in `queries` refer.
     """
 
     task: str
@@ -56,17 +56,17 @@ class TaskResult:
     images_of: Any = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: everything but the examples."""
+        """Returns everything except the examples, as JSON values."""
         names = ("task", "kind", "images", "metrics", "chance", "seconds", "notes", "rows", "confusions")
         return {name: getattr(self, name) for name in names}
 
     def logs(self) -> dict[str, float]:
-        """`task/metric` -> value, as a Keras callback logs them."""
+        """Returns the metrics as a Keras callback logs them, with names of the form `task/metric`."""
         return {f"{self.task}/{name}": value for name, value in self.metrics.items()}
 
 
 def table(results: Sequence[TaskResult]) -> str:
-    """A plain-text table: task, metric, value and chance in per cent, and below it each task's own rows."""
+    """Returns a plain-text table of metrics with values and chance in percent, followed by each task's own rows."""
     lines = [("task", "metric", "value", "chance", "images")]
     for result in results:
         for name, value in result.metrics.items():

@@ -1,4 +1,4 @@
-"""Image <-> text retrieval: recall at 1, 5 and 10, several captions an image (the paper's section 4, Table 2)."""
+"""Image-text retrieval: recall at 1, 5, and 10, with several captions per image (the paper's section 4, Table 2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ RECALL_AT = (1, 5, 10)
 
 @dataclass(frozen=True)
 class RetrievalResult:
-    """Recalls in 0..1 by k, and the rank (0 is best) behind each."""
+    """Recalls from 0 to 1 by k, and the ranks from which they are computed (0 is best)."""
 
     image_to_text: dict[int, float]
     text_to_image: dict[int, float]
@@ -20,7 +20,7 @@ class RetrievalResult:
     text_ranks: np.ndarray  # (texts,) rank of the text's image among all images
 
     def to_dict(self) -> dict[str, float]:
-        """Flat names as they are logged: `image_to_text_R@1`, `text_to_image_R@1`, ..."""
+        """Returns the recalls by the names under which they are logged, such as `image_to_text_R@1`."""
         return {
             f"{direction}_R@{k}": recall
             for direction in ("image_to_text", "text_to_image")
@@ -35,21 +35,22 @@ def retrieval(
     recall_at: Sequence[int] = RECALL_AT,
     chunk_size: int | None = None,
 ) -> RetrievalResult:
-    """Recall both ways. Nothing of size images x texts is ever held: memory is O((images + texts) d + chunk_size^2).
+    """Returns image-to-text and text-to-image recall.
 
-    Image to text counts a hit when any of the image's captions is among the first k; text to image when its one image
-    is. Equal scores rank the lower index first (a stable sort, which is what big_vision's `argsort` is meant to be).
+    From image to text, a hit means that any of the image's captions is among the first k. From text to image, it means
+    that the text's image is among the first k. Among equal scores, the lower index comes first, as in a stable sort.
+    The memory is O((images + texts) d + chunk_size^2); no matrix of images x texts is stored.
 
     Args:
         image_embeddings: (images, d), l2-normalized.
         text_embeddings: (texts, d), l2-normalized.
-        image_of_text: (texts,) int, the image that each text describes; every image has at least one. None: text i
-            describes image i.
+        image_of_text: int (texts,), the image that each text describes. Every image has at least one text. With None,
+            text i describes image i.
         recall_at: the values of k.
-        chunk_size: side of the blocks of scores held in memory; the result does not depend on it.
+        chunk_size: the side of the blocks of scores in memory. It does not change the result.
 
     Raises:
-        ValueError: shapes that do not fit, an index out of range, or an image without a caption.
+        ValueError: if shapes do not match, an index is out of range, or an image has no caption.
 
     Source: big_vision `evaluators/proj/image_text/image_text_retrieval.py`.
     """

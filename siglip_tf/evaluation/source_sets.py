@@ -1,4 +1,4 @@
-"""Image sets from your own data: any source that training reads, such as folders, tables, and shards."""
+"""Image sets from any source that training can read, such as folders, tables, and shards."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,23 +11,24 @@ from siglip_tf.data.sources import open_source
 from siglip_tf.data.sources.base import Source
 from siglip_tf.evaluation.image_set import ImageSet, left_out_note, pad_labels
 
-# More classes than this share of the images are captions, not classes.
+# Captions are used as classes only if their number is at most this fraction of the number of images.
 _MOST_CLASSES = 0.5
 
 
 def source_set(spec: str, split: str | None = None, class_names: Sequence[str] | None = None) -> ImageSet:
-    """The records of a source in order, with their captions and labels.
+    """Returns the records of a source in order, with their captions and labels.
 
-    Records that cannot be read, without an image or with captions that are not UTF-8 are left out, and a note counts
-    them. Where records have no label and repeat a few captions, one an image, those captions are the classes.
+    Records without an image, records that cannot be read, and records with captions that are not UTF-8 are left out,
+    and a note counts them. If records have no labels and one caption each, and only a few captions occur, those
+    captions are used as classes.
 
     Args:
-        spec: as `siglip_tf.data.sources.open_source` takes it.
-        split: of folders, tables and TFDS.
-        class_names: names for the labels, in their order; by default the source's own.
+        spec: the source, as in `siglip_tf.data.sources.open_source`.
+        split: the split of a folder, a table, or a TFDS data set.
+        class_names: names for the labels, in order. The default is the source's own names.
 
     Raises:
-        ValueError: a source that cannot be opened, none of whose records is sound, or labels beyond `class_names`.
+        ValueError: if the source cannot be opened, no record can be used, or a label is outside `class_names`.
     """
     try:
         source = open_source(spec, split=split)
@@ -66,7 +67,7 @@ def source_set(spec: str, split: str | None = None, class_names: Sequence[str] |
 
 
 def _row(source: Source, index: int) -> tuple[dict[str, Any] | None, str]:
-    """What is known of a record but its pixels, or None and why."""
+    """Returns a record's id, captions, and label and "", or None and the reason if it cannot be used."""
     try:
         example = source.fetch(index)
         cause = bytes(example.get("cause", b"")).decode()

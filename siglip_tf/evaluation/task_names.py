@@ -1,4 +1,4 @@
-"""Parses tasks from text, as the command line and configurations name them."""
+"""Parses tasks from the text that command lines and configurations contain."""
 
 import numpy as np
 
@@ -50,10 +50,10 @@ _READERS = {
 
 
 def parse_task(text: str) -> Task:
-    """The task that `text` names; see `GRAMMAR`. Its files are looked up now, its images read later.
+    """Returns the task that `text` names (see `GRAMMAR`). Its files are looked up now; its images are read later.
 
     Raises:
-        ValueError: text that does not follow the grammar, or files that are not there.
+        ValueError: if the text does not follow the grammar, or files are missing.
     """
     head, *pairs = text.split(",")
     kind, _, reader = head.partition(":")
@@ -73,7 +73,7 @@ def parse_task(text: str) -> Task:
     if kind == "zero_shot":
         templates = read_templates(options.get("templates", "photo"))
         images, classes = _images(reader, where, options), None
-        if "subset" in options:  # of all images, also of those that the limit leaves out
+        if "subset" in options:  # chosen before the limit, so that it considers all images
             images, classes = _class_subset(images, options["subset"])
         return ZeroShotTask(images.limit(limit), templates, classes)
     if kind == "retrieval":
@@ -95,7 +95,7 @@ def _number(options: dict[str, str], name: str, default: int | None) -> int | No
 
 
 def _class_subset(images: ImageSet, which: str) -> tuple[ImageSet, np.ndarray]:
-    """The images of some classes, and the ids of those classes."""
+    """Returns the images of some classes, and the ids of those classes."""
     if images.labels is None:
         raise ValueError(f"{images.name} has no labels: there are no classes to choose among.")
     if which == "present":

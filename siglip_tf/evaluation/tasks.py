@@ -1,4 +1,4 @@
-"""Tasks: an image set, and how to compute figures and examples on it."""
+"""Tasks: each has an image set, and computes metrics and examples on it."""
 
 import abc
 import time
@@ -21,11 +21,12 @@ _SHOWN_ANSWERS = 5
 
 
 class Evaluation:
-    """A model under evaluation; image embeddings are kept, so that tasks on one image set share them.
+    """Runs tasks on a model. It caches image embeddings, so that tasks on the same image set share them.
 
     Args:
-        embedder: runs the towers.
-        progress: called with a set's name, the images done (0 at the start) and their total.
+        embedder: the embedder of the model.
+        progress: a function that is called with the name of a set, the number of images done (0 at the start), and
+            their total.
     """
 
     def __init__(self, embedder: Embedder, progress: Callable[[str, int, int], None] | None = None):
@@ -37,14 +38,17 @@ class Evaluation:
         self.bias = 0.0 if model.bias is None else float(np.asarray(model.bias))
 
     def images(self, image_set: ImageSet, pooled: bool = False) -> tuple[ImageSet, np.ndarray]:
-        """The set without images that cannot be decoded, which a note counts, and the embeddings of its images."""
+        """Returns the set without the images that cannot be decoded, and its embeddings, float32 (images, d).
+
+        A note in the set counts the images that are left out.
+        """
         key = id(image_set) if not pooled else -id(image_set)
         if key not in self._images:
             self._say(image_set, 0)
             vectors, positions = self.embedder.sound_images(
                 image_set.examples, pooled=pooled, progress=lambda done: self._say(image_set, done)
             )
-            # The set is kept too: its id must not be given to another one.
+            # Keep a reference to the set, so that Python does not reuse its id for another one.
             self._images[key] = image_set, self._sound(image_set, positions), vectors
         _, sound, vectors = self._images[key]
         return sound, vectors
@@ -64,14 +68,14 @@ class Evaluation:
             self._progress(image_set.name, done, len(image_set))
 
     def logit(self, cosine: float) -> float:
-        """t * cosine + b."""
+        """Returns t * cosine + b."""
         return self.temperature * cosine + self.bias
 
     def run(self, tasks: Sequence["Task"]) -> list[TaskResult]:
-        """The results of all tasks, in order.
+        """Returns the results of all tasks, in order.
 
         Raises:
-            ValueError: a task reads texts and the model has no tokenizer, or no image of a set can be decoded.
+            ValueError: if a task needs a tokenizer that the model does not have, or no image of a set can be decoded.
         """
         if any(task.reads_texts for task in tasks):
             self.embedder.require_tokenizer()
@@ -87,8 +91,8 @@ class Task(abc.ABC):
     """An image set and what to measure on it.
 
     Attributes:
-        name: the first part of its metrics' names.
-        metric_names: the metrics that `run` reports, without the task's name; the most telling one first.
+        name: the first part of the names of its metrics.
+        metric_names: the metrics that `run` reports, without the task's name. The most important one is first.
         reads_texts: whether the model needs a tokenizer.
     """
 
@@ -104,7 +108,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def run(self, evaluation: Evaluation) -> TaskResult:
-        """Figures and examples."""
+        """Evaluates the task and returns its metrics and examples."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +117,12 @@ class ZeroShotTask(Task):
 
     Args:
         images: the set, with labels and class names.
-        templates: prompts.
-        class_subset: ids of the classes that may be predicted; "present" for those that occur; None for all.
+        templates: prompts with one `{}`.
+        class_subset: the ids of the classes that may be predicted. "present" means the classes that occur, and None
+            means all classes.
+
+    Raises:
+        ValueError: if the set has no labels or no class names.
     """
 
     images: ImageSet
@@ -166,7 +174,7 @@ class ZeroShotTask(Task):
         hit = right[:, 0]
         margin = result.scores[:, 0]
         wrong = np.flatnonzero(~hit)
-        wrong = wrong[np.argsort(-margin[wrong], kind="stable")]  # the most confident first
+        wrong = wrong[np.argsort(-margin[wrong], kind="stable")]  # the highest score first
         return TaskResult(
             self.name,
             "zero_shot",
@@ -188,10 +196,13 @@ class ZeroShotTask(Task):
 
 @dataclass(frozen=True)
 class RetrievalTask(Task):
-    """Retrieval between a set's images and their captions, in one language or each of several.
+    """Retrieval between a set's images and their captions, in one language or in several.
 
     Args:
         images: the set, with `captions` or `languages`. Images without a caption are left out.
+
+    Raises:
+        ValueError: if the set has no captions.
     """
 
     images: ImageSet
@@ -251,10 +262,13 @@ class FewShotTask(Task):
     """The closed-form linear probe on the image tower's pooled output.
 
     Args:
-        train: labeled set to draw from; only the drawn images are embedded.
-        test: labeled set with the same classes.
-        shots: examples per class.
-        seeds: how many draws.
+        train: the labeled set to draw examples from. Only the drawn images are embedded.
+        test: a labeled set with the same classes.
+        shots: number of examples per class.
+        seeds: number of draws.
+
+    Raises:
+        ValueError: if a set does not have exactly one label per image, or the sets have different classes.
     """
 
     train: ImageSet
@@ -309,14 +323,18 @@ def _confusions(right: np.ndarray, predicted: np.ndarray, names: Sequence[str]) 
 
 
 def _spread(indices: np.ndarray) -> np.ndarray:
-    """A dozen of the indices, evenly spread."""
+    """Returns at most `_SHOWN` of the indices, evenly spread."""
     if len(indices) <= _SHOWN:
         return indices
     return indices[np.linspace(0, len(indices) - 1, _SHOWN).round().astype(int)]
 
 
 def _retrieval_chance(owner: np.ndarray) -> dict[str, float]:
-    """Recalls of a random ranking: k of all images; at least one of c right captions among k of all captions."""
+    """Returns the recalls of a random ranking.
+
+    From text to image, this is the chance that one image is among k of all images. From image to text, it is the chance
+    that at least one of c right captions is among k of all captions.
+    """
     texts, captions = len(owner), np.bincount(owner)
     chance = {}
     for k in RECALL_AT:
@@ -337,7 +355,7 @@ def _retrieval_queries(
     owner: np.ndarray,
     result: RetrievalResult,
 ) -> dict[str, tuple[Query, ...]]:
-    """Some of every text and image, and those whose right answer ranked worst."""
+    """Returns texts and images evenly spread over the set, and those whose right answers ranked worst."""
 
     def texts_to_images(chosen: np.ndarray) -> tuple[Query, ...]:
         found, scores = top_k(text_vectors[chosen], vectors[kept], _SHOWN_ANSWERS)

@@ -1,4 +1,4 @@
-"""Prompt templates: a few named sets, or a file of your own."""
+"""Prompt templates from a few named sets or from a file."""
 
 import tensorflow as tf
 
@@ -23,10 +23,12 @@ TEMPLATES = {
 
 
 def read_templates(name_or_path: str) -> tuple[str, ...]:
-    """A named set of `TEMPLATES`, or a file with one template per line (or a JSON list), each with exactly one `{}`.
+    """Returns a named set of `TEMPLATES`, or the templates of a file.
+
+    The file has one template per line or is a JSON list. Each template must contain exactly one `{}`.
 
     Raises:
-        ValueError: neither, or a template without exactly one `{}`.
+        ValueError: if there is no such set or file, or a template does not contain exactly one `{}`.
     """
     if name_or_path in TEMPLATES:
         return TEMPLATES[name_or_path]

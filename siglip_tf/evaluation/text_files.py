@@ -1,4 +1,4 @@
-"""Text files of labels and captions: a line ends where its writer ended it, and every error names the file and line."""
+"""Reads text files of labels and captions. Only line feeds end lines, and every error names the file and the line."""
 
 import contextlib
 import csv
@@ -19,10 +19,10 @@ _CAPTION_COLUMNS = ("caption", "comment", "raw", "text", "sentence", "title")
 
 
 def read_text(path: str) -> str:
-    """The UTF-8 text of a file, without a byte order mark.
+    """Returns the UTF-8 text of a file, without a byte order mark.
 
     Raises:
-        ValueError: no such file, or not UTF-8 text.
+        ValueError: if the file does not exist, cannot be read, or is not UTF-8 text.
     """
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
@@ -38,18 +38,20 @@ def read_text(path: str) -> str:
 
 
 def lines_of(text: str) -> list[str]:
-    """Lines that end with a line feed, with or without a carriage return before it.
+    """Splits text into lines that end with a line feed, with or without a carriage return before it.
 
-    `str.splitlines` also cuts at form feeds, U+0085, U+2028 and others, which stand inside real captions.
+    `str.splitlines` also splits at form feeds, U+0085, U+2028, and other characters, which occur inside real captions.
     """
     return text.replace("\r\n", "\n").split("\n")
 
 
 def read_names(path: str) -> list[str]:
-    """Class names, labels or templates from a file: a JSON list, or one per line (blank lines and `#` lines left out).
+    """Reads class names, labels, or templates from a file.
+
+    The file is a JSON list or has one name per line. Blank lines and lines that start with `#` are left out.
 
     Raises:
-        ValueError: no such file, nothing in it, or not UTF-8 text.
+        ValueError: if the file does not exist, is empty, or is not UTF-8 text.
     """
     text = read_text(path)
     if text.lstrip().startswith("["):
@@ -65,7 +67,11 @@ def read_names(path: str) -> list[str]:
 
 
 def parse_json(text: str, path: str) -> Any:
-    """The content of JSON text; a ValueError that names the file where it is not JSON."""
+    """Returns the content of JSON text.
+
+    Raises:
+        ValueError: if the text is not JSON. The message names the file.
+    """
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -76,7 +82,7 @@ def read_json_lines(path: str) -> list[dict[str, Any]]:
     """Reads one JSON object per line.
 
     Raises:
-        ValueError: names the file and the line that is no JSON object.
+        ValueError: if a line is not a JSON object. The message names the file and the line.
     """
     entries = []
     for number, line in enumerate(lines_of(read_text(path)), 1):
@@ -90,7 +96,7 @@ def read_json_lines(path: str) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def expected_shape(path: str, expected: str) -> Iterator[None]:
-    """Turns the errors of a file of another shape into one that names the file and what was expected."""
+    """Converts errors from unexpected content into a ValueError that names the file and what was expected."""
     try:
         yield
     except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -99,7 +105,11 @@ def expected_shape(path: str, expected: str) -> Iterator[None]:
 
 
 def captions_of_tokens(path: str) -> tuple[dict[str, list[str]], int]:
-    """Captions by image file from lines of "<file>#<number>TAB<caption>", and the number of lines without a tab."""
+    """Returns captions by image file from lines of "<file>#<number>TAB<caption>", and how many lines have no tab.
+
+    Raises:
+        ValueError: if no line has that form.
+    """
     captions: dict[str, list[str]] = {}
     left_out = 0
     for line in lines_of(read_text(path)):
@@ -114,13 +124,13 @@ def captions_of_tokens(path: str) -> tuple[dict[str, list[str]], int]:
 
 
 def captions_of_table(path: str) -> tuple[dict[str, list[str]], int]:
-    """Captions by image file from a table with a header, and the number of rows without a caption.
+    """Returns captions by image file from a table with a header, and the number of rows without a caption.
 
-    The header names the columns ("image,caption", "image_name,comment_number,comment") and shows what separates them:
-    a comma, a bar, a tab or a semicolon. Fields may be quoted and then hold line ends.
+    The header names the columns ("image,caption", "image_name,comment_number,comment") and determines the separator: a
+    comma, a bar, a tab, or a semicolon. Fields may be quoted; a quoted field may contain line breaks.
 
     Raises:
-        ValueError: no such header, or a quote that is never closed.
+        ValueError: if there is no such header, or a quotation mark is not closed.
     """
     text = read_text(path)
     header, image, caption, separator = _header(lines_of(text)[0], path)
@@ -130,7 +140,7 @@ def captions_of_table(path: str) -> tuple[dict[str, list[str]], int]:
         if number == 1 or not any(field.strip() for field in row):
             continue
         if len(row) > len(header) and caption == len(header) - 1:
-            # A caption with separators that its writer did not quote.
+            # The caption contains separators, but it is not quoted.
             row = [*row[:caption], separator.join(row[caption:])]
         if len(row) <= max(image, caption):
             left_out += 1
@@ -155,9 +165,9 @@ def _header(line: str, path: str) -> tuple[list[str], int, int, str]:
 
 
 def _rows(text: str, separator: str, path: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows with the number of the line on which each begins."""
+    """Yields rows with the number of the line on which each begins."""
     former = csv.field_size_limit(_MAX_FIELD)
-    # A bar separates fields that are never quoted, so that a quotation mark in them is one.
+    # Fields that are separated by bars are never quoted, so a quotation mark is a normal character there.
     lines = io.StringIO(text, newline="")
     if separator == "|":
         reader = csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE)
@@ -181,9 +191,9 @@ def _refuse_swallowed(caption: str, separator: str, where: str) -> None:
 
 
 def sound_files(paths: Sequence[str]) -> tuple[list[int], dict[int, str]]:
-    """Positions of the files that are there, and why for each that is not.
+    """Returns the positions of the files that can be read, and the reasons for those that cannot, by position.
 
-    On remote file systems a listing or a lookup has shown that they are there.
+    Remote files are not checked, because a listing or a lookup has already found them.
     """
     missing = {i: reason for i, path in enumerate(paths) if (reason := _why_missing(path))}
     return [i for i in range(len(paths)) if i not in missing], missing

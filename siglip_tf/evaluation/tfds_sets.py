@@ -1,4 +1,4 @@
-"""Image sets by their TensorFlow Datasets name: labeled ones, ReaL's label sets, and captioned ones."""
+"""Image sets from TensorFlow Datasets: sets with labels, ReaL's label sets, and sets with captions."""
 
 import re
 from collections.abc import Sequence
@@ -16,16 +16,18 @@ def tfds_set(
     data_dir: str | None = None,
     class_names: Sequence[str] | None = None,
 ) -> ImageSet:
-    """A prepared TFDS data set, its images left encoded.
+    """Returns a prepared TFDS data set with encoded images.
 
     Args:
-        name: e.g. "imagenet2012", "imagenet_v2", "imagenet2012_real", "oxford_iiit_pet", "cifar100", "coco_captions".
-        split: by default "test", or "validation" or "val" where there is no labeled "test".
-        data_dir: TFDS's folder; by default its own.
-        class_names: names for the labels. The ImageNet sets know WordNet ids only, so they need them.
+        name: the name of the set, for example "imagenet2012", "imagenet_v2", "imagenet2012_real", "oxford_iiit_pet",
+            "cifar100", or "coco_captions".
+        split: the split. The default is "test", or "validation" or "val" if there is no labeled "test".
+        data_dir: the folder of TFDS. The default is TFDS's own default.
+        class_names: names for the labels. The ImageNet sets need them, because they only have WordNet ids.
 
     Raises:
-        ValueError: TFDS is not installed, the set is unknown or not prepared, has no images, or needs names.
+        ValueError: if TFDS is not installed, or the set is unknown, is not prepared, has no images, or needs class
+            names.
     """
     builder = open_builder(name, data_dir)
     reader = TfdsReader(builder, labels=_LABEL_KEYS)
@@ -40,7 +42,7 @@ def tfds_set(
     rows = list(columns.as_numpy_iterator())
     if not rows:
         raise ValueError(f"{name}, split {split}, is empty.")
-    # Class names are captions in training only.
+    # Class names serve as captions only in training.
     captions = tuple(
         tuple(caption.decode(errors="replace") for caption in (row["captions"] if reader.captions else ()))
         for row in rows
@@ -65,14 +67,14 @@ def _read_config():
 
 
 def _default_split(builder) -> str:
-    # The labels of imagenet2012's "test" are all -1: what is reported is its "validation".
+    # All labels of imagenet2012's "test" are -1. Published results use its "validation".
     wanted = ("validation",) if builder.name.startswith("imagenet2012") else ("test", "validation", "val")
     there = builder.info.splits
     return next((split for split in wanted if split in there), next(iter(there), wanted[0]))
 
 
 def _class_names(name: str, feature, given: Sequence[str] | None) -> tuple[str, ...]:
-    feature = getattr(feature, "feature", feature)  # ReaL: a sequence of labels
+    feature = getattr(feature, "feature", feature)  # ReaL has a sequence of labels
     if given is not None:
         if len(given) != feature.num_classes:
             raise ValueError(f"{name} has {feature.num_classes} classes, {len(given)} names were given.")

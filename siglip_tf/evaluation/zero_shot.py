@@ -1,4 +1,4 @@
-"""Zero-shot classification with class names and prompt templates (the paper's section 4; reference evaluation)."""
+"""Zero-shot classification with class names and prompt templates (the paper's section 4)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,15 +10,17 @@ from siglip_tf.evaluation.ranking import check_embeddings, top_k
 
 
 def make_prompts(class_names: Sequence[str], templates: Sequence[str], canonical: bool = True) -> list[str]:
-    """Every class name in every template, class by class: `len(class_names) * len(templates)` strings.
+    """Returns every class name in every template, class by class: `len(class_names) * len(templates)` strings.
 
     Args:
-        class_names: one name a class.
+        class_names: one name per class.
         templates: strings with exactly one `{}`.
-        canonical: canonicalise names and templates (no punctuation, `_` to space, lower case, single spaces).
+        canonical: whether to canonicalize names and templates: remove punctuation, convert `_` to a space and letters
+            to lower case, and join repeated spaces.
 
     Raises:
-        ValueError: no names, no templates, an empty name, or a template without exactly one `{}`.
+        ValueError: if there are no names or templates, a name is empty, or a template does not contain exactly one
+            `{}`.
     """
     if not class_names or not templates:
         raise ValueError(f"Expected class names and templates. Received: {len(class_names)} and {len(templates)}.")
@@ -34,14 +36,20 @@ def make_prompts(class_names: Sequence[str], templates: Sequence[str], canonical
 
 
 def average_prompts(prompt_embeddings: np.ndarray, templates: int) -> np.ndarray:
-    """Class embeddings: l2-normalize each prompt, mean over templates, l2-normalize; epsilon 1e-8 as in the model.
+    """Averages prompt embeddings to class embeddings.
+
+    Each prompt is l2-normalized, the mean over the templates is taken, and the mean is l2-normalized. The epsilon is
+    1e-8, as in the model.
 
     Args:
         prompt_embeddings: (classes * templates, d), class by class.
-        templates: how many prompts a class has.
+        templates: the number of prompts per class.
 
     Returns:
-        (classes, d) float32.
+        Unit vectors, float32 (classes, d).
+
+    Raises:
+        ValueError: if the number of prompts is not a multiple of `templates`.
     """
     embeddings = check_embeddings(prompt_embeddings, "prompt_embeddings").astype(np.float64)
     if len(embeddings) % templates:
@@ -57,17 +65,24 @@ def class_embeddings(
     templates: Sequence[str] = ("{}",),
     canonical: bool = True,
 ) -> np.ndarray:
-    """(classes, d) float32 unit vectors from `embed_texts`, which maps n strings to (n, d)."""
+    """Returns the embeddings of classes, float32 unit vectors (classes, d).
+
+    Args:
+        embed_texts: a function that maps n strings to embeddings (n, d).
+        class_names: one name per class.
+        templates: strings with exactly one `{}`.
+        canonical: see `make_prompts`.
+    """
     prompts = make_prompts(class_names, templates, canonical)
     return average_prompts(embed_texts(prompts), len(templates))
 
 
 @dataclass(frozen=True)
 class ZeroShotResult:
-    """Accuracies in 0..1 and what is behind them.
+    """Accuracies from 0 to 1, and the predictions from which they are computed.
 
-    `top` holds the five best classes of each counted image in the caller's class ids; `counted` the positions of those
-    images among all; `scores` the cosine of each entry of `top`.
+    `top` holds the ids of the five best classes of each counted image, and `scores` their cosines. `counted` holds the
+    positions of the counted images among all images.
     """
 
     top1: float
@@ -81,7 +96,7 @@ class ZeroShotResult:
     counted: np.ndarray  # (images,) int64
 
     def to_dict(self) -> dict[str, float]:
-        """Flat names as they are logged."""
+        """Returns the accuracies by the names under which they are logged."""
         return {"top1": self.top1, "top5": self.top5, "mean_per_class": self.mean_per_class}
 
 
@@ -92,18 +107,20 @@ def zero_shot(
     class_subset: Sequence[int] | None = None,
     chunk_size: int | None = None,
 ) -> ZeroShotResult:
-    """Accuracy of the class whose embedding has the largest dot product with the image's; ties go to the lower class.
+    """Returns the accuracy of predicting the class whose embedding has the largest dot product with the image's.
+
+    Among equal scores, the class with the lower id is predicted.
 
     Args:
         image_embeddings: (images, d), l2-normalized.
         classes: (classes, d) from `class_embeddings`.
-        labels: (images,) int, or (images, k) int padded with -1 where several labels are right (ReaL: a hit on any
-            of them counts). Images without a label are left out and counted in `left_out`.
-        class_subset: ids of the only classes that may be predicted (ImageNet-A and -R use 200 of the 1,000).
-        chunk_size: side of the blocks of scores held in memory; the result does not depend on it.
+        labels: int (images,), or int (images, k) padded with -1 if several labels may be right. Then any of them counts
+            as right, as in ReaL. Images without a label are left out and counted in `left_out`.
+        class_subset: the ids of the classes that may be predicted (ImageNet-A and -R use 200 of the 1,000).
+        chunk_size: the side of the blocks of scores in memory. It does not change the result.
 
     Raises:
-        ValueError: shapes or label ids that do not fit, or an image whose labels all lie outside `class_subset`.
+        ValueError: if shapes or label ids do not match, or all labels of an image are outside `class_subset`.
 
     Source: big_vision `evaluators/proj/image_text/discriminative_classifier.py`; ReaL is arXiv:2006.07159.
     """
@@ -145,7 +162,10 @@ def zero_shot(
 
 
 def present_classes(labels: np.ndarray) -> np.ndarray:
-    """Ids of the classes that occur in labels (images,) or (images, k), -1 for none: ImageNet-A's and -R's subsets."""
+    """Returns the ids of the classes that occur in labels (images,) or (images, k), where -1 means no label.
+
+    These are the class subsets of ImageNet-A and -R.
+    """
     return np.unique(labels[labels >= 0])
 
 

@@ -1,4 +1,4 @@
-"""From settings to parts: number of steps, optimizer, model, tokenizer, preprocessing, augmentation, source."""
+"""Builds the parts of a run from its settings: optimizer, model, tokenizer, preprocessing, augmentation, and source."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from siglip_tf.models import VARIANTS
 from siglip_tf.optimizers import Duration
 from siglip_tf.synthetic import LANGUAGES, SceneSource
 
-__all__ = ["IMAGE_TOWER", "SCALARS"]  # for the studies, which make groups of their own
+__all__ = ["IMAGE_TOWER", "SCALARS"]  # for the studies, which define groups of their own
 
-# Of the synthetic data; what a small model needs and no more.
+# The size of the synthetic data's tokenizer: just enough for a small model.
 _TOKENIZER_SCENES = 400
 _TOKENIZER_PIECES = 600
 
 
 def total_steps(c: ConfigDict, examples_per_epoch: int | None = None) -> int:
-    """Steps of the whole run, a multiple of `steps_per_execution`."""
+    """Returns the number of steps of the whole run, a multiple of `steps_per_execution`."""
     steps = _steps(c, c.duration, examples_per_epoch)
     return math.ceil(steps / c.steps_per_execution) * c.steps_per_execution
 
@@ -62,7 +62,7 @@ def build_optimizer(c: ConfigDict, steps: int) -> optimizers.ReferenceChain:
 
 
 def tower_depths(c: ConfigDict) -> dict[str, int]:
-    """Blocks of each tower that the model has."""
+    """Returns the number of blocks of each tower that the model has."""
     names = {"image": c.model.image, "text": c.model.text}
     return {
         tower: c.model[f"{tower}_depth"] or VARIANTS[name.partition("/")[0]].depth
@@ -72,7 +72,7 @@ def tower_depths(c: ConfigDict) -> dict[str, int]:
 
 
 def build_schedule(c: ConfigDict, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """The schedule, in steps of this run. Warm-up and cooldown that are longer than a short run are cut to it."""
+    """Returns the schedule in steps of this run. In a short run, warm-up and cooldown are shortened to fit."""
     s = c.schedule
     warmup = min(_steps(c, s.warmup, total=steps), steps)
     cooldown = min(_steps(c, s.cooldown, total=steps), steps - warmup)
@@ -84,8 +84,8 @@ def build_schedule(c: ConfigDict, steps: int) -> keras.optimizers.schedules.Lear
 
 
 def build_model(c: ConfigDict, steps: int) -> siglip_tf.SigLIP:
-    """The model, compiled; call it inside the strategy's scope."""
-    optimizer = build_optimizer(c, steps)  # before the weights: a wrong optimizer is found sooner
+    """Returns the compiled model. Call it inside the strategy's scope."""
+    optimizer = build_optimizer(c, steps)  # built before the weights, so that an invalid optimizer fails sooner
     arguments = c.model.to_dict()
     if arguments["dtype"] == AUTO:
         arguments["dtype"] = recommended_dtype_policy()
@@ -96,7 +96,7 @@ def build_model(c: ConfigDict, steps: int) -> siglip_tf.SigLIP:
 
 
 def batch_spec(model: siglip_tf.SigLIP) -> dict[str, tf.TensorSpec]:
-    """What one example of a training batch is: uint8 pixels and token ids."""
+    """Returns the shapes and dtypes of one training example: uint8 pixels and int32 token ids."""
     text = {"text": tf.TensorSpec((model.text_length,), tf.int32)}
     if model.image is None:
         return {"image_embedding": tf.TensorSpec((model.embed_dim,)), **text}
@@ -104,7 +104,7 @@ def batch_spec(model: siglip_tf.SigLIP) -> dict[str, tf.TensorSpec]:
 
 
 def scenes(c: ConfigDict, split: str = "train", size: int | None = None) -> SceneSource:
-    """The synthetic data at the model's resolution."""
+    """Returns the synthetic data at the model's resolution."""
     side = min(256, max(32, c.model.image_size))
     languages = tuple(LANGUAGES)[: c.languages]
     options: dict[str, Any] = {} if size is None else {"size": size}
@@ -112,14 +112,17 @@ def scenes(c: ConfigDict, split: str = "train", size: int | None = None) -> Scen
 
 
 def own_tokenizer(c: ConfigDict, source: Source, folder: str) -> bytes:
-    """A vocabulary of a source's captions, at most `model.vocab_size`, trained once and stored in the run's folder."""
+    """Returns a tokenizer that is trained on a source's captions once and stored in the run's folder.
+
+    It has at most `model.vocab_size` pieces.
+    """
     from siglip_tf.data.text.training import train_tokenizer
     from siglip_tf.experiments.held_out import captions_of
 
     path = f"{folder}/tokenizer.model"
     if not tf.io.gfile.exists(path):
         if isinstance(source, SceneSource):
-            # Few different words: every one of them becomes one piece.
+            # The synthetic captions have few different words, so every word becomes one piece.
             texts = (text for index in range(_TOKENIZER_SCENES) for text in source.texts(index))
             proto = train_tokenizer(texts, _TOKENIZER_PIECES * c.languages, model_type="bpe")
         else:
@@ -132,10 +135,10 @@ def own_tokenizer(c: ConfigDict, source: Source, folder: str) -> bytes:
 def build_tokenizer(c: ConfigDict, proto: bytes, start: Checkpoint | None = None) -> Tokenizer:
     """The tokenizer at the model's text length, with the options of the checkpoint that training starts from.
 
-    `lower_case` and `pad_id` replace the checkpoint's options where they are set.
+    The settings `lower_case` and `pad_id` replace the checkpoint's options if they are set.
 
     Raises:
-        ValueError: it has more ids than the model's table.
+        ValueError: if the tokenizer has more ids than the model's embedding table.
     """
     known = _known(start, "text")
     named = {name: c[name] for name in ("lower_case", "pad_id") if c[name] is not None}
@@ -149,10 +152,10 @@ def build_tokenizer(c: ConfigDict, proto: bytes, start: Checkpoint | None = None
 
 
 def build_preprocessing(c: ConfigDict, tokenizer: Tokenizer, start: Checkpoint | None = None) -> Preprocessing:
-    """How images and texts are prepared; images as the checkpoint that training starts from says, if it does.
+    """Returns the preprocessing of images and texts. If the start checkpoint describes its image preprocessing, use it.
 
-    Where `image_alpha` is None, transparent pictures are treated as the checkpoint says, and composed on white where
-    training starts from scratch.
+    If `image_alpha` is None, transparent pictures are treated as the checkpoint says. Without a checkpoint, they are
+    composed on white.
     """
     alpha = {} if c.image_alpha is None else {"alpha": c.image_alpha}
     if known := _known(start, "image"):
@@ -165,12 +168,12 @@ def build_preprocessing(c: ConfigDict, tokenizer: Tokenizer, start: Checkpoint |
 
 
 def _known(start: Checkpoint | None, part: str) -> dict[str, Any]:
-    """What a checkpoint says of how it prepares images or texts."""
+    """Returns what a checkpoint says about its preprocessing of images or texts."""
     return dict(((start.preprocessing if start is not None else None) or {}).get(part) or {})
 
 
 def build_augmentation(c: ConfigDict) -> Augmentation | None:
-    """The random changes of training pictures that `augment` asks for, if any."""
+    """Returns the augmentation that the `augment` settings ask for, or None."""
     a = c.augment
     options = {"shift": a.shift, "scale": a.scale, "rotate": a.rotate, "color": a.color}
     if a.flip == "none" and a.crop == 1.0 and not any(options.values()):
@@ -180,10 +183,10 @@ def build_augmentation(c: ConfigDict) -> Augmentation | None:
 
 
 def open_data(c: ConfigDict) -> Source:
-    """The source of pictures and captions that `data` names.
+    """Opens the source of pictures and captions that `data` names.
 
     Raises:
-        ValueError: it cannot be opened.
+        ValueError: if it cannot be opened.
     """
     from siglip_tf.data.sources.opening import open_source
 
@@ -191,10 +194,10 @@ def open_data(c: ConfigDict) -> Source:
 
 
 def named_data(c: ConfigDict) -> str:
-    """`data` with the setting `group` as an option behind it.
+    """Returns `data` with the setting `group` added as an option.
 
     Raises:
-        ValueError: the line names the groups too.
+        ValueError: if `data` names the groups too.
     """
     if not c.group:
         return c.data

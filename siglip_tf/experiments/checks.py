@@ -1,7 +1,7 @@
 """Finds settings that do not fit each other, before TensorFlow is imported.
 
-`schema` checks each setting alone; here they are checked against each other, against the files they name, and against
-what the recipe needs.
+`schema` checks each setting alone. This module checks settings against each other, against the files that they name,
+and against what the recipe needs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ def check(c: ConfigDict, needed: Mapping[str, str]) -> None:
 
     Args:
         c: the settings.
-        needed: settings without which the recipe cannot train -> what to say where one is missing.
+        needed: the settings that the recipe needs, each with the error message if it is missing.
+
+    Raises:
+        ValueError: the first fault found.
     """
     check_plan(c)
     for key, message in needed.items():
@@ -33,7 +36,7 @@ def check(c: ConfigDict, needed: Mapping[str, str]) -> None:
 
 
 def check_plan(c: ConfigDict) -> None:
-    """The part of `check` that a plan without data needs too."""
+    """Does the part of `check` that a plan without data needs too."""
     _check_model(c)
     _check_lengths(c)
     _check_evaluation(c)

@@ -1,4 +1,4 @@
-"""The command line of a recipe: settings from text, checked; then the plan or the run, which import TensorFlow."""
+"""The command line of a recipe. It reads and checks the settings, then imports TensorFlow for the plan or the run."""
 
 from __future__ import annotations
 
@@ -86,7 +86,8 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error} The same command continues.", file=sys.stderr, flush=True)
         sys.stdout.flush()
-        # Checkpoints are renamed into place. Closing its data sets, TensorFlow would wait for the process that is gone.
+        # Exit at once: on a normal exit, TensorFlow closes its data sets and waits for the process that has ended.
+        # Nothing is lost, because checkpoints are renamed into place.
         os._exit(3)
     except SystemExit as stop:
         print("The same command continues.", flush=True)
@@ -94,10 +95,10 @@ def main(recipe: Recipe, argv: Sequence[str] | None = None) -> int:
 
 
 def chosen_settings(recipe: Recipe, arguments: argparse.Namespace) -> ConfigDict:
-    """The setup's settings, made tiny by `--synthetic`, with the command line's values on top.
+    """Returns the setup's settings, made small by `--synthetic`, with the values of the command line.
 
     Raises:
-        ValueError: an unknown setting, or a value that a setting may not have.
+        ValueError: if a setting is unknown, or a value is not allowed.
     """
     c = recipe.settings(arguments.setup)
     arguments.named = {text.partition("=")[0].strip() for text in arguments.set}
@@ -125,7 +126,7 @@ def chosen_settings(recipe: Recipe, arguments: argparse.Namespace) -> ConfigDict
 
 
 def run_folder(recipe: Recipe, arguments: argparse.Namespace, c: ConfigDict) -> str:
-    """The folder of a run that names none. A synthetic run of an earlier version stays where it is."""
+    """Returns the run's folder: `--run` or a default. A synthetic run of an earlier version stays where it is."""
     if arguments.run:
         return arguments.run
     if recipe.synthetic_by_default:

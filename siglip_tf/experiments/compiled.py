@@ -1,7 +1,7 @@
-"""What the TPU compiler said of a run's step, kept on this machine by settings and source code.
+"""A cache of the TPU compiler's reports on this machine. Its keys are the settings and the source code.
 
-Tracing and lowering a step take minutes before the compiler's own cache can help. A plan that was made before is shown
-at once.
+Tracing and lowering a step take minutes before the compiler's own cache can help. With this cache, a plan that was made
+before is shown at once.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _PACKAGES = ("primitives", "distribution", "losses", "models", "optimizers", "tp
 
 
 def kept_report(folder: str, decides: Any) -> Path:
-    """The path of a program's report, which may not exist yet.
+    """Returns the path of a program's report, which may not exist yet.
 
     Args:
-        folder: of the kind of plan, such as "plans".
-        decides: everything but the source code that decides the program, JSON-able.
+        folder: the folder for this kind of plan, such as "plans".
+        decides: everything that determines the program except the source code, as JSON values.
     """
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode())
     digest.update(_source())
@@ -44,6 +44,6 @@ def _source() -> bytes:
 
 
 def keep(path: Path, program: Callable[[], tpu.Subject], topology: tpu.Topology, batch: int) -> None:
-    """Compiles a program, which takes minutes, and writes `Report.to_dict()` as JSON."""
+    """Compiles a program and writes `Report.to_dict()` as JSON. This takes minutes."""
     report = tpu.report(program, topology, batch).to_dict()
     write_file(path, json.dumps(report))

@@ -1,7 +1,7 @@
-"""What a recipe may set: every setting with its default, its type and the values it may have; nothing here is heavy.
+"""The settings of a recipe, each with a default, a type, and its allowed values.
 
-A recipe calls `settings(...)` with its own values; what it does not name keeps the default of `siglip_tf.experiments.
-schema`. `--set key=value` is checked against the same table before TensorFlow is imported.
+A recipe calls `settings(...)` with its own values. Other settings keep the default of `siglip_tf.experiments.schema`.
+`--set key=value` is checked against the same table before TensorFlow is imported.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ def settings(
     schedule: Mapping[str, Any],
     **more: Any,
 ) -> ConfigDict:
-    """A recipe's settings. They are locked: an unknown key or a value that the schema does not allow is refused.
+    """Returns a recipe's settings. They are locked: unknown keys and values outside the schema are refused.
 
     Args:
-        batch: pairs per step over all replicas.
-        duration: of the run, such as "9B examples", "65k steps" or "30 epochs".
-        model: arguments of `siglip_tf.SigLIP`, and "dtype", a Keras dtype policy or "auto" for the
-            machine's (`siglip_tf.distribution.recommended_dtype_policy`).
+        batch: number of pairs per step over all replicas.
+        duration: the length of the run, such as "9B examples", "65k steps", or "30 epochs".
+        model: arguments of `siglip_tf.SigLIP`, and "dtype", which is a Keras dtype policy or "auto" for the policy that
+            suits the machine (`siglip_tf.distribution.recommended_dtype_policy`).
         optimizer: keys of `schema.OPTIMIZER`.
         schedule: keys of `schema.SCHEDULE`.
-        **more: any of the other keys of `schema.SCHEMA`; a mapping for a part such as `tune`.
+        **more: any other keys of `schema.SCHEMA`. A group of settings such as `tune` is a mapping.
 
     Raises:
-        ValueError: an unknown key or a value that is not allowed.
+        ValueError: if a key is unknown or a value is not allowed.
     """
     c = ConfigDict(type_safe=True)
     for key, setting in SCHEMA.items():
@@ -60,10 +60,10 @@ def settings(
 
 
 def override(c: ConfigDict, assignments: Iterable[str]) -> None:
-    """Applies `key=value` texts, with dots into the parts: `batch=4096`, `optimizer.learning_rate=3e-4`.
+    """Applies assignments such as `batch=4096` or `optimizer.learning_rate=3e-4`.
 
     Raises:
-        ValueError: a text without "=", an unknown key, or a value that the setting may not have.
+        ValueError: if a text has no "=", a key is unknown, or a value is not allowed.
     """
     for text in assignments:
         key, equals, value = text.partition("=")
@@ -77,11 +77,11 @@ def set_value(c: ConfigDict, key: str, value: Any) -> None:
     """Sets one setting.
 
     Raises:
-        ValueError: an unknown key, or a value that the setting may not have.
+        ValueError: if the key is unknown or the value is not allowed.
     """
     setting = SCHEMA[require(key)]
     if isinstance(value, float) and setting.kind is int and value.is_integer():
-        value = int(value)  # 4e3 is as good a batch as 4000
+        value = int(value)  # accept 4e3 for 4000
     if isinstance(value, int) and not isinstance(value, bool) and setting.kind is float:
         value = float(value)
     setting.check(key, value)
@@ -89,11 +89,11 @@ def set_value(c: ConfigDict, key: str, value: Any) -> None:
 
 
 def keep_former(c: ConfigDict, former: Mapping[str, Any] | None) -> None:
-    """Fills in, for a run of an earlier version, the values that were its defaults.
+    """Sets, for a run of an earlier version, the values that were its defaults.
 
     Args:
         c: the settings.
-        former: those of the run, by dotted key, as its folder holds them; None where there is no run.
+        former: the settings that the run's folder holds, by dotted key, or None if there is no run.
     """
     for key, default in FORMER_DEFAULTS.items():
         if former is not None and c[key] is None and (value := former.get(key, default)) is not None:
@@ -101,10 +101,10 @@ def keep_former(c: ConfigDict, former: Mapping[str, Any] | None) -> None:
 
 
 def require(key: str) -> str:
-    """Returns the key if there is such a setting, and raises an error otherwise.
+    """Returns the key if there is such a setting.
 
     Raises:
-        ValueError: there is none; the message names near ones.
+        ValueError: if there is none. The message names similar keys.
     """
     if key not in SCHEMA:
         near = difflib.get_close_matches(key, SCHEMA, n=3, cutoff=0.5)
@@ -115,7 +115,7 @@ def require(key: str) -> str:
 
 
 def _read(text: str, key: str) -> Any:
-    """The text as a value: as it stands where the setting is a text, else a Python literal."""
+    """Returns the text as a value: unchanged if the setting is a string, else as a Python literal."""
     setting = SCHEMA[require(key)]
     if text.lower() in ("none", "null") and setting.optional:
         return None
@@ -130,7 +130,7 @@ def _read(text: str, key: str) -> Any:
 
 
 def flat(c: ConfigDict) -> dict[str, Any]:
-    """Every setting by its dotted key, in order."""
+    """Returns every setting by its dotted key, in order."""
     found: dict[str, Any] = {}
     for key in c:
         value = c[key]

@@ -10,15 +10,16 @@ from siglip_tf.distribution.tpu_system import input_hosts, is_remote
 
 
 def feed(data: Any, inputs: str | None, strategy: tf.distribute.Strategy) -> Any:
-    """The run's data as `train` takes it.
+    """Returns the run's data in the form that `train` accepts.
 
     Args:
         data: `TrainingData` or `EmbeddingData`.
-        inputs: addresses of input processes, "host:port" with commas between, or None.
-        strategy: that trains.
+        inputs: addresses of input processes as "host:port", separated by commas, or None.
+        strategy: the strategy that trains.
 
     Raises:
-        ValueError: hosts that no data of this process reaches, and no input processes; or several workers with some.
+        ValueError: if the chips are on remote hosts and there are no input processes, or if there are input processes
+            and several workers.
     """
     if inputs is None:
         if is_remote(strategy):

@@ -1,4 +1,4 @@
-"""Data with a part held out of training, and how a model is judged on that part: synthetic scenes, or own pictures."""
+"""Data with a part that is held out of training, and the tasks that evaluate a model on that part."""
 
 from __future__ import annotations
 
@@ -27,23 +27,22 @@ from siglip_tf.synthetic.captions import grammar_of
 from siglip_tf.synthetic.composition import SceneObject
 from siglip_tf.synthetic.grammar import Wording
 
-# Read in Python for evaluation and for the report.
-MAX_EVALUATED = 2_000
-MAX_ON_THE_WAY = 500  # in each evaluation while training, which training waits for
+MAX_EVALUATED = 2_000  # pictures in the evaluation at the end of a run
+MAX_ON_THE_WAY = 500  # pictures in each evaluation during training, which has to wait for it
 _TOKENIZER_EXAMPLES = 3_000
 _PROMPTS = 4
 _FALLBACK_PROMPTS = ("{}", "a photo of {}", "a picture of {}")
-# Names that a held-out part goes by, most final first.
+# Names of splits that are used as the held-out part, in order of preference.
 _HELD_OUT_SPLITS = ("test", "validation", "val", "dev")
 _MAX_CAPTIONS_READ = 50_000
-_MAX_EXPLAINED = 100  # broken records whose causes an error counts
+_MAX_EXPLAINED = 100  # broken records whose causes an error message counts
 
-# Of a source without splits, such as shards: the last records, this share of them and at most so many.
+# A source without splits, such as shards, holds out its last records: this fraction, and at most this number.
 _LAST_SHARE, _LAST_MOST = 0.05, 2_000
-_MAX_COMPARED = 200_000  # captions of training that held-out captions are compared with
-_MAX_GROUPS = 2_000_000  # records of training that held-out groups are compared with; `_MAX_COMPARED` of remote shards
+_MAX_COMPARED = 200_000  # training captions that held-out captions are compared with
+_MAX_GROUPS = 2_000_000  # training records that held-out groups are compared with; `_MAX_COMPARED` for remote shards
 
-# Graph code here has no Python control flow to convert.
+# The graph code in this module has no Python control flow to convert.
 _as_written = tf.autograph.experimental.do_not_convert
 
 
@@ -52,18 +51,18 @@ class HeldOut:
     """One data set with its held-out part.
 
     Attributes:
-        title: of the report.
-        train: what is trained on.
-        held_out: what is evaluated on: retrieval, and zero-shot where there are labels.
-        seen: further pictures like those trained on, for comparison; None if there are none.
-        texts: what the tokenizer is trained on.
-        vocabulary: how many pieces it may have.
-        labels: class names by label, as they stand in `templates`; empty without labels.
+        title: the title of the report.
+        train: the training data.
+        held_out: the evaluation data, for retrieval and, if there are labels, for zero-shot classification.
+        seen: further pictures like those of `train`, for comparison, or None.
+        texts: the texts on which the tokenizer is trained.
+        vocabulary: the largest number of pieces of the tokenizer.
+        labels: class names by label, as they are written in `templates`. Empty if there are no labels.
         templates: prompts with one `{}`.
-        held_out_labels: the classes of `held_out`, where they are fewer than all.
-        zero_shot_goal: accuracy aimed at.
-        chance_times_goal: how many times chance the recall at 1 is aimed at.
-        held_out_name: what the held-out part is, in words.
+        held_out_labels: the classes of `held_out`, if they are not all classes.
+        zero_shot_goal: the zero-shot accuracy to reach, from 0 to 1.
+        chance_times_goal: the recall at 1 to reach, as a multiple of chance.
+        held_out_name: a description of the held-out part.
     """
 
     title: str
@@ -81,12 +80,12 @@ class HeldOut:
 
 
 def scenes(seed: int, images: int = 1_000, image_size: int = 64) -> HeldOut:
-    """The synthetic data set: pictures without end, evaluated on compositions that training never shows.
+    """Returns the synthetic data set: endless pictures, with an evaluation on compositions that training never shows.
 
     Args:
-        seed: names the data set.
-        images: how many pictures each evaluation takes.
-        image_size: side of the pictures in pixels.
+        seed: the seed of the data set.
+        images: how many pictures each evaluation uses.
+        image_size: height and width of the pictures in pixels.
     """
     train = SceneSource("train", seed=seed, captions=1, image_size=image_size)
     words = SceneSource("train", seed=seed, captions=4)
@@ -112,12 +111,12 @@ def scenes(seed: int, images: int = 1_000, image_size: int = 64) -> HeldOut:
 
 
 def held_out_part(c: ConfigDict, synthetic: bool, pictures: int) -> HeldOut | None:
-    """The held-out part of what the settings train on.
+    """Returns the data of a run with its held-out part.
 
     Args:
         c: the settings.
-        synthetic: whether the run trains on drawn scenes.
-        pictures: how many scenes each evaluation takes.
+        synthetic: whether the run trains on synthetic data.
+        pictures: how many synthetic pictures each evaluation uses.
     """
     if synthetic:
         return scenes(c.seed, pictures, min(256, max(32, c.model.image_size)))
@@ -127,20 +126,20 @@ def held_out_part(c: ConfigDict, synthetic: bool, pictures: int) -> HeldOut | No
 
 
 def own_data(spec: str, split: str | None = None) -> HeldOut:
-    """The user's own pictures, with a held-out part.
+    """Returns the user's own pictures with a held-out part.
 
-    The held-out part is the split called test, validation, val or dev; of shards, which have no splits, the last
-    twentieth, at most 2,000 records, without those of a group that training shows as well. Where there are no labels,
-    records whose captions training shows are left out too: a picture's twin would make the task too easy. A split that
-    the data name is taken as it is where there are labels. Zero-shot accuracy is measured where records have labels;
-    its prompts are the sentences in which the training captions most often name a label.
+    The held-out part is the split called test, validation, val, or dev. Shards have no splits; there, it is the last
+    twentieth of the records, at most 2,000. Records of a group that training shows as well are left out. If there are
+    no labels, records whose captions all occur in training are left out too, because a duplicate makes the task too
+    easy. A split of labeled data is used unchanged. Zero-shot accuracy is measured if records have labels. Its prompts
+    are the sentences in which the training captions most often name a label.
 
     Args:
-        spec: see `siglip_tf.data.sources.opening`.
-        split: the split to train on; "train" by default.
+        spec: a data source, see `siglip_tf.data.sources.opening`.
+        split: the split to train on. The default is "train".
 
     Raises:
-        ValueError: nothing there to train on, nothing held out, or nothing left of it.
+        ValueError: if there are no records to train on or none to hold out.
     """
     train, held_out, named = _parts(spec, split)
     labels = list(train.class_names or _numbered_labels(held_out))
@@ -161,16 +160,16 @@ def own_data(spec: str, split: str | None = None) -> HeldOut:
 
 
 def held_out_task(held_out: HeldOut) -> Task:
-    """The held-out part as a task of `siglip_tf.evaluation`: zero-shot where there are labels, else retrieval.
+    """Returns the held-out part as a task: zero-shot classification if there are labels, else retrieval.
 
-    It is called "held_out" and has at most `MAX_ON_THE_WAY` pictures, evenly spread. Records that cannot be used are
-    left out.
+    The task is called "held_out" and has at most `MAX_ON_THE_WAY` pictures, evenly spread over the records. Records
+    that cannot be used are left out.
 
     Args:
-        held_out: the part.
+        held_out: the data.
 
     Raises:
-        TooManyBadRecordsError: no record can be used; it says why.
+        TooManyBadRecordsError: if no record can be used. The message says why.
     """
     source = held_out.held_out
     chosen = np.unique(np.linspace(0, source.size - 1, min(MAX_ON_THE_WAY, source.size)).astype(np.int64))
@@ -197,11 +196,11 @@ def _is_usable(example: dict[str, tf.Tensor]) -> tf.Tensor:
 
 
 class PartOf(Source):
-    """Some records of another source, numbered from 0.
+    """A source with some of the records of another source.
 
     Args:
         source: the other source.
-        indices: int64 (size,), the records.
+        indices: int64 (size,), the numbers of the records in `source`.
     """
 
     def __init__(self, source: Source, indices: np.ndarray):
@@ -222,7 +221,7 @@ class PartOf(Source):
             self.runs = np.concatenate([[0], inside, [self.size]])
 
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        if self._in_a_row:  # no table of millions of numbers in the graph
+        if self._in_a_row:  # avoids a table of millions of numbers in the graph
             return self._source.read(index + int(self._indices[0]))
         return self._source.read(tf.gather(tf.constant(self._indices), index))
 
@@ -239,7 +238,7 @@ class PartOf(Source):
 
 
 def _parts(spec: str, split: str | None) -> tuple[Source, Source, bool]:
-    """What is trained on, what is held out, and whether the data name these splits."""
+    """Returns the training part, the held-out part, and whether they are splits that the data define."""
     path, options = split_options(spec)
     split = split or options.pop("split", None)
     options.pop("split", None)
@@ -265,12 +264,12 @@ def _parts(spec: str, split: str | None) -> tuple[Source, Source, bool]:
 
 
 def _without_groups(held_out: Source, train: Source, named: bool) -> Source:
-    """The held-out part without records of a group that training shows.
+    """Returns the held-out part without the records of a group that training shows.
 
-    If nothing else is left of a split that the data name, it is taken as it is.
+    If nothing is left of a split that the data define, the split is used unchanged.
 
     Raises:
-        ValueError: nothing is left of a split that was made here.
+        ValueError: if nothing is left of a part that the data do not define.
     """
 
     def groups(example: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -290,7 +289,7 @@ def _without_groups(held_out: Source, train: Source, named: bool) -> Source:
 
 
 def _without_twins(held_out: Source, train: Source) -> Source:
-    """The held-out part without records whose captions all occur in training; the whole if nothing else is left."""
+    """Returns the held-out part without records whose captions all occur in training, or all of it if none is left."""
     known = set(captions_of(train, _MAX_COMPARED))
     kept = [
         index
@@ -303,8 +302,8 @@ def _without_twins(held_out: Source, train: Source) -> Source:
 def _each(
     source: Source, start: int, stop: int, chosen: Callable[[dict[str, tf.Tensor]], tf.Tensor]
 ) -> tf.data.Dataset:
-    """Applies `chosen` to some records, in order; each remote shard is read once."""
-    if source.runs is None:  # one function, in which TensorFlow finds that no picture is asked for
+    """Applies `chosen` to some records, in order. Each remote shard is read once."""
+    if source.runs is None:  # in one function, TensorFlow can skip the reading of pictures that are not used
         return tf.data.Dataset.range(start, stop).map(
             _as_written(lambda index: chosen(source.read(index))), num_parallel_calls=tf.data.AUTOTUNE
         )
@@ -312,7 +311,7 @@ def _each(
 
 
 def _numbered(source: Source, chosen: Callable[[dict[str, tf.Tensor]], tf.Tensor]) -> Iterator[tuple[int, Any]]:
-    """Every record's number with what `chosen` takes of it; None of a broken one, which is counted where it is used."""
+    """Yields every record's number and what `chosen` returns for it, or None if the record is broken."""
     iterator = _each(source, 0, source.size, chosen).as_numpy_iterator()
     for index in range(source.size):
         try:
@@ -323,7 +322,7 @@ def _numbered(source: Source, chosen: Callable[[dict[str, tf.Tensor]], tf.Tensor
 
 
 def captions_of(source: Source, limit: int = _MAX_CAPTIONS_READ) -> Iterator[str]:
-    """The captions of a source's first records; records that cannot be read or hold no UTF-8 are passed over."""
+    """Yields the captions of a source's first records. Skips unreadable records and captions that are not UTF-8."""
     read = _each(source, 0, min(source.size, limit), lambda example: example["captions"])
     for captions in read.ignore_errors().as_numpy_iterator():
         for caption in captions:
@@ -333,14 +332,15 @@ def captions_of(source: Source, limit: int = _MAX_CAPTIONS_READ) -> Iterator[str
 
 
 def prompts_from_captions(captions: Iterable[str], labels: Sequence[str]) -> list[str]:
-    """The sentences in which captions name labels, most widely used first: the wording that the model has learned.
+    """Returns the sentences in which captions name labels, because the model has learned this wording.
 
     Args:
-        captions: of training pictures.
+        captions: captions of training pictures.
         labels: class names.
 
     Returns:
-        At most `_PROMPTS` prompts with one `{}`; general ones where captions do not name labels in common sentences.
+        At most `_PROMPTS` prompts with one `{}`, the most widely used first. If captions do not name labels in common
+        sentences, these are general prompts.
     """
     name = re.compile(r"\b(" + "|".join(sorted(map(re.escape, labels), key=len, reverse=True)) + r")\b", re.IGNORECASE)
     uses: Counter[str] = Counter()
@@ -357,7 +357,7 @@ def prompts_from_captions(captions: Iterable[str], labels: Sequence[str]) -> lis
 
 
 def _numbered_labels(source: Source) -> list[str]:
-    """Labels given as numbers stand for themselves; none without labels."""
+    """Returns the names "0", "1", ... for labels without names, or an empty list if there are no labels."""
     read = _as_written(lambda index: source.read(index).get("label", -1))
     labels = tf.data.Dataset.range(source.size).map(read, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
     largest = max(labels.as_numpy_iterator(), default=-1)

@@ -1,4 +1,4 @@
-"""Where a run's data, preprocessing and first weights come from: pictures with captions, and checkpoints."""
+"""Prepares a run's data, preprocessing, and first weights from pictures with captions and from checkpoints."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _TEXT = (
 )  # fmt: skip
 
 SCENES_HELD_OUT = 256
-# Initial values by canonical name -> those that the model begins with instead.
+# A function of the initial values by canonical name. It returns the values that replace some of them.
 FirstWeights = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-_FITTING = 98  # percent of the captions that are not cut
+_FITTING = 98  # percent of the captions that fit into the text length
 
 
 @dataclasses.dataclass
@@ -45,14 +45,14 @@ class Prepared:
     """What a run trains on and begins with.
 
     Attributes:
-        data: makes the `TrainingData` or `EmbeddingData` that the settings describe by then.
-        preprocessing: of the model; None for one without an image tower.
-        examples: pairs per epoch.
-        weights: canonical name -> array that the model begins with, or a function that makes this of the initial
-            values; the others keep their initial values.
-        finish: called with the trained model and the final checkpoint's path by the chief, in place of
+        data: a function that returns the `TrainingData` or `EmbeddingData` that the settings then describe.
+        preprocessing: the model's preprocessing, or None for a model without an image tower.
+        examples: number of pairs per epoch.
+        weights: the first weights by canonical name, or a function that computes them from the initial values. Other
+            weights keep their initial values.
+        finish: a function that the chief calls with the trained model and the final checkpoint's path, instead of
             `model.save_checkpoint`.
-        held_out: what the run is judged on, if anything is held out of training.
+        held_out: the data with its held-out part, or None if nothing is held out of training.
     """
 
     data: Callable[[], Any]
@@ -75,22 +75,22 @@ def pairs(
     hold_out: bool = False,
     scenes_held_out: int | None = None,
 ) -> Prepared:
-    """Pictures and captions of `data`, or the drawn scenes.
+    """Prepares the pictures and captions of `data`, or synthetic data.
 
     Args:
-        c: the settings; a vocabulary of the run's own sets `model.vocab_size`.
-        folder: the run's.
-        synthetic: whether to draw scenes in place of `data`.
-        start: a checkpoint that the model begins with; its tokenizer and image preprocessing are used if it has them.
-        own_vocabulary: whether a tokenizer is trained on the captions where none is named.
-        fit_text: whether texts get as many tokens as the captions need, `model.text_length` at most.
+        c: the settings. If a tokenizer is trained for the run, `model.vocab_size` is set.
+        folder: the run's folder.
+        synthetic: whether to use synthetic data instead of `data`.
+        start: a checkpoint that the model begins with. Its tokenizer and image preprocessing are used if it has them.
+        own_vocabulary: whether to train a tokenizer on the captions if none is named.
+        fit_text: whether to reduce `model.text_length` to the number of tokens that the captions need.
         fit_patches: whether the patch projection begins with the pictures' principal components.
-        keep_pictures: whether small data are decoded once and kept in memory.
-        hold_out: whether a part of `data` is held out of training even if no evaluation asks for it.
-        scenes_held_out: how many drawn scenes each evaluation takes; `SCENES_HELD_OUT` by default.
+        keep_pictures: whether to decode small data once and keep them in memory.
+        hold_out: whether to hold out a part of `data` even if no evaluation asks for it.
+        scenes_held_out: how many synthetic pictures each evaluation uses. The default is `SCENES_HELD_OUT`.
 
     Raises:
-        ValueError: no data or tokenizer is named, or they do not fit the model.
+        ValueError: if no data or tokenizer is named, or they do not fit the model.
     """
     from siglip_tf.data.pipeline import TrainingData
 
@@ -142,7 +142,10 @@ def _vocabulary(c: ConfigDict, folder: str, captions: Source | None, start: Chec
 
 
 def _tokens_needed(tokenizer: Tokenizer, source: Source) -> int:
-    """Tokens of nearly all captions with the end mark, a multiple of four, the tokenizer's length at most."""
+    """Returns how many tokens nearly all captions need, with the end mark: a multiple of 4, but at least 8.
+
+    The result is at most the tokenizer's length.
+    """
     texts = list(captions_of(source))
     if not texts:
         return tokenizer.length
@@ -153,14 +156,14 @@ def _tokens_needed(tokenizer: Tokenizer, source: Source) -> int:
 
 
 def whole_start(c: ConfigDict, image_size: int | None = None) -> Checkpoint | None:
-    """The checkpoint that `start` names, with both towers; the settings take its architecture.
+    """Reads the checkpoint of both towers that `start` names, and copies its architecture into the settings.
 
     Args:
         c: the settings.
-        image_size: another resolution, to which position embeddings are resampled.
+        image_size: another resolution in pixels. The position embeddings are resampled to it.
 
     Raises:
-        ValueError: it lacks a tower.
+        ValueError: if a tower is missing.
     """
     if not c.start:
         return None
@@ -174,10 +177,10 @@ def whole_start(c: ConfigDict, image_size: int | None = None) -> Checkpoint | No
 
 
 def image_start(c: ConfigDict) -> Checkpoint | None:
-    """The image tower of the checkpoint that `start` names, whatever else it holds; the settings take its architecture.
+    """Reads the image tower of the checkpoint that `start` names, and copies its architecture into the settings.
 
     Raises:
-        ValueError: it has no image tower.
+        ValueError: if there is no image tower.
     """
     if not c.start:
         return None

@@ -1,8 +1,8 @@
-"""What `--dry-run` prints: the run's size, length and settings, its memory, and what the TPU compiler says of it.
+"""The plan that `--dry-run` prints: a run's size, length, settings, and memory, and the TPU compiler's report.
 
-The model, its optimizer and its schedule are built for real but without memory, so a laptop can plan a g/14 run.
-`--tpu-report` compiles the step, which takes minutes; the answer is kept and shown at once the next time, see
-`siglip_tf.experiments.compiled`.
+The model, its optimizer, and its schedule are built without allocating memory, so a laptop can plan a g/14 run.
+`--tpu-report` compiles the step, which takes minutes. The report is cached (`siglip_tf.experiments.compiled`), so it
+is shown at once the next time.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ from siglip_tf.experiments.build import build_model, build_optimizer, needs_data
 from siglip_tf.experiments.config import flat
 from siglip_tf.tpu.topology import GIB
 
-# Settings that decide the program that is compiled.
+# Settings that change the compiled program.
 _COMPILED_WITH = ("batch", "duration", "topology", "steps_per_execution")
 
 
 def plan(command: str, c: ConfigDict, examples_per_epoch: int | None = None, compile_now: bool = False) -> str:
-    """The plan as lines of text.
+    """Returns the plan as lines of text.
 
     Args:
         command: the command line of this run, without the options of the plan.
         c: the settings.
-        examples_per_epoch: pairs of the data, if they are known.
-        compile_now: whether to run the TPU compiler if its answer is not known yet.
+        examples_per_epoch: the number of pairs in the data, if known.
+        compile_now: whether to run the TPU compiler if its report is not cached.
 
     Raises:
-        ValueError: settings that make no model, optimizer or schedule, or a batch that the chips do not divide.
+        ValueError: if the settings do not give a valid model, optimizer, or schedule, or if the batch is not divisible
+            by the number of chips.
     """
     if needs_data_size(c) and examples_per_epoch is None:
         raise ValueError(
@@ -74,7 +75,7 @@ def plan(command: str, c: ConfigDict, examples_per_epoch: int | None = None, com
 
 
 def subject(c: ConfigDict) -> tpu.Subject:
-    """A recipe's settings as the TPU report takes them; called inside the strategy's scope."""
+    """Returns the subject of a TPU report for a recipe's settings. Call it inside the strategy's scope."""
     from siglip_tf.experiments.build import batch_spec
 
     steps = 1 if needs_data_size(c) else total_steps(c)

@@ -1,12 +1,13 @@
-"""First weights of an image tower from the pictures themselves: the principal components of their patches.
+"""First weights of an image tower from the training pictures: the principal components of their patches.
 
-From a few thousand pictures a random projection takes hundreds of passes to become a good one. The principal components
-of the training pictures' patches keep what tells the pictures apart from the first step on. The blocks begin as small
-changes of them.
+With only a few thousand pictures, a random projection needs hundreds of epochs to become a good one. The principal
+components of the pictures' patches preserve the differences between pictures from the first step on. The outputs of the
+blocks begin small, so that the blocks hardly change the components at first.
 
-Where a patch is a whole picture and the data hold several pictures of one thing, their differences show which
-components say nothing of the thing, and these are made small (linear discriminant analysis). The head's attention then
-begins as the identity: two random matrices one behind the other lose a quarter of what the components tell apart.
+If a patch is a whole picture and the data hold several pictures of the same thing, the differences between those
+pictures show which components do not describe the thing. These components are made small (linear discriminant
+analysis). The attention of the head then begins as the identity, because a product of two random matrices loses a
+quarter of the information in the components.
 
 Source: Coates and Ng, "Learning Feature Representations with K-means", 2012 (whitening of patches); Halko et al.,
 "Finding structure with randomness", 2011 (the randomized decomposition); Friedman, "Regularized Discriminant Analysis",
@@ -28,11 +29,12 @@ from siglip_tf.data.sources.groups import NO_GROUP
 from siglip_tf.models import VARIANTS
 
 _PICTURES, _PATCHES = 4_000, 4_000
-_SPARE, _ROUNDS = 16, 3  # directions beyond those that are kept, and power iterations
-# A component of variance v gets the weight v^-_FLATTEN: large ones do not drown small ones, and noise stays small.
+_SPARE, _ROUNDS = 16, 3  # extra directions of the randomized decomposition, and its power iterations
+# A component with variance v gets the weight v^-_FLATTEN, so that large components do not hide small ones and noise
+# stays small.
 _FLATTEN = 0.25
-# How much of a component's mean variance within classes is added to that of each, and how many differences between
-# pictures of one thing are needed for each component.
+# The fraction of the components' mean variance within classes that is added to each variance, and how many differences
+# between pictures of the same thing are needed per component.
 _SHRINK, _DIFFERENCES = 0.3, 2
 
 _ENDS_A_BRANCH = re.compile(r"image/(block_\d+/(attention/out|mlp/fc2)|head/mlp/fc2)/kernel")
@@ -45,20 +47,21 @@ _as_written = tf.autograph.experimental.do_not_convert
 def principal_patches(
     c: ConfigDict, source: Source, preprocessing: ImagePreprocessing, initial: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """First weights of the image tower by their canonical names: the patch projection, and what ends each branch.
+    """Returns first weights of the image tower: the patch projection, and the last kernel of each residual branch.
 
     Args:
-        c: the settings: of the model, and the seed of the rotation that spreads the components over the units.
-        source: the training pictures; 4,000 of them are read, evenly spread. Pictures of one group, label or first
-            caption are of one thing.
-        preprocessing: of the model.
-        initial: the initial values of all weights.
+        c: the settings of the model, and the seed of the rotation that spreads the components over the units.
+        source: the training pictures. 4,000 of them are read, evenly spread. Pictures with the same group, label, or
+            first caption are considered pictures of the same thing.
+        preprocessing: the model's image preprocessing.
+        initial: the initial values of all weights by canonical name.
 
     Returns:
-        Kernel float32 (patch, patch, 3, width) and bias (width,) of the patch projection, by which patches of the
-        training pictures have mean 0 and variance 1 in the mean over the units; and the kernels that end a branch of a
-        block or of the head, a tenth of what they were; where a patch is a whole picture, also the value and output
-        kernels of the head's attention. Empty where no picture can be read, or all are alike.
+        Weights by canonical name. The patch projection has a float32 kernel (patch, patch, 3, width) and a bias
+        (width,). With them, the projected patches of the training pictures have mean 0 and, averaged over the units,
+        variance 1. The last kernel of each branch of a block or of the head is a tenth of its initial value. If a patch
+        is a whole picture, the value and output kernels of the head's attention are returned too. The result is empty
+        if no picture can be read or if all pictures are alike.
     """
     name, _, patch = c.model.image.partition("/")
     size, patch_size = c.model.image_size, int(patch or c.model.patch_size)
@@ -104,7 +107,7 @@ def principal_patches(
 
 
 def _thing(example: Mapping[str, tf.Tensor]) -> tf.Tensor:
-    """What a picture shows, as a string: its group, else its label, else its first caption."""
+    """Returns what a picture shows as a string: its group, else its label, else its first caption."""
     thing = tf.strings.reduce_join(example["captions"][:1])
     if "label" in example:
         label = tf.cast(example["label"], tf.int64)
@@ -116,12 +119,12 @@ def _thing(example: Mapping[str, tf.Tensor]) -> tf.Tensor:
 
 
 def _within(rows: np.ndarray, things: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
-    """The matrix that makes the differences between pictures of one thing alike in all directions, nearly.
+    """Returns the matrix that nearly whitens the differences between pictures of the same thing.
 
     Args:
-        rows: components of the pictures, float64 (pictures, components).
-        things: int (pictures,), what each shows.
-        otherwise: the answer where too few pictures share a thing, (components, components).
+        rows: the components of the pictures, float64 (pictures, components).
+        things: the number of the thing that each picture shows, int (pictures,).
+        otherwise: the matrix to return if too few pictures show the same thing, (components, components).
     """
     counts = np.bincount(things)
     components = rows.shape[1]
@@ -138,7 +141,7 @@ def _within(rows: np.ndarray, things: np.ndarray, otherwise: np.ndarray) -> np.n
 
 
 def _components(rows: np.ndarray, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The directions of largest variance as columns, and the deviations along them, largest first."""
+    """Returns the directions of largest variance as columns, and the deviations along them, largest first."""
     guess = random.standard_normal((rows.shape[1], min(count + _SPARE, *rows.shape))).astype(np.float32)
     for _ in range(_ROUNDS):
         guess = np.linalg.qr(rows.T @ (rows @ guess))[0]

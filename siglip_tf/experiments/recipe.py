@@ -1,7 +1,7 @@
-"""What a recipe is: the settings of its setups, a tiny run of it, and where its data and first weights come from.
+"""Defines a recipe: the settings of its setups, its synthetic run, and where its data and first weights come from.
 
-A recipe module holds the values of an experiment and one `Recipe`; `siglip_tf.experiments.run.main` is the command that
-runs it. Nothing here is heavy: a recipe's settings are read and checked before TensorFlow is imported.
+A recipe module holds the values of an experiment and one `Recipe`, which `siglip_tf.experiments.command.main` runs.
+This module does not import TensorFlow, because a recipe's settings are checked before that takes time.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class Option:
     """A command line option that sets one setting.
 
     Attributes:
-        setting: its key.
-        help: for `--help`.
-        form: how the option's text becomes the setting's, with one `{}`.
+        setting: the key of the setting.
+        help: the text for `--help`.
+        form: a format with one `{}` that turns the option's text into the setting's text.
     """
 
     setting: str
@@ -37,12 +37,13 @@ PAIRS = {
 }
 NO_DATA = "Nothing to train on: name pictures and captions by --data, or use --synthetic for drawn scenes."
 
-# Settings, the run's folder and whether the data is synthetic -> `siglip_tf.experiments.inputs.Prepared`.
+# A function of the settings, the run's folder, and whether the data is synthetic. It returns a
+# `siglip_tf.experiments.inputs.Prepared`.
 Prepare = Callable[[ConfigDict, str, bool], Any]
 
 
 def from_scratch(c: ConfigDict, folder: str, synthetic: bool) -> Any:
-    """`prepare` of a recipe whose weights all start at random: pairs of `data`."""
+    """The `prepare` function of a recipe that trains all weights from random initial values on pairs of `data`."""
     from siglip_tf.experiments import inputs
 
     return inputs.pairs(c, folder, synthetic)
@@ -51,12 +52,13 @@ def from_scratch(c: ConfigDict, folder: str, synthetic: bool) -> Any:
 def from_start(
     adopt: Callable[[ConfigDict], Any], tiny: Callable[[ConfigDict, str], str], hold_out: bool = False
 ) -> Prepare:
-    """`prepare` of a recipe whose weights start from those of `start`: pairs of `data`, prepared as it says.
+    """Returns the `prepare` function of a recipe that begins with the weights and the preprocessing of `start`.
 
     Args:
-        adopt: see `Recipe`; returns the checkpoint.
-        tiny: settings and a folder -> a checkpoint that a synthetic run starts from where none is named.
-        hold_out: whether a part of the data is held out of training.
+        adopt: see `Recipe`. It returns the checkpoint.
+        tiny: a function of the settings and a folder. It writes a small checkpoint, from which a synthetic run starts
+            if no other is named, and returns its path.
+        hold_out: whether to hold a part of the data out of training.
     """
 
     def prepare(c: ConfigDict, folder: str, synthetic: bool) -> Any:
@@ -71,28 +73,31 @@ def from_start(
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A recipe as the command line runs it.
+    """A recipe that the command line can run.
 
     Attributes:
-        name: of its module.
-        about: the module's docstring.
-        setup: name of a setup -> its settings.
-        setups: their names; the first is the default.
-        synthetic: changes settings into those of a tiny run on synthetic data.
-        prepare: settings, the run's folder and whether the data is synthetic -> data and first weights; may adapt the
-            settings to a checkpoint or to the data.
-        options: command line options of settings, by name.
-        needs: settings that a run needs unless its data is synthetic -> what to say where one is missing.
-        adopt: gives settings the architecture of the checkpoint that they name, if they do; the plan calls it.
-        size: examples of the data that the settings name; by default those of its source.
-        shape: settings, the keys that the command line named, and the number of pairs -> changes what must be known
-            before the data are prepared, such as the size of pictures; called where the data are not synthetic.
-        adapt: settings, the keys that the command line named, and the number of pairs (None for synthetic data) ->
-            changes the other settings to suit the data; returns what was chosen and why, line by line.
-        evaluations: evaluations on the held-out part while training, where the settings ask for none.
-        synthetic_by_default: whether a run without `data` is a synthetic one.
-        may_change: settings beside the usual ones that may change when the same run continues.
-        ask_saved_model: the script that asks the exported model in a process of its own; None: nothing is exported.
+        name: the name of the recipe's module.
+        about: the docstring of the module.
+        setup: a function of a setup's name that returns its settings.
+        setups: the names of the setups. The first is the default.
+        synthetic: a function that changes settings into those of a small run on synthetic data.
+        prepare: a function of the settings, the run's folder, and whether the data is synthetic. It returns the data
+            and the first weights, and may adapt the settings to a checkpoint or to the data.
+        options: command-line options that set a setting, by name.
+        needs: the settings that a run on real data needs, each with the error message if it is missing.
+        adopt: a function that copies the architecture of the checkpoint that the settings name, if any, into the
+            settings. The plan calls it.
+        size: a function of the settings that returns the number of examples. By default it is the source's size.
+        shape: a function of the settings, the keys that the command line named, and the number of pairs. It changes
+            settings that are needed before the data are prepared, such as the image size. It is not called for
+            synthetic data. It returns lines that explain the changes.
+        adapt: a function of the settings, the keys that the command line named, and the number of pairs (None for
+            synthetic data). It adapts the other settings to the data and returns lines that explain the changes.
+        evaluations: the number of evaluations on the held-out part during training, if the settings ask for none.
+        synthetic_by_default: whether a run without `data` uses synthetic data.
+        may_change: further settings that may change when the same run continues.
+        ask_saved_model: a script that queries the exported model in another process. None means that nothing is
+            exported.
     """
 
     name: str
@@ -117,10 +122,10 @@ class Recipe:
         return f"python -m recipes.{self.name}"
 
     def settings(self, name: str | None = None) -> ConfigDict:
-        """The settings of a setup, the default one where none is named.
+        """Returns the settings of a setup, by default the first one.
 
         Raises:
-            ValueError: there is no such setup.
+            ValueError: if there is no such setup.
         """
         name = name or next(iter(self.setups))
         if name not in self.setups:
@@ -128,11 +133,12 @@ class Recipe:
         return self.setup(name)
 
     def subject(self, setup: str | None = None, **overrides: Any) -> Any:
-        """The recipe as `siglip_tf.tpu.Subject`, called inside the strategy's scope.
+        """Returns the recipe as a `siglip_tf.tpu.Subject`. Call it inside the strategy's scope.
 
         Args:
             setup: one of `setups`.
-            **overrides: arguments of `SigLIP`, other settings by their dotted key, or `examples` of the run.
+            **overrides: arguments of `SigLIP`, other settings by their dotted key, or `examples`, the length of the
+                run.
         """
         from siglip_tf.experiments.plan import subject
 

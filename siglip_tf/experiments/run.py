@@ -1,4 +1,4 @@
-"""A run: from wherever its folder says it stands to its end, with evaluations on the way and a report."""
+"""Trains a run from its last checkpoint to its end, with evaluations during training and a report."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ def run(
     command: str | None = None,
     inputs: str | None = None,
 ) -> None:
-    """Trains a recipe to its end, writes its checkpoint and its report.
+    """Trains a recipe to its end, and writes its checkpoint and its report.
 
     Args:
-        recipe: what to train.
-        c: its settings, checked.
-        path: the run's folder; a run that is there continues.
+        recipe: the recipe to train.
+        c: its settings, which are checked already.
+        path: the run's folder. If it holds this run, the run continues.
         synthetic: whether to train on synthetic data.
-        named: settings that the command line named; `Recipe.adapt` leaves them as they are.
-        until: a step to stop at; the same run continues later.
-        fresh: delete what is there.
+        named: the settings that the command line named. `Recipe.adapt` does not change them.
+        until: the step at which to stop. The same run can continue later.
+        fresh: whether to delete the run that is in the folder.
         command: the command line, for messages and the report.
-        inputs: addresses of input processes with commas between; None makes the batches here.
+        inputs: addresses of input processes, separated by commas. With None, this process makes the batches.
 
     Raises:
-        ValueError: the folder holds another run, or the data cannot be used.
-        InputProcessError: an input process is gone, stalled or taken over.
+        ValueError: if the folder holds another run, or the data cannot be used.
+        InputProcessError: if an input process has ended, has stalled, or serves another run.
         SystemExit: after SIGTERM or Ctrl-C, once the state is saved.
     """
     processor.keep_memory()
@@ -136,10 +136,10 @@ def run(
 def evaluation_of(
     recipe: Recipe, c: ConfigDict, prepared: Prepared, steps: int, say: Callable[[str], None]
 ) -> PeriodicEvaluation | None:
-    """The evaluations on the way that the settings or the recipe ask for, if any.
+    """Returns the evaluation during training that the settings or the recipe ask for, or None.
 
     Raises:
-        ValueError: a task that is not known or whose files are missing, or a held-out part that does not exist.
+        ValueError: if a task is unknown, its files are missing, or there is no held-out part.
     """
     texts = shlex.split(c.evaluate.tasks or "")
     every = c.evaluate.every
@@ -168,7 +168,7 @@ def _finish(
     reached: int,
     command: str,
 ) -> None:
-    """Writes the checkpoint, and the report where one is asked for."""
+    """Writes the checkpoint, and the report if the settings ask for one."""
     (prepared.finish or _save)(model, folder / "checkpoint")
     _say(f"Checkpoint: {folder / 'checkpoint'}; metrics: {folder / 'metrics.jsonl'} and {folder / 'tensorboard'}")
     metrics = read_metrics(folder / "metrics.jsonl")
@@ -186,7 +186,7 @@ def _finish(
 
 
 def seconds_of(metrics: Sequence[Mapping[str, Any]], batch: int) -> float:
-    """How long training took, by the speeds in `metrics.jsonl`; earlier processes of the same run are included."""
+    """Returns how many seconds training took, from the speeds in `metrics.jsonl`. It includes earlier processes."""
     seconds, before = 0.0, 0
     speeds = [line.get("images_per_second") for line in metrics]
     usual = next((speed for speed in speeds if speed), None)
@@ -198,14 +198,14 @@ def seconds_of(metrics: Sequence[Mapping[str, Any]], batch: int) -> float:
 
 
 def _save(model: Any, path: str) -> None:
-    """The model as a checkpoint, adapters merged; adapters alone beside it."""
+    """Saves the model as a checkpoint with merged adapters, and the adapters alone in a file beside it."""
     model.save_checkpoint(path)
     if model.has_adapters:
         model.save_adapters(f"{path}.adapters.safetensors")
 
 
 class _Start:
-    """Puts a checkpoint's weights into the model, and leaves the others at their initial values."""
+    """Assigns a checkpoint's weights to the model, and leaves the other weights at their initial values."""
 
     def __init__(self, weights: Mapping[str, Any] | FirstWeights, source: str):
         self._given, self._source = weights, source

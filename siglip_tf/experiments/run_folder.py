@@ -1,4 +1,4 @@
-"""The folder of a run: whose run it holds, and what was found when it finished."""
+"""The folder of a run: the settings of the run that it holds, and the results when the run has finished."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tensorflow as tf
 from siglip_tf.storage import write_file
 
 _SETTINGS, _FIGURES = "settings.json", "figures.json"
-# What may differ when the same run continues.
+# Settings that may differ when the same run continues.
 _MAY_CHANGE = {
     "checkpoint_every", "keep_last", "keep_every", "log_every", "on_fault", "spike", "bad_record_limit", "data",
     "tokenizer", "start", "tower", "topology", "deterministic", "report", "tracker", "evaluate.tasks", "evaluate.every",
@@ -23,8 +23,8 @@ class RunFolder:
     """A run's folder, local or `gs://`.
 
     Args:
-        path: of the folder.
-        chief: whether this process writes what all workers share.
+        path: the path of the folder.
+        chief: whether this process writes the files that all workers share.
     """
 
     def __init__(self, path: str, chief: bool = True):
@@ -35,19 +35,19 @@ class RunFolder:
         return f"{self.path}/{name}"
 
     def former(self) -> dict[str, Any] | None:
-        """The settings of the run that the folder holds, or None."""
+        """Returns the settings of the run that the folder holds, or None."""
         return self._read(_SETTINGS)
 
     def claim(self, values: Mapping[str, Any], may_change: Collection[str] = (), fresh: bool = False) -> None:
-        """Notes the run's settings in its folder, or checks that it holds this same run.
+        """Writes the run's settings into its folder, or checks that the folder holds the same run.
 
         Args:
             values: the settings by dotted key.
-            may_change: keys that may differ, beside the usual ones.
-            fresh: delete a run that is there, and begin again.
+            may_change: further keys that may differ.
+            fresh: whether to delete the run in the folder and start again.
 
         Raises:
-            ValueError: the folder holds another run, or something else.
+            ValueError: if the folder holds another run or, with `fresh`, something that is not a run.
         """
         before = self._read(_SETTINGS)
         if fresh and before is not None and self._chief:
@@ -70,7 +70,7 @@ class RunFolder:
                 "checkpoint, SavedModel and report stay usable. To train again give --fresh, which deletes the "
                 "folder, or name another one by --run."
             )
-        # A setting that the earlier version did not have stands at its default there.
+        # A setting that an earlier version did not have counts as unchanged.
         changed = [key for key in values if key in before and before[key] != values[key] and key not in may_change]
         if changed:
             key = changed[0]
@@ -80,12 +80,12 @@ class RunFolder:
             )
 
     def finished(self, steps: int) -> dict[str, Any] | None:
-        """What `finish` wrote, if the run ended at this number of steps."""
+        """Returns what `finish` wrote if the run ended at this number of steps, else None."""
         figures = self._read(_FIGURES)
         return figures if figures is not None and figures.get("steps") == steps else None
 
     def finish(self, figures: Mapping[str, Any]) -> None:
-        """Notes that the run is finished."""
+        """Writes the results, which marks the run as finished."""
         if self._chief:
             self._write(_FIGURES, figures)
 

@@ -1,4 +1,4 @@
-"""The table of all settings: default, type, and the values that each may have. It imports nothing heavy."""
+"""The table of all settings, with the default, the type, and the allowed values of each. It imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ SCHEDULES = ("cosine", "rsqrt", "linear", "constant")
 TOWERS = ("mu", "Ti", "S", "M", "B", "L", "L*", "So400m", "H", "g", "g-opt", "G", "G-opt", "e")
 CHIPS = ("v4", "v5e", "v5p", "v6e")
 LANGUAGE_COUNT = 6  # of the synthetic data
-# How a tower is trained: see `siglip_tf.experiments.tuning`.
+# How a tower is trained. See `siglip_tf.experiments.tuning`.
 TUNINGS = ("whole", "frozen", "last", "lora", "head")
 
 AUTO = "auto"
-PROJECTIONS = ("q", "k", "v", "out", "fc1", "fc2")  # that have low-rank adapters
+PROJECTIONS = ("q", "k", "v", "out", "fc1", "fc2")  # the projections that can have low-rank adapters
 
 _DURATION = re.compile(r"\s*[0-9][0-9_,]*(\.[0-9]+)?\s*[kKmMbB]?\s*(steps?|examples?|epochs?|percent|%)?\s*")
 
@@ -28,15 +28,15 @@ class Setting:
     """One setting.
 
     Attributes:
-        default: its value where a recipe names none.
-        kind: int, float, bool or str.
-        optional: whether None is a value of it.
-        least: smallest value.
-        above: what it must exceed.
-        most: largest value.
-        below: what it must stay under.
-        choices: the only values.
-        form: a check of its own: returns what is expected if the value is wrong, else None.
+        default: the value if a recipe sets none.
+        kind: the type: int, float, bool, or str.
+        optional: whether None is allowed.
+        least: the smallest allowed value.
+        above: the value must be greater than this number.
+        most: the largest allowed value.
+        below: the value must be less than this number.
+        choices: the allowed values, if only some are.
+        form: a further check. It returns what is expected if the value is invalid, else None.
     """
 
     default: Any
@@ -50,7 +50,7 @@ class Setting:
     form: Callable[[Any], str | None] | None = None
 
     def check(self, key: str, value: Any) -> None:
-        """Raises a ValueError that names the setting, what it may be, and the value, unless the value is allowed."""
+        """Raises a ValueError with the key, the allowed values, and the value if the value is not allowed."""
         if value is None and self.optional:
             return
         right_type = isinstance(value, self.kind) and not (isinstance(value, bool) and self.kind is not bool)
@@ -85,12 +85,12 @@ def _duration(value: str) -> str | None:
 
 
 def _run_length(value: str) -> str | None:
-    """A length, or "auto" where the recipe decides it by the data."""
+    """Checks the length of a run. "auto" means that the recipe derives it from the data."""
     return None if value == AUTO else _length(value)
 
 
 def _length(value: str) -> str | None:
-    """A duration that is more than nothing."""
+    """Checks a duration that must not be 0 or a percentage."""
     if _duration(value) or not float(re.sub(r"[^0-9.]", "", value)):
         return "as '65k steps', '40B examples' or '3 epochs', and not 0"
     return None if not value.strip().endswith(("%", "percent")) else "in steps, examples or epochs, not in percent"
@@ -123,7 +123,7 @@ def _size(default: int | None = None) -> Setting:
     return Setting(default, int, optional=default is None, least=1)
 
 
-# The arguments of `siglip_tf.SigLIP` with their defaults, and the dtype policy. A test compares them with the model's.
+# The arguments of `siglip_tf.SigLIP` with their defaults, and the dtype policy. A test compares them with the class.
 MODEL = {
     "dtype": Setting(
         "float32",
@@ -155,7 +155,7 @@ MODEL = {
     "scan_layers": Setting(False, bool),
     "microbatch_size": _size(),
     "loss": Setting("sigmoid", str, choices=("sigmoid", "softmax")),
-    # What pairs of one "group", and of equal token ids, are.
+    # How the loss treats pairs of the same "group", and pairs with equal token ids.
     "same_group": Setting("positive", str, choices=("negative", "positive", "ignore")),
     "equal_captions": Setting("negative", str, choices=("negative", "positive", "ignore")),
     "loss_precision": Setting("float32", str, choices=("float32", "bfloat16")),
@@ -167,44 +167,44 @@ MODEL = {
 
 OPTIMIZER = {
     "name": Setting("adafactor", str, choices=OPTIMIZERS),
-    "learning_rate": Setting(1e-3, float, above=0),  # at its peak
+    "learning_rate": Setting(1e-3, float, above=0),  # the peak of the schedule
     "weight_decay": Setting(1e-4, float, least=0),  # scaled by the schedule, not by the learning rate
     "beta_1": Setting(0.9, float, least=0, below=1),
     "beta_2": Setting(0.95, float, least=0, below=1),  # section 4.7
-    "clip": Setting(1.0, float, optional=True, above=0),  # global norm of the gradient
+    "clip": Setting(1.0, float, optional=True, above=0),  # the largest global norm of the gradient
     # Parameter groups: factors for the towers, and for t' and b.
     "image_learning_rate": Setting(1.0, float, above=0),
     "image_decay": Setting(1.0, float, least=0),
     "text_learning_rate": Setting(1.0, float, above=0),
     "text_decay": Setting(1.0, float, least=0),
-    "layer_decay": Setting(1.0, float, above=0, most=1),  # factor on the learning rate for each block below the last
+    "layer_decay": Setting(1.0, float, above=0, most=1),  # learning-rate factor for each block below the last
     "scalars_learning_rate": Setting(1.0, float, above=0),
-    "freeze_image": Setting(False, bool),  # no gradient pass through the image tower at all
+    "freeze_image": Setting(False, bool),  # skips the gradient pass through the image tower
 }
 
 SCHEDULE = {
     "name": Setting("cosine", str, choices=SCHEDULES),
     "warmup": Setting("10k steps", str, form=_duration),
     "cooldown": Setting("0 steps", str, form=_duration),
-    "timescale": Setting("10k steps", str, form=_length),  # of rsqrt
+    "timescale": Setting("10k steps", str, form=_length),  # for rsqrt
 }
 
-# What of a trained model is trained further: see `siglip_tf.experiments.tuning`.
+# Which parts of a trained model are trained further. See `siglip_tf.experiments.tuning`.
 TUNE = {
     "image": Setting("whole", str, choices=TUNINGS),
     "text": Setting("whole", str, choices=TUNINGS),
-    "last_blocks": Setting(2, int, least=1),  # of "last"
+    "last_blocks": Setting(2, int, least=1),  # for "last"
     "lora_rank": Setting(8, int, least=1),
     "lora_projections": Setting("q,k,v,out,fc1,fc2", str, form=_projections),
     "scalars": Setting(True, bool),  # whether temperature and bias are trained
 }
 
-# Random changes of training pictures: see `siglip_tf.data.Augmentation`.
+# Random changes of training pictures. See `siglip_tf.data.Augmentation`.
 AUGMENT = {
-    # "captions": mirror pictures unless a caption says left or right; "all": mirror them whatever it says.
+    # "captions" mirrors pictures unless a caption says left or right. "all" mirrors them regardless of the captions.
     "flip": Setting("none", str, choices=("none", "captions", "all")),
-    "crop": Setting(1.0, float, above=0, most=1),  # smallest part of the area that a crop keeps
-    "shift": Setting(0.0, float, least=0, most=0.5),  # of the picture's side
+    "crop": Setting(1.0, float, above=0, most=1),  # the smallest fraction of the area that a crop keeps
+    "shift": Setting(0.0, float, least=0, most=0.5),  # a fraction of the picture's side
     "scale": Setting(0.0, float, least=0, below=1),
     "rotate": Setting(0.0, float, least=0, most=180),  # degrees
     "color": Setting(0.0, float, least=0, most=1),
@@ -212,9 +212,9 @@ AUGMENT = {
 
 EVALUATE = {
     "tasks": _text(),  # tasks of `tools.evaluate`, separated by spaces; "held_out" is the held-out part of the data
-    "every": Setting(0, int, least=0),  # steps; 0: at the end alone
-    "metric": _text(),  # which figure decides the best checkpoint
-    "patience": Setting(None, int, optional=True, least=1),  # evaluations without a better one that end the run
+    "every": Setting(0, int, least=0),  # steps between evaluations; 0 evaluates only at the end
+    "metric": _text(),  # the metric that decides which checkpoint is best
+    "patience": Setting(None, int, optional=True, least=1),  # evaluations without improvement that end the run
 }
 
 RUN = {
@@ -225,24 +225,24 @@ RUN = {
 }
 
 DATA = {
-    # Pictures and captions: see `siglip_tf.data.sources.opening`; SigLiT: a folder of stored embeddings.
+    # Pictures and captions (see `siglip_tf.data.sources.opening`). For SigLiT, a folder of stored embeddings.
     "data": _text(),
     "split": _text(),
-    "group": _text(),  # column, feature or JSON key of the pictures' groups, where it is not the source's "group"
+    "group": _text(),  # column, feature, or JSON key of the pictures' groups, if it is not the source's "group"
     "tokenizer": _text(),  # a SentencePiece model file
-    # None: as the checkpoint says that training starts from, else "unicode", and EOS (1) as in SigLIP.
+    # None means: as the start checkpoint says. Without one, "unicode", and EOS (1) as in SigLIP.
     "lower_case": Setting(None, str, optional=True, choices=("unicode", "simple", "ascii", "none")),
     "pad_id": Setting(None, int, optional=True, least=0),
     "image_method": Setting("big_vision", str, choices=("big_vision", "bicubic_antialias", "bilinear_antialias")),
-    # What becomes of transparent pictures. None: as the checkpoint says that training starts from, else "white".
+    # How transparent pictures are treated. None means: as the start checkpoint says. Without one, "white".
     "image_alpha": Setting(None, str, optional=True, choices=("drop", "white")),
-    "start": _text(),  # a checkpoint whose weights training begins with
-    "tower": _text(),  # SigLiT: the checkpoint of the frozen image tower
+    "start": _text(),  # the checkpoint whose weights training begins with
+    "tower": _text(),  # for SigLiT, the checkpoint of the frozen image tower
     "bad_record_limit": Setting(0.01, float, least=0),
-    # Equal parts of the global batch, each with its own passage through the data; by default as many as there are
-    # processes that make batches. A multiple of that number lets a run continue with fewer or more of them.
+    # The number of equal parts of the global batch, each with its own position in the data. The default is the number
+    # of processes that make batches. With a multiple of it, a run can continue with fewer or more processes.
     "streams": Setting(None, int, optional=True, least=1),
-    "languages": Setting(1, int, least=1, most=LANGUAGE_COUNT),  # that the synthetic scenes are described in
+    "languages": Setting(1, int, least=1, most=LANGUAGE_COUNT),  # languages of the synthetic captions
 }
 
 LIFE = {
@@ -251,12 +251,12 @@ LIFE = {
     "keep_every": Setting(None, int, optional=True, least=1),
     "log_every": Setting(50, int, least=1),
     "steps_per_execution": Setting(1, int, least=1),
-    # At NaN or a spike: "stop", or "skip": go back to the last checkpoint and pass over the data since.
+    # At NaN or a spike, "stop" ends the run. "skip" goes back to the last checkpoint and skips the data since then.
     "on_fault": Setting("stop", str, choices=("stop", "skip")),
-    "spike": Setting(None, float, optional=True, above=1),  # times the median gradient norm; None: NaN alone
-    "deterministic": Setting(False, bool),  # equal bits run by run where TensorFlow's own ops would not give them
-    "report": Setting(True, bool),  # whether a page is written at the end
-    # Where the metrics go too, if it is installed: Weights & Biases or MLflow.
+    "spike": Setting(None, float, optional=True, above=1),  # times the median gradient norm; None watches only NaN
+    "deterministic": Setting(False, bool),  # makes TensorFlow's own ops deterministic too
+    "report": Setting(True, bool),  # whether to write the report at the end
+    # Weights & Biases or MLflow, which then receive the metrics too. It must be installed.
     "tracker": Setting(None, str, optional=True, choices=("wandb", "mlflow")),
 }
 
@@ -265,7 +265,7 @@ def _part(name: str, table: dict[str, Setting]) -> dict[str, Setting]:
     return {f"{name}.{key}": setting for key, setting in table.items()}
 
 
-# Settings that had another default before it became None: runs of that time began with these.
+# Defaults of earlier versions for settings whose default is now None. Runs of that time used these values.
 FORMER_DEFAULTS: dict[str, Any] = {"lower_case": "unicode", "pad_id": 1, "image_alpha": "drop"}
 
 SCHEMA: dict[str, Setting] = {

@@ -1,4 +1,4 @@
-"""What of a model is trained, as parameter groups: whole towers, their last blocks, their heads, or nothing of them."""
+"""Parameter groups that define which parts of a model are trained: whole towers, their last blocks, or their heads."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _HEADS = {"image": r"(map_head|pool|head|norm)", "text": r"(head|norm)"}
 
 
 def parameter_groups(c: ConfigDict, depths: dict[str, int]) -> list[ParameterGroup]:
-    """The groups that settings describe; the first that matches a variable decides.
+    """Returns the groups that the settings describe. The first group that matches a variable applies to it.
 
     Args:
-        c: the settings; `tune` and the factors of `optimizer`.
-        depths: "image" and "text" -> blocks of the tower; a tower that the model does not have is left out.
+        c: the settings. This function reads `tune` and the factors of `optimizer`.
+        depths: the number of blocks by tower, "image" and "text". A tower that the model does not have is left out.
     """
     groups = []
     for tower, depth in depths.items():
@@ -60,7 +60,7 @@ def _tower_groups(c: ConfigDict, tower: str, depth: int) -> list[ParameterGroup]
 
 
 def add_adapters(model: Any, c: ConfigDict) -> None:
-    """Adds the adapters of the towers that are tuned by LoRA; what else trains is left to the parameter groups."""
+    """Adds adapters to the towers that are tuned by LoRA. The parameter groups decide what else is trained."""
     chosen = c.tune.lora_projections.split(",")
     towers = {"image": model.image, "text": model.text}
     adapted = [name for name, tower in towers.items() if tower is not None and c.tune[name] == "lora"]
@@ -73,7 +73,7 @@ def add_adapters(model: Any, c: ConfigDict) -> None:
 
 
 def describe(model: Any) -> str:
-    """How many numbers of each tower are trained."""
+    """Returns a text that says how many parameters of each tower are trained."""
     parts = []
     for name in ("image", "text"):
         tower = getattr(model, name)

@@ -1,4 +1,4 @@
-"""The two towers and the SigLIP model that trains them."""
+"""The image tower, the text tower, and the SigLIP model that trains them."""
 
 from siglip_tf.models.fine_tuning import layerwise_decay
 from siglip_tf.models.image_tower import ImageTower

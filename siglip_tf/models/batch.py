@@ -1,4 +1,4 @@
-"""What a batch may hold, checked while the step is traced; values are checked where they can be read."""
+"""Checks batches while the step is traced. Values are checked in eager mode only, where they can be read."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,20 +9,20 @@ import tensorflow as tf
 from siglip_tf.data.preprocessing import ImagePreprocessing
 from siglip_tf.losses import as_group
 
-# Interpolation may overshoot 1 a little; pixels in 0 ... 255 overshoot by far.
+# Interpolation may exceed 1 a little. Pixels in 0 to 255 exceed this limit by far.
 LARGEST_PIXEL = 2.0
 _WEIGHTS = ("sample_weight", "class_weight")
 
 
 def check_images(images, image_size: tuple[int, int]) -> tf.Tensor:
-    """Images (batch, height, width, 3) as floats in [-1, 1].
+    """Returns images (batch, height, width, 3) as floats in [-1, 1].
 
     Args:
         images: floats in [-1, 1], or uint8 pixels, which become float32 by x / 127.5 - 1, rounded once.
-        image_size: (height, width).
+        image_size: (height, width) in pixels.
 
     Raises:
-        ValueError: for another rank, dtype or size; in eager mode also for values outside [-1, 1].
+        ValueError: if the rank, dtype, or size is wrong, or, in eager mode, if values are outside [-1, 1].
     """
     images = tf.convert_to_tensor(images)
     if not (images.dtype.is_floating or images.dtype == tf.uint8):
@@ -42,12 +42,12 @@ def check_images(images, image_size: tuple[int, int]) -> tf.Tensor:
 
 
 def largest_pixel(images: tf.Tensor) -> tf.Tensor:
-    """The largest magnitude, float32; NaN where one is among the pixels."""
+    """Returns the largest magnitude as a float32 scalar, or NaN if any pixel is NaN."""
     return tf.reduce_max(tf.abs(tf.cast(images, tf.float32))) + 0.0 * tf.reduce_sum(tf.cast(images, tf.float32))
 
 
 def check_pixel(largest: float) -> None:
-    """Raises a ValueError for a `largest_pixel` that no normalized image has."""
+    """Raises a ValueError if a result of `largest_pixel` is too large for normalized images."""
     if not largest <= LARGEST_PIXEL:
         raise ValueError(
             f"Expected images in [-1, 1]. Received: a value of magnitude {largest:.4g}. Divide pixels in 0 to 255 by "
@@ -56,10 +56,10 @@ def check_pixel(largest: float) -> None:
 
 
 def check_token_ids(ids, text_length: int, vocab_size: int) -> tf.Tensor:
-    """Token ids int32 (batch, text_length).
+    """Returns token ids as int32 (batch, text_length).
 
     Raises:
-        ValueError: for another rank, dtype or length; in eager mode also for an id outside [0, vocab_size).
+        ValueError: if the rank, dtype, or length is wrong, or, in eager mode, if an id is outside [0, vocab_size).
     """
     ids = tf.convert_to_tensor(ids)
     if not ids.dtype.is_integer:
@@ -74,14 +74,14 @@ def check_token_ids(ids, text_length: int, vocab_size: int) -> tf.Tensor:
 
 
 def farthest_id(ids: tf.Tensor, vocab_size: int) -> tf.Tensor:
-    """An id outside [0, vocab_size) where there is one, int64."""
+    """Returns an id outside [0, vocab_size) if there is one, as an int64 scalar."""
     ids = tf.cast(ids, tf.int64)
     least = tf.reduce_min(ids)
     return tf.where(least < 0, least, tf.reduce_max(ids))
 
 
 def check_id(value: int, vocab_size: int) -> None:
-    """Raises a ValueError for an id that is not in the table."""
+    """Raises a ValueError if an id is not in the embedding table."""
     if not 0 <= value < vocab_size:
         raise ValueError(
             f"Expected token ids in [0, {vocab_size}). Received: {value}. The tokenizer's vocabulary is larger than "
@@ -90,10 +90,10 @@ def check_id(value: int, vocab_size: int) -> None:
 
 
 def check_image_embeddings(embeddings, embed_dim: int) -> tf.Tensor:
-    """Precomputed image embeddings (batch, embed_dim), any floating dtype, normalized or not.
+    """Returns stored image embeddings (batch, embed_dim) of any floating dtype, normalized or not.
 
     Raises:
-        ValueError: for another rank, dtype or size.
+        ValueError: if the rank, dtype, or size is wrong.
     """
     embeddings = tf.convert_to_tensor(embeddings)
     if not embeddings.dtype.is_floating:
@@ -104,10 +104,10 @@ def check_image_embeddings(embeddings, embed_dim: int) -> tf.Tensor:
 
 
 def inputs_of(batch: Any) -> Mapping[str, Any]:
-    """The dict of a batch, which Keras may hand over as (inputs, no targets, no weights).
+    """Returns the dict of a batch, which Keras may pass as (inputs, None, None).
 
     Raises:
-        ValueError: for something else, targets or weights.
+        ValueError: if the batch is not a dict, or has targets or weights.
     """
     if isinstance(batch, tuple) and len(batch) > 0 and all(part is None for part in batch[1:]):
         batch = batch[0]
@@ -124,15 +124,18 @@ def inputs_of(batch: Any) -> Mapping[str, Any]:
 
 
 def check_training_batch(batch: Any, examples: int | None = None, masked: bool = False) -> dict[str, tf.Tensor]:
-    """The parts of a batch: "text" with "image" or "image_embedding", and "group" if given, of one static batch size.
+    """Returns the parts of a batch: "text", "image" or "image_embedding", and "group" and "mask" if given.
 
     Args:
-        batch: what the data set yields.
-        examples: the batch size of a replica where it is known and the tensors' shapes do not show it.
-        masked: whether the batch may hold a "mask", bool (batch,), that is False for rows that are no examples.
+        batch: an element of the data set.
+        examples: the batch size of a replica, if it is known but the shapes of the tensors do not show it.
+        masked: whether the batch may have a "mask", bool (batch,), which is False for rows that are padding.
+
+    Returns:
+        Tensors with the same static batch size.
 
     Raises:
-        ValueError: for something that is no dict, a missing part, or an unknown or unequal batch size.
+        ValueError: if the batch is not a dict, a part is missing, or the batch sizes are unknown or differ.
     """
     batch = inputs_of(batch)
     image_key = "image_embedding" if "image_embedding" in batch else "image"
@@ -176,11 +179,14 @@ def _as_mask(mask, masked: bool) -> tf.Tensor:
 
 
 def one_caption(text: tf.Tensor, bits: tf.Tensor | None = None) -> tf.Tensor:
-    """One caption of each image: (batch, captions, length) -> (batch, length). Other shapes stay as they are.
+    """Selects one caption of each image: (batch, captions, length) -> (batch, length). Other shapes do not change.
 
     Args:
         text: token ids.
-        bits: uint32 (batch,), random, to draw by; None for the first caption.
+        bits: random bits, uint32 (batch,), which select the caption. None selects the first caption.
+
+    Raises:
+        ValueError: if the number of captions is unknown or 0.
     """
     if text.shape.rank != 3:
         return text
@@ -193,7 +199,11 @@ def one_caption(text: tf.Tensor, bits: tf.Tensor | None = None) -> tf.Tensor:
 
 
 def as_image_size(image_size) -> tuple[int, int]:
-    """(height, width) of an integer or a pair; raises ValueError for anything else."""
+    """Converts an integer or a pair to (height, width).
+
+    Raises:
+        ValueError: if `image_size` is anything else, or is not positive.
+    """
     pair = (image_size, image_size) if isinstance(image_size, int | np.integer) else image_size
     if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(s, int | np.integer) for s in pair):
         raise ValueError(f"Expected image_size as pixels or (height, width). Received: {image_size!r}.")

@@ -1,7 +1,8 @@
-"""Equal blocks as one loop each way in place of unrolled copies: the same numbers, a graph of one block.
+"""Runs equal blocks in a loop, forward and backward, instead of unrolled copies.
 
-A TPU's compiler needs minutes for twelve copies of a block where it needs one for a loop. The loop stacks the blocks'
-weights, in the compute dtype, and keeps the input of every block; a block is computed again in the backward pass.
+The results are the same, but the graph contains only one block. A TPU's compiler needs several minutes for twelve
+copies of a block, and one minute for a loop. The loop stacks the blocks' weights in the compute dtype and keeps the
+input of every block. The backward pass computes each block again.
 """
 
 import itertools
@@ -16,18 +17,18 @@ from siglip_tf.primitives.rematerialization import floating_weights
 
 
 def loop_over_blocks(blocks: Sequence[keras.layers.Layer], x: tf.Tensor) -> tf.Tensor:
-    """x through all blocks in training mode.
+    """Applies all blocks to x in training mode.
 
-    Blocks that differ, since some of their weights are frozen or they have adapters, get a loop for each run of equal
-    ones: frozen blocks at the bottom then cost no backward pass.
+    Blocks may differ, because some of their weights are frozen or they have adapters. Then each sequence of equal
+    blocks gets its own loop, so that frozen blocks at the bottom need no backward pass.
 
     Args:
-        blocks: `transformer.Block`s of one configuration.
+        blocks: `transformer.Block`s with the same configuration.
         x: (batch * tokens, width).
 
     Returns:
-        The same shape; differentiable once in x and in the blocks' trainable weights. Random masks differ from those of
-        unrolled blocks, as the number of the block comes from the loop.
+        (batch * tokens, width), once differentiable in x and in the blocks' trainable weights. Random masks differ from
+        those of unrolled blocks, because the loop provides the number of the block.
     """
     first = 0
     for _, group in itertools.groupby(blocks, _kind):
@@ -45,7 +46,7 @@ def _loop(blocks, x, first):
     template, depth, state = blocks[0], len(blocks), current_random_state()
     weights = floating_weights(template)
     trained = [position for position, weight in enumerate(weights) if weight.trainable]
-    # Heads are laid side by side here: an axis of 64 is half a TPU tile, and gradients would be copied to fit it.
+    # Join the axes of the heads: an axis of 64 is half a TPU tile, and gradients would be copied to fit it.
     matrices = {id(weight): shape for weight, shape in template.attention.matrices}
     shapes = [matrices.get(id(weight), weight.shape) for weight in weights]
     of_blocks = zip(*(floating_weights(block) for block in blocks), strict=True)
@@ -94,7 +95,7 @@ def _loop(blocks, x, first):
 
 
 def _state_of(state, number):
-    """Blocks share the template's layers, so the number of the block tells their masks apart."""
+    """Returns a block's random state. Blocks share the template's layers, so the seed includes the block's number."""
     if state is None:
         return None
     return RandomState(tf.bitcast(hash_bits(state.seed, number), tf.int32), state.first_example)

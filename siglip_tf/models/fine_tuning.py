@@ -1,4 +1,4 @@
-"""Fine-tuning setups: which parts of a model train, and learning rates that fall with depth."""
+"""Fine-tuning: which parts of a model are trained, and learning rates that decrease toward the first blocks."""
 
 from collections.abc import Iterable
 
@@ -12,7 +12,7 @@ _PARTS = '"all", "frozen", "head", or a number of last blocks'
 
 
 def train_only(model: keras.Model, image: Part = "all", text: Part = "all", temperature: bool = True) -> list[str]:
-    """`SigLIP.train_only`."""
+    """See `SigLIP.train_only`."""
     chosen = {}
     for tower, part in ((model.image, image), (model.text, text)):
         name = "image" if tower is model.image else "text"
@@ -55,21 +55,21 @@ def _trained_prefixes(tower, name, part):
 def layerwise_decay(
     model: keras.Model, factor: float, towers: Iterable[str] = ("image", "text")
 ) -> tuple[ParameterGroup, ...]:
-    """Groups for an optimizer's `groups`: each block learns `factor` times as fast as the block above it.
+    """Returns parameter groups with which each block's learning rate is `factor` times that of the block above it.
 
-    Head and final norm have the whole learning rate, as have temperature and bias; the embeddings come below the first
-    block.
+    The heads, the final norms, the temperature, and the bias have the full learning rate. The embeddings count as below
+    the first block. Pass the groups as the optimizer's `groups`.
 
     Args:
         model: the model.
-        factor: in (0, 1]; 0.65 to 0.9 is usual.
-        towers: which towers' rates fall.
+        factor: the factor per block, in (0, 1]. Usual values are 0.65 to 0.9.
+        towers: the towers to which this applies.
 
     Returns:
-        Parameter groups, the most particular first. Groups of frozen weights are left out.
+        Parameter groups, the most specific first. Groups of frozen weights are left out.
 
     Raises:
-        ValueError: for a factor out of range or a tower that the model does not have.
+        ValueError: if the factor is out of range, or the model does not have the tower.
 
     Source: "BEiT", https://arxiv.org/abs/2106.08254, section 2.6 and appendix; as in MAE and AugReg fine-tuning.
     """

@@ -1,7 +1,7 @@
-"""What `fit` and `evaluate` may be given: every source of batches that Keras takes, with a batch size that is known.
+"""Prepares the data that `fit` and `evaluate` accept: every source of batches that Keras supports.
 
-The first batch is looked at before the first step: pixels that are not normalized and ids beyond the table would train
-without a word in a compiled step.
+The first batch is checked before the first step, because a compiled step would not notice pixels that are not
+normalized and ids outside the table.
 """
 
 import contextlib
@@ -17,28 +17,29 @@ import tensorflow as tf
 from siglip_tf.losses import as_group
 from siglip_tf.models import batch as batches
 
-_DEFAULT_BATCH = 32  # Keras' own
+_DEFAULT_BATCH = 32  # the same as in Keras
 _MARK = "siglip_tf.models.fit_data"
 
 
 def prepare(
     x: Any, *, batch_size: int | None, replicas: int, vocab_size: int, shuffle: bool = False, training: bool = False
 ) -> tuple[Any, int | None]:
-    """A source of global batches as Keras takes it, and the examples of a replica's batch where they are known.
+    """Returns a source of global batches for Keras, and the batch size of a replica, or None if it is not known.
 
     Args:
-        x: a tf.data data set, a dict of arrays, a `keras.utils.PyDataset`, or a generator of batches; anything else
-            stays as it is.
-        batch_size: examples of a global batch, for arrays.
-        replicas: that share a global batch.
-        vocab_size: number of token ids.
-        shuffle: whether arrays are shuffled anew in every epoch.
-        training: whether the data is trained on. Then all batches have one size; a last, smaller batch of arrays that
-            are shuffled is left out. Elsewhere a smaller batch is filled up, with a "mask" that says which rows are
+        x: a tf.data data set, a dict of arrays, a `keras.utils.PyDataset`, or a generator of batches. Anything else is
+            returned unchanged.
+        batch_size: the size of a global batch, for arrays.
+        replicas: the number of replicas that share a global batch.
+        vocab_size: the number of token ids.
+        shuffle: whether to shuffle arrays again in every epoch.
+        training: whether the data is for training. Then all batches must have the same size, and a smaller last batch
+            of shuffled arrays is left out. Otherwise, smaller batches are padded, and a "mask" says which rows are
             examples.
 
     Raises:
-        ValueError: for a batch that the replicas do not divide, batches of several sizes, values out of range.
+        ValueError: if a batch is not divisible by the number of replicas, batches differ in size, or values are out of
+            range.
     """
     if isinstance(x, Mapping):
         x = _of_arrays(x, batch_size, replicas, shuffle, training)
@@ -77,7 +78,7 @@ def prepare(
 
 @contextlib.contextmanager
 def values_named() -> Iterator[None]:
-    """Turns the error of a data set's first batch, a page of graph text, into the `ValueError` that it stands for."""
+    """Converts the TensorFlow error of an invalid first batch, a page of graph text, to a short `ValueError`."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -97,7 +98,7 @@ def values_named() -> Iterator[None]:
 
 
 def _static_size(dataset):
-    """Examples of a batch, or None where the data set's shapes do not tell."""
+    """Returns the batch size, or None if the data set's shapes do not show it."""
     sizes = {spec.shape[0] for spec in tf.nest.flatten(dataset.element_spec) if spec.shape.rank}
     return sizes.pop() if len(sizes) == 1 else None
 
@@ -132,7 +133,7 @@ def _of_arrays(arrays, batch_size, replicas, shuffle, training):
             f"Expected a batch_size that divides {n} examples: a smaller last batch is another loss. Received: "
             f"batch_size={size}, which leaves {n % size}. {advice}{more}."
         )
-    with tf.device("CPU:0"):  # whole data sets do not belong on a GPU
+    with tf.device("CPU:0"):  # a whole data set would fill the memory of a GPU
         tensors = {key: tf.convert_to_tensor(value) for key, value in arrays.items()}
     numbers = tf.data.Dataset.range(n)
     if shuffle:
@@ -154,7 +155,7 @@ def _size(batch):
 
 
 def _check_first(batch, vocab_size):
-    """The size of a batch that is at hand; its values are checked."""
+    """Checks the values of a batch and returns its size."""
     batch = batches.inputs_of(batch)
     images, text = batch.get("image"), batch.get("text")
     if images is not None and np.issubdtype(np.asarray(images).dtype, np.floating):
@@ -165,14 +166,14 @@ def _check_first(batch, vocab_size):
 
 
 def _size_of_first(dataset):
-    """Examples of the first batch of a data set whose shapes do not tell."""
+    """Returns the size of the first batch of a data set whose shapes do not show it."""
     for first in dataset.take(1):
         return _size(batches.inputs_of(first))
     raise ValueError("Expected a data set of batches. Received: one that is empty.")
 
 
 def _filled(dataset, size):
-    """Batches of `size` rows each with a "mask" of those that are examples; the first example fills the others."""
+    """Pads batches to `size` rows with copies of the first example, and adds a "mask" that is True for examples."""
 
     @tf.autograph.experimental.do_not_convert
     def fill(*element):
@@ -193,7 +194,7 @@ def _filled(dataset, size):
 
 
 def _filled_arrays(batch, size):
-    """As `_filled`, of one batch of arrays."""
+    """Does the same as `_filled` for one batch of arrays."""
     batch = batches.inputs_of(batch)
     found = _size(batch)
     if found > size:
@@ -211,7 +212,7 @@ def _larger(found, size):
 
 
 class _FilledBatches(keras.utils.PyDataset):
-    """A PyDataset whose smaller batches are filled up."""
+    """A PyDataset that pads the smaller batches of another one."""
 
     def __init__(self, of, size):
         super().__init__(workers=of.workers, use_multiprocessing=of.use_multiprocessing)
@@ -243,14 +244,14 @@ def _of_one_size(generator, size, fill):
 
 
 def _looked_at(dataset, vocab_size):
-    """The same data set. The first batch of an iteration fails where its values are out of range.
+    """Returns the same data set, but the first batch of an iteration raises an error if its values are out of range.
 
-    A scan and not a batch taken out beforehand: that would start the pipeline twice, and move what counts in it.
+    This uses a scan. Taking a batch out beforehand would start the pipeline twice and change its state.
     """
 
     def look(element):
         checks = []
-        with contextlib.suppress(ValueError):  # what is no batch is named while the step is traced
+        with contextlib.suppress(ValueError):  # tracing the step reports an element that is not a batch
             batch = batches.inputs_of(element)
             images, text = batch.get("image"), batch.get("text")
             if isinstance(images, tf.Tensor) and images.dtype.is_floating:

@@ -13,10 +13,10 @@ IMAGE_POOLS = ("map", "gap", "tok")
 
 
 class PatchEmbedding(keras.layers.Conv2D):
-    """(batch, height, width, 3) -> (batch, patches, filters): a convolution with the sums and files of this project.
+    """Projects images (batch, height, width, 3) to patches (batch, patches, filters) by a convolution.
 
-    The bias' gradient is a sum over all patches of a batch, see `add_bias`. Files hold all weights, since Keras' own
-    merge its adapters and cannot go on from them.
+    `add_bias` sums the bias' gradient over all patches of a batch. Files hold all weights, because Keras' own files
+    merge the adapters and cannot restore them.
     """
 
     def call(self, images):
@@ -32,22 +32,25 @@ class PatchEmbedding(keras.layers.Conv2D):
 
 
 class ImageTower(Encoder):
-    """ViT without a projection: the embedding has the tower's width.
+    """A vision transformer without a projection, so that the embedding has the tower's width.
 
     Args:
-        size: width, depth, MLP and heads.
-        patch_size: side P of a patch in pixels; a rest that is smaller than a patch at the right and the bottom of an
-            image is not seen (384 = 27 x 14 + 6), as in the reference.
+        size: width, depth, MLP width, and heads.
+        patch_size: height and width P of a patch in pixels. As in the reference, pixels beyond the last whole patch at
+            the right and the bottom are ignored (384 = 27 x 14 + 6).
         image_size: (height, width) in pixels.
-        pool: "map" (attention with a learned probe), "gap" (mean of the tokens) or "tok" (a class token, AugReg).
-        **kwargs: of `Encoder`: `dropout`, `stochastic_depth`, `remat`, `attention`, `scan_layers`.
+        pool: "map" (attention with a learned probe), "gap" (mean of the tokens), or "tok" (a class token, AugReg).
+        **kwargs: arguments of `Encoder`: `dropout`, `stochastic_depth`, `remat`, `attention`, `scan_layers`.
 
     Call arguments:
         images: (batch, height, width, 3) in [-1, 1].
-        pooled: False for the tokens behind the final norm.
+        pooled: whether to return the pooled embedding. If False, the tokens after the final norm are returned.
 
     Returns:
-        (batch, size.width), not normalized; (batch, tokens, size.width) where not pooled.
+        (batch, size.width), not normalized, or (batch, tokens, size.width) if not pooled.
+
+    Raises:
+        ValueError: if the pool is unknown, or the image is smaller than a patch.
     """
 
     def __init__(

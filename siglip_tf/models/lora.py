@@ -1,4 +1,4 @@
-"""Low-rank adapters: where they are, saving them alone, and merging them into plain weights.
+"""Low-rank adapters: adding them, saving them separately, and merging them into the weights.
 
 Source: "LoRA: Low-Rank Adaptation of Large Language Models", https://arxiv.org/abs/2106.09685
 """
@@ -16,7 +16,7 @@ from siglip_tf.checkpoints.files import read_safetensors, write_safetensors
 from siglip_tf.primitives.projection import Projection, check_rank
 from siglip_tf.primitives.tensorflow_internals import all_layers
 
-# Name of a projection -> end of its layer's path.
+# The end of a layer's path for each name of a projection.
 PROJECTIONS = {
     "q": "attention/query",
     "k": "attention/key",
@@ -37,7 +37,7 @@ def enable_lora(
     alpha: float | None = None,
     train_temperature: bool = True,
 ) -> list[str]:
-    """`SigLIP.enable_lora`."""
+    """See `SigLIP.enable_lora`."""
     projections = list(projections)
     chosen = _ranks(model, rank, projections)
     layers = {layer.path: layer for layer in all_layers(model) if isinstance(layer, Projection)}
@@ -48,7 +48,7 @@ def enable_lora(
         for end in ranks
         if path.startswith(f"{tower}/") and path.endswith(f"/{PROJECTIONS[end]}")
     }
-    for path, value in targets.items():  # all are checked before the first one changes
+    for path, value in targets.items():  # check all of them before changing the first one
         layers[path].check_lora(value, alpha)
     for variable in model.named_weights().values():
         variable.trainable = False
@@ -62,7 +62,7 @@ def enable_lora(
 
 
 def _ranks(model, rank, projections):
-    """{tower: {projection: rank}}, checked for names."""
+    """Returns the ranks by tower and projection, after checking the names."""
     towers = {tower.name: tower for tower in (model.image, model.text) if tower is not None}
     by_tower = dict(rank) if isinstance(rank, Mapping) else dict.fromkeys(towers, rank)
     unknown = [name for name in by_tower if name not in towers]
@@ -81,17 +81,17 @@ def _ranks(model, rank, projections):
 
 
 def tower_width(tower: keras.layers.Layer) -> int:
-    """The least side of a tower's projections."""
+    """Returns the smallest dimension of a tower's projections, which is the largest rank."""
     return min(tower.size.width, tower.size.mlp_dim)
 
 
 def adapters_of(model: keras.Model) -> dict[str, keras.layers.Layer]:
-    """Path -> layer of every layer that has an adapter."""
+    """Returns every layer that has an adapter, by its path."""
     return {layer.path: layer for layer in all_layers(model) if getattr(layer, "lora_enabled", False)}
 
 
 def merged_weights(model: keras.Model) -> dict[str, np.ndarray]:
-    """Canonical name -> float32 array, adapters merged into their kernels."""
+    """Returns float32 weights by canonical name, with the adapters merged into their kernels."""
     weights = {name: np.asarray(variable.numpy(), np.float32) for name, variable in model.named_weights().items()}
     for path, layer in adapters_of(model).items():
         own = isinstance(layer, Projection)
@@ -100,7 +100,7 @@ def merged_weights(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def merge_lora(model: keras.Model) -> keras.Model:
-    """A new model without adapters that gives the same embeddings; the model itself where it has none."""
+    """Returns a new model without adapters that gives the same embeddings, or the model itself if it has none."""
     if not adapters_of(model):
         return model
     config = model.get_config()
@@ -114,10 +114,10 @@ def merge_lora(model: keras.Model) -> keras.Model:
 def save_adapters(model: keras.Model, path: str | os.PathLike) -> None:
     """Writes the adapters and all other trainable weights, such as the temperature, to one safetensors file.
 
-    With the starting checkpoint it is the whole tuned model: a weight that is not in the file is as it was there.
+    Together with the starting checkpoint, the file holds the whole tuned model, because other weights did not change.
 
     Raises:
-        ValueError: for a model without adapters.
+        ValueError: if the model has no adapters.
     """
     adapters = adapters_of(model)
     if not adapters:
@@ -131,11 +131,11 @@ def save_adapters(model: keras.Model, path: str | os.PathLike) -> None:
 
 
 def load_adapters(model: keras.Model, path: str | os.PathLike) -> None:
-    """Adds the adapters of a file that `save_adapters` wrote, or sets those that are there, and freezes all else.
+    """Adds or sets the adapters from a file that `save_adapters` wrote, and freezes all weights that are not in it.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is of another kind or of another model; then nothing is changed.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file has another format or is of another model. Then the model does not change.
     """
     path = Path(path)
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""What a training step reports beside its update: logits without a matrix, norms by tower, and means over an epoch."""
+"""The metrics of a training step: mean logits, norms by tower, and means over an epoch."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,9 +12,9 @@ _LARGEST_NUMBER_OF_METRICS = 32
 
 
 class StepMeans(keras.metrics.Metric):
-    """Means over an epoch of everything that the training step returns: what `History` and callbacks see.
+    """Means over an epoch of all values that the training step returns, for `History` and callbacks.
 
-    One vector in place of a metric for each value: two assignments a step. It is not part of a saved model.
+    One vector holds all values, so that a step needs only two assignments. It is not part of a saved model.
     """
 
     def __init__(self, name: str = "step_means", **kwargs):
@@ -35,10 +35,10 @@ class StepMeans(keras.metrics.Metric):
         return {name: means[position] for position, name in enumerate(self.names)}
 
     def save_own_variables(self, store):
-        """Nothing: an epoch's means begin anew."""
+        """Saves nothing, because the means start again with every epoch."""
 
     def load_own_variables(self, store):
-        """Nothing; see `save_own_variables`."""
+        """Loads nothing. See `save_own_variables`."""
 
 
 def loss_metrics(
@@ -50,22 +50,23 @@ def loss_metrics(
     bias: tf.Tensor | None,
     labels: PairLabels | None = None,
 ) -> dict[str, tf.Tensor]:
-    """Loss, temperature, bias and mean logits of positive and negative pairs of the global batch.
+    """Returns the loss, the temperature, the bias, and the mean logits of positive and negative pairs.
 
-    The mean logits need no matrix: the sum of all logits is the product of the sums of embeddings.
+    All values are for the global batch. The mean logits need no matrix of logits, because the sum of all logits is the
+    product of the sums of embeddings.
 
     Args:
         ring: the replicas.
-        result: of the loss, this replica's share.
-        images: (b, embed_dim) of this replica; likewise `texts`.
-        temperature: t, scalar.
-        bias: b, scalar, or None for a loss without bias.
-        labels: of the pairs, where rows that are no examples fill the batch.
+        result: this replica's result of the loss.
+        images: this replica's image embeddings (b, embed_dim).
+        texts: this replica's text embeddings (b, embed_dim).
+        temperature: the scalar t.
+        bias: the scalar b, or None for a loss without bias.
+        labels: the labels of the pairs, if the batch contains padding.
 
     Returns:
-        Scalars, equal on every replica. Where pairs have labels (groups, equal captions), also how many pairs of the
-        global batch, beside an image and its own text, are positives and how many are left out. Pairs with a row that
-        is no example are among the latter.
+        Scalars that are equal on all replicas. If pairs have labels (groups, equal captions), they include the number
+        of further positive pairs and the number of ignored pairs. Pairs with padding count as ignored.
     """
     b = images.shape[0]
     n = b * ring.size
@@ -110,7 +111,14 @@ def norms(
     squares: Sequence[tf.Tensor],
     towers: Sequence[keras.layers.Layer | None] = (),
 ) -> dict[str, tf.Tensor]:
-    """The global norm from each variable's sum of squares, and the norm of each of `towers` that has variables here."""
+    """Returns the global norm, and the norms of the towers that have any of the variables.
+
+    Args:
+        what: the name of the quantity, such as "gradient".
+        variables: the variables.
+        squares: the sum of squares of the quantity for each variable.
+        towers: the towers, or None for a tower that the model does not have.
+    """
     found = {f"{what}_norm": tf.sqrt(tf.add_n(list(squares)))}
     for tower in towers:
         if tower is None:

@@ -1,8 +1,8 @@
-"""Towers forward and backward, for the whole batch at once or microbatch by microbatch.
+"""Runs the towers forward and backward, for the whole batch at once or for one microbatch at a time.
 
-The loss needs embeddings of the whole batch, and its gradients in them are known from one pass (losses). So the towers
-can run a first time for their embeddings alone, a few examples at a time, and a second time for the gradients of their
-weights: memory is set by the microbatch, the gradient is that of the whole batch.
+The loss needs the embeddings of the whole batch, and returns its gradients with respect to them. With microbatches, the
+towers first compute only the embeddings, a few examples at a time. They then run a second time for the gradients of
+their weights. The memory depends on the microbatch, but the gradient is that of the whole batch.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import tensorflow as tf
 from siglip_tf.optimizers import gradient_tape
 from siglip_tf.primitives.dropout import RandomState, random_state
 
-# What a tower pass gives: {side: embeddings (b, embed_dim)} and, from gradients of these, gradients of `variables`.
+# The embeddings (b, embed_dim) by side, and a function that converts their gradients to gradients of the variables.
 Embeddings = dict[str, tf.Tensor]
 Backward = Callable[[Embeddings], list[tf.Tensor]]
 Encode = Callable[[str, tf.Tensor], tf.Tensor]
@@ -22,13 +22,16 @@ Encode = Callable[[str, tf.Tensor], tf.Tensor]
 def whole_batch(
     encode: Encode, inputs: dict[str, tf.Tensor], variables: list[keras.Variable], state: RandomState
 ) -> tuple[Embeddings, Backward]:
-    """All examples at once.
+    """Encodes all examples at once.
 
     Args:
-        encode: (side, inputs of that side) -> embeddings (b, embed_dim), in training mode.
-        inputs: {side: (b, ...)}.
-        variables: the trainable variables behind `encode`.
-        state: of the random layers.
+        encode: a function of a side and its inputs that returns embeddings (b, embed_dim) in training mode.
+        inputs: the inputs (b, ...) by side.
+        variables: the trainable variables that `encode` uses.
+        state: the state of the random layers.
+
+    Returns:
+        The embeddings by side, and a function that converts their gradients to gradients of the variables.
     """
     with gradient_tape(variables) as tape, random_state(state):
         embeddings = {side: encode(side, value) for side, value in inputs.items()}
@@ -53,10 +56,10 @@ def microbatched(
     state: RandomState,
     microbatch_size: int,
 ) -> tuple[Embeddings, Backward]:
-    """`microbatch_size` examples at a time, in loops that stay loops in the graph; arguments as `whole_batch`.
+    """Encodes `microbatch_size` examples at a time in a graph loop. See `whole_batch` for the other arguments.
 
     Raises:
-        ValueError: unless the microbatch size divides the batch of a replica.
+        ValueError: if the batch of a replica is not divisible by the microbatch size.
     """
     examples = next(iter(inputs.values())).shape[0]
     if examples % microbatch_size:

@@ -1,7 +1,7 @@
-"""SigLIP 2's NaFlex image tower: pictures of any shape as patches, positions resized to each picture's grid.
+"""SigLIP 2's NaFlex image tower, which accepts pictures of any shape and resizes the positions to each picture's grid.
 
-For embedding and serving. The tower does not train here: its batches would need a mask in every attention, its
-gradient, the loop over blocks and the fused kernel, and TPUs want buckets of static shapes.
+This tower is for embedding and serving; it cannot be trained. Training would need masks in every attention, in its
+gradient, in the loop over blocks, and in the fused kernel. TPUs would also need buckets of static shapes.
 
 Source: "SigLIP 2", https://arxiv.org/abs/2502.14786; big_vision `models/proj/image_text/naflex_vit.py`.
 """
@@ -20,7 +20,7 @@ from siglip_tf.models.variants import TowerSize
 from siglip_tf.primitives.initializers import embedding_normal
 from siglip_tf.primitives.normalization import LayerNorm
 
-# The logit of a patch that is padding: its weight is 0, and float16 holds the number too.
+# The logit of a padding patch. Its weight becomes 0, and float16 can represent the number.
 _MASKED = -3e4
 
 
@@ -32,18 +32,19 @@ def image_tower(
     max_patches: int | None,
     options: Mapping[str, Any],
 ) -> keras.layers.Layer:
-    """The image tower of a `SigLIP`, not built yet: a NaFlex one where `max_patches` is given.
+    """Returns the image tower of a `SigLIP`, not built yet. It is a NaFlex tower if `max_patches` is given.
 
     Args:
-        size: width, depth, MLP and heads.
-        patch_size: side of a patch in pixels.
+        size: width, depth, MLP width, and heads.
+        patch_size: height and width of a patch in pixels.
         image_size: (height, width) in pixels.
-        pool: of the tower.
-        max_patches: of a NaFlex tower, or None.
-        options: further arguments of `ImageTower`; a NaFlex tower takes the dtype alone.
+        pool: the pooling of the tower.
+        max_patches: the largest number of patches of a NaFlex tower, or None for a tower of a fixed resolution.
+        options: further arguments of `ImageTower`. A NaFlex tower uses only the dtype.
 
     Raises:
-        ValueError: with `max_patches`, a resolution that is not a square of whole patches, or another pool than "map".
+        ValueError: if `max_patches` is given and the resolution is not a square of whole patches, or the pool is not
+            "map".
     """
     if max_patches is None:
         return ImageTower(size, patch_size, image_size, pool, name="image", **options)
@@ -59,15 +60,19 @@ def image_tower(
 
 
 def patches_of(images, model: keras.Model) -> dict[str, tf.Tensor]:
-    """Patches and grids of what `SigLIP.encode_image` was given.
+    """Returns the patches and grids of the images that were passed to `SigLIP.encode_image`.
 
     Args:
-        images: "patches" and "grid", batched; or a list of pictures, encoded or uint8 (height, width, 3); or string
-            (batch,) of encoded ones.
+        images: a dict with batched "patches" and "grid", a list of pictures (encoded or uint8 (height, width, 3)), or a
+            string tensor (batch,) of encoded pictures.
         model: a `SigLIP` with a NaFlex tower.
 
+    Returns:
+        "patches", float (batch, patches, patch_size * patch_size * 3) in [-1, 1], and "grid", int32 (batch, 2).
+
     Raises:
-        ValueError: something else, patches of another size, or in eager mode grids of more patches than there are.
+        ValueError: if the images have another form, the patches have another size, or, in eager mode, a grid has more
+            patches than there are.
     """
     values = 3 * model.image.patch_size**2
     if not isinstance(images, Mapping):
@@ -106,23 +111,25 @@ def patches_of(images, model: keras.Model) -> dict[str, tf.Tensor]:
 
 
 class NaFlexTower(keras.layers.Layer):
-    """ViT over the patches of pictures of different shapes; padding is masked in every attention.
+    """A vision transformer for pictures of different shapes. Padding is masked in every attention.
 
     Args:
-        size: width, depth, MLP and heads.
-        patch_size: side of a patch in pixels.
-        grid: side of the square grid of learned positions.
+        size: width, depth, MLP width, and heads.
+        patch_size: height and width of a patch in pixels.
+        grid: rows and columns of the square grid of learned positions.
 
     Call arguments:
-        images: "patches", float (batch, patches, patch_size * patch_size * 3) in [-1, 1], each picture's own first, row
-            by row; "grid", int32 (batch, 2), rows and columns of each picture's own.
-        pooled: False for the tokens behind the final norm, in which those of padding mean nothing.
+        images: a dict with "patches", float (batch, patches, patch_size * patch_size * 3) in [-1, 1], and "grid",
+            int32 (batch, 2), the rows and columns of each picture. A picture's patches come first, row by row, followed
+            by padding.
+        pooled: whether to return the pooled embedding. If False, the tokens after the final norm are returned; those of
+            padding have no meaning.
 
     Returns:
-        (batch, size.width), not normalised; (batch, patches, size.width) where not pooled.
+        (batch, size.width), not normalized, or (batch, patches, size.width) if not pooled.
 
     Raises:
-        ValueError: in training.
+        ValueError: if `training` is True.
     """
 
     pool = "map"
@@ -168,10 +175,10 @@ class NaFlexTower(keras.layers.Layer):
 
 
 def masked_attention(layer: keras.layers.Layer, queries: tf.Tensor, tokens: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Attention with the weights of a `MultiHeadAttention`, to the tokens of each example that its mask names.
+    """Computes attention with the weights of a `MultiHeadAttention` to the tokens for which the mask is True.
 
     Args:
-        layer: a built layer, whose weights lie by head.
+        layer: a built layer, whose weights have an axis of heads.
         queries: (batch, n, width).
         tokens: (batch, m, width).
         mask: bool (batch, m).
@@ -193,21 +200,21 @@ def masked_attention(layer: keras.layers.Layer, queries: tf.Tensor, tokens: tf.T
 
 
 def resized_positions(embedding: tf.Tensor, grid: tf.Tensor, patches: tf.Tensor) -> tf.Tensor:
-    """Position embeddings resampled bilinearly with antialias to the grid of each picture.
+    """Resamples position embeddings bilinearly with antialiasing to the grid of each picture.
 
     Args:
-        embedding: (1, side * side, width), learned.
-        grid: int32 (batch, 2), rows and columns of each picture.
-        patches: int32 scalar, positions to return.
+        embedding: the learned positions (1, side * side, width).
+        grid: int32 (batch, 2), the rows and columns of each picture.
+        patches: an int32 scalar, the number of positions to return.
 
     Returns:
-        float32 (batch, patches, width); those beyond rows * columns repeat the first.
+        float32 (batch, patches, width). Positions beyond rows * columns repeat the first one.
     """
     side, width = round(embedding.shape[1] ** 0.5), embedding.shape[2]
     columns = grid[:, 1:]
     number = tf.range(patches) * tf.cast(tf.range(patches) < tf.reduce_prod(grid, 1, keepdims=True), tf.int32)
     place = tf.stack([number // columns, number % columns], -1)  # (batch, patches, 2)
-    # A triangle as wide as one point of the coarser of both grids, around each point's place in the learned grid.
+    # A triangle filter around each point's position in the learned grid. Its width is that of the coarser grid's cells.
     scale = side / tf.cast(grid, tf.float32)[:, None]
     support = tf.maximum(scale, 1.0)
     center = (tf.cast(place, tf.float32) + 0.5) * scale - 0.5

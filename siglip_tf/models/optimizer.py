@@ -1,4 +1,4 @@
-"""What an optimizer must be like for a contrastive loss, and its update with gradients that are summed already."""
+"""Checks that an optimizer suits a contrastive loss, and applies gradients that are summed over replicas already."""
 
 from collections.abc import Sequence
 
@@ -15,10 +15,10 @@ from siglip_tf.primitives.tensorflow_internals import (
 
 
 def prepare_optimizer(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
-    """Checks an optimizer that `compile` was given, freezes its frozen groups and builds it.
+    """Checks an optimizer that was passed to `compile`, freezes the weights of its frozen groups, and builds it.
 
     Raises:
-        ValueError: for an option that is wrong for a contrastive loss, an optimizer of another strategy, or one that
+        ValueError: if an option is wrong for a contrastive loss, or the optimizer belongs to another strategy, or it
             was built when other weights were trainable.
     """
     strategy = model.distribute_strategy
@@ -52,7 +52,7 @@ def prepare_optimizer(model: keras.Model, optimizer: keras.optimizers.Optimizer)
 
 
 def check_knows(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]) -> None:
-    """Raises a ValueError for variables that the optimizer cannot update."""
+    """Raises a ValueError if the optimizer cannot update some of the variables."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     known = set(map(id, variables_of_optimizer(inner)))
     unknown = [variable.path for variable in variables if id(variable) not in known]
@@ -70,18 +70,18 @@ def apply(
     variables: Sequence[keras.Variable],
     stacked: bool,
 ) -> list[tf.Tensor]:
-    """Updates the variables from gradients of the global batch: the optimizer clips them and does not sum them again.
+    """Updates the variables with gradients of the global batch. The optimizer clips them but does not sum them again.
 
     Args:
-        optimizer: built; knows the variables.
-        gradients: summed over replicas, one for each variable.
-        variables: to update.
-        stacked: whether sums of squares of equal shapes are taken together; see `sums_of_squares`.
+        optimizer: an optimizer that is built for the variables.
+        gradients: the gradients summed over replicas, one per variable.
+        variables: the variables to update.
+        stacked: whether to compute the sums of squares of equal shapes together. See `sums_of_squares`.
 
     Returns:
-        The sum of squares of each variable's update: float32 scalars.
+        The sum of squares of each variable's update, as float32 scalars.
     """
-    tells = isinstance(optimizer, ReferenceChain)  # what its update was; otherwise a copy of all weights tells
+    tells = isinstance(optimizer, ReferenceChain)  # it reports its update; others need a copy of all weights
     before = [] if tells else [tf.convert_to_tensor(v.value) for v in variables]
     with gradients_already_summed(getattr(optimizer, "inner_optimizer", optimizer)):
         optimizer.apply(list(gradients), list(variables))

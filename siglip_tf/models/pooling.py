@@ -1,4 +1,4 @@
-"""The MAP head of the image tower: one learned probe attends to all tokens."""
+"""The MAP head of the image tower, in which one learned probe attends to all tokens."""
 
 import keras
 import tensorflow as tf
@@ -11,10 +11,10 @@ from siglip_tf.primitives.normalization import LayerNorm
 
 
 class AttentionPooling(keras.layers.Layer):
-    """x = attention(probe, tokens); x = x + MLP(norm(x)). There is no residual around the attention.
+    """Computes x = attention(probe, tokens) and x + MLP(norm(x)). There is no residual around the attention.
 
     Args:
-        size: of the tower.
+        size: the size of the tower.
 
     Call arguments:
         tokens: (batch, tokens, width).

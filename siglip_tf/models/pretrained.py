@@ -1,4 +1,4 @@
-"""A model from any public checkpoint, and a checkpoint from a model; `siglip_tf.checkpoints` knows the formats."""
+"""Builds a model from any checkpoint, and a checkpoint from a model. `siglip_tf.checkpoints` implements the formats."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ def read_model(
     verbose: bool,
     options: dict[str, Any],
 ) -> keras.Model:
-    """`SigLIP.from_checkpoint`; `make` is the class."""
+    """See `SigLIP.from_checkpoint`. `make` is the class."""
     checkpoint = checkpoints.read(path, tokenizer, resize)
     if image_size is not None:
         checkpoint = checkpoints.with_image_size(checkpoint, image_size)
@@ -41,7 +41,7 @@ def read_model(
 
 
 def checkpoint_of(model: keras.Model, arguments: dict[str, Any]) -> Checkpoint:
-    """`SigLIP.to_checkpoint`; `arguments` are those of the model's constructor."""
+    """See `SigLIP.to_checkpoint`. `arguments` are those of the model's constructor."""
     preprocessing, tokenizer = None, None
     if model.preprocessing is not None:
         preprocessing = model.preprocessing.to_config(vocabulary=False)
@@ -58,17 +58,20 @@ def checkpoint_of(model: keras.Model, arguments: dict[str, Any]) -> Checkpoint:
 
 
 def fill_model(model: keras.Model, checkpoint: Checkpoint, fresh: Mapping[str, np.ndarray] | None = None) -> None:
-    """Gives a model a checkpoint's weights, and `fresh` ones that it lacks, its preprocessing and its calibration."""
+    """Gives a model the weights, the preprocessing, and the calibration of a checkpoint.
+
+    `fresh` are the weights that the checkpoint does not have.
+    """
     model.assign_weights({**checkpoint.weights, **(fresh or {})})
     model.calibration = checkpoint.calibration
     if checkpoint.preprocessing is None:
         return
     config = dict(checkpoint.preprocessing)
     if checkpoint.tokenizer is None:
-        # Without a vocabulary (npz files hold none) the model still knows how its images are prepared.
+        # Without a vocabulary, which npz files do not contain, the model still has its image preprocessing.
         config["text"] = None
     if model.max_patches is not None and config.get("image"):
-        config["image"] = {**config["image"], "max_patches": model.max_patches}  # another number may have been asked
+        config["image"] = {**config["image"], "max_patches": model.max_patches}  # the caller may ask for another number
     model.preprocessing = Preprocessing.from_config(config, checkpoint.tokenizer)
 
 
@@ -80,5 +83,5 @@ def _description(checkpoint, fresh):
 
 
 def _groups(names):
-    """Names as `tower/part`, in order, once each."""
+    """Returns the names as `tower/part`, in order and without repetitions."""
     return list(dict.fromkeys("/".join(name.split("/")[:2]) for name in names))

@@ -1,4 +1,4 @@
-"""The two-tower model: an image and a text tower, a temperature and a bias, trained by the pairwise sigmoid loss."""
+"""The two-tower model: an image tower, a text tower, a temperature, and a bias, trained with the sigmoid loss."""
 
 import math
 import os
@@ -38,67 +38,72 @@ from siglip_tf.primitives.stacking import sums_of_squares
 
 LOSSES = ("sigmoid", "softmax")
 _TEST_METRICS = ("loss", "positive_logit", "negative_logit")
-_CAPTIONS = 1  # tells the draw of captions from other draws of a step
+_CAPTIONS = 1  # distinguishes the random bits for captions from other random bits of a step
 
 
 @keras.saving.register_keras_serializable(package="siglip_tf")
 class SigLIP(keras.Model):
     """Image and text towers in one embedding space (SigLIP, SigLiT, and their softmax baseline).
 
-    A normal Keras model whose weights exist from the start: `compile(optimizer)`, `fit(dataset)`, `save`, `summary`,
-    callbacks and dtype policies work as usual. Data sets yield dicts with "text" and "image" or "image_embedding":
+    This is a normal Keras model, whose weights are created by the constructor. `compile(optimizer)`, `fit(dataset)`,
+    `save`, `summary`, callbacks, and dtype policies work as usual. Data sets yield dicts with "text" and either "image"
+    or "image_embedding":
 
-    - "text": int32 (batch, text_length), or (batch, captions, text_length), of which every step draws one caption for
-      each image and evaluation takes the first.
+    - "text": int32 (batch, text_length), or (batch, captions, text_length). With several captions, every training step
+      draws one caption per image, and evaluation uses the first one.
     - "image": uint8 pixels (batch, height, width, 3), or floats in [-1, 1].
     - "image_embedding": (batch, embed_dim), stored embeddings of a frozen tower.
-    - "group", optional: integers (batch,) from 0 on. Pairs of one group anywhere in the global batch are what
-      `same_group` says.
+    - "group", optional: integers (batch,), at least 0. `same_group` says how the loss treats pairs of the same group
+      anywhere in the global batch.
 
-    Other keys are ignored. `fit` reports loss, temperature, bias, mean logits of positive and negative pairs, and the
-    norms of gradient, parameters and update, all of the global batch on every replica: callbacks see each step's own
-    values at the end of a batch, and means over the epoch at its end.
+    Other keys are ignored. `fit` reports the loss, the temperature, the bias, the mean logits of positive and negative
+    pairs, and the norms of the gradient, the parameters, and the update. All of them are for the global batch, on every
+    replica. Callbacks receive the values of each step at the end of a batch, and means at the end of an epoch.
 
-    Weights are float32: the dtype policies that train are float32, mixed_bfloat16 and mixed_float16. Which weights are
-    frozen, adapters and the optimizer's state are part of a `.keras` file.
+    Weights are float32, so the dtype policies for training are float32, mixed_bfloat16, and mixed_float16. A `.keras`
+    file also stores which weights are frozen, the adapters, and the optimizer's state.
 
     Args:
-        image: size and patch of the image tower, such as "B/16", or a size with `patch_size`; None for no image
-            tower: training on stored image embeddings of `embed_dim` (SigLiT).
+        image: size and patch size of the image tower, such as "B/16", or a size if `patch_size` is given. None means no
+            image tower, for training on stored image embeddings of size `embed_dim` (SigLiT).
         text: size of the text tower, such as "B".
-        image_size: pixels of a side, or (height, width).
-        text_length: tokens of a text.
+        image_size: height and width in pixels: one integer for a square, or (height, width).
+        text_length: number of tokens per text.
         vocab_size: number of token ids.
-        embed_dim: size of the embeddings; by default the image tower's width. Another one needs `image=None`.
-        patch_size, image_width, image_depth, image_mlp_dim, image_heads: replace parts of `image`.
-        image_pool: "map", "gap" or "tok".
-        max_patches: makes a NaFlex tower (SigLIP 2), which takes pictures of any shape as this many patches, those of
-            padding included; `image_size` is then the side that its learned positions span. It does not train here.
-        text_width, text_depth, text_mlp_dim, text_heads: replace parts of `text`.
-        text_head: False for a text tower without a last projection, whose width then is `embed_dim`.
-        token_bottleneck: K of a bottlenecked token embedding (section 4.3); None for the whole table.
-        dropout: rate of dropped units in both towers while training.
-        stochastic_depth: rate of dropped branches of the deepest blocks while training.
+        embed_dim: size of the embeddings. The default is the image tower's width. Any other value needs `image=None`.
+        patch_size, image_width, image_depth, image_mlp_dim, image_heads: values that replace parts of `image`.
+        image_pool: "map", "gap", or "tok".
+        max_patches: if given, the image tower is a NaFlex tower (SigLIP 2), which accepts pictures of any shape as this
+            many patches, including padding. Then `image_size` is the side of the square that the learned positions
+            cover. A NaFlex tower cannot be trained.
+        text_width, text_depth, text_mlp_dim, text_heads: values that replace parts of `text`.
+        text_head: whether the text tower ends with a projection. If False, its width must be `embed_dim`.
+        token_bottleneck: K of a bottlenecked token embedding (section 4.3), or None for a full table.
+        dropout: rate of dropped units in both towers during training.
+        stochastic_depth: rate of dropped branches of the deepest blocks during training.
         remat: "none", or "block" to keep only the input of every block for the backward pass and compute the block
-            again; see `Encoder`.
-        attention: "einsum", or "fused": the same maths, on TPUs and in steps that XLA compiles for GPUs by one kernel
-            that keeps the (tokens, tokens) weights out of memory. Tracing for a TPU then needs jax.
-        scan_layers: one loop over a tower's blocks while training in place of unrolled copies: the same numbers, and
-            minutes less for a TPU's compiler. Needs remat="block".
-        microbatch_size: examples that pass through the towers at a time; the gradient stays that of the whole batch.
+            again. See `Encoder`.
+        attention: "einsum" or "fused". Both compute the same function. "fused" uses one kernel on TPUs, and in steps
+            that XLA compiles for GPUs, which avoids storing the (tokens, tokens) weights. Tracing for a TPU then needs
+            jax.
+        scan_layers: whether training runs a tower's blocks in a loop instead of unrolled copies. The results are the
+            same, and a TPU's compiler needs minutes less. It needs remat="block".
+        microbatch_size: number of examples that pass through the towers at a time. The gradient is still that of the
+            whole batch.
         loss: "sigmoid", or "softmax" for the paper's baseline.
-        init_temperature: initial temperature exp(t'); the paper's is 10.
-        init_bias: initial bias b; the paper's is -10. None for no bias (Table 4, first row).
+        init_temperature: initial temperature exp(t'). The paper uses 10.
+        init_bias: initial bias b. The paper uses -10. None means no bias (Table 4, first row).
         negatives: which negatives count (section 4.8), as {"keep": "random" | "hardest" | "easiest", "ratio": ...}.
-        same_group: what pairs of equal "group" are where a batch has that key: "positive", "ignore" (left out of the
-            loss) or "negative".
-        equal_captions: what pairs of equal token ids are: "negative", "ignore" or "positive". Where it disagrees with
-            `same_group`, the pair is a positive. `fit` then reports how many pairs are positives or left out.
-        loss_precision: of the loss' matrix products, "float32" or "bfloat16" (inputs rounded, sums in float32); see
-            docs/gpu.md.
-        tile_size: rows and columns of the largest matrix of logits; None chooses.
-        tower_norms: whether `fit` also reports norms of each tower.
-        seed: of dropout and of random negatives.
+        same_group: how the loss treats pairs with the same "group": "positive", "ignore" (left out of the loss), or
+            "negative".
+        equal_captions: how the loss treats pairs with equal token ids: "negative", "ignore", or "positive". If it
+            differs from `same_group`, the pair is a positive. `fit` then reports how many pairs are positive or
+            ignored.
+        loss_precision: the precision of the loss' matrix products: "float32" or "bfloat16" (rounded inputs, sums in
+            float32). See docs/gpu.md.
+        tile_size: rows and columns of the largest matrix of logits, or None to choose it automatically.
+        tower_norms: whether `fit` also reports the norms of each tower.
+        seed: the seed of dropout and of random negatives.
 
     Example:
 
@@ -109,7 +114,7 @@ class SigLIP(keras.Model):
     ```
 
     Raises:
-        ValueError: for sizes that are unknown or do not fit each other.
+        ValueError: if an argument is invalid, or sizes do not fit each other.
 
     Source: "Sigmoid Loss for Language Image Pre-Training", https://arxiv.org/abs/2303.15343
     """
@@ -213,14 +218,14 @@ class SigLIP(keras.Model):
             **regularisation,
         )
         self.text.build()
-        # Temperature and bias stay float32 under every dtype policy (bfloat16 has two digits).
+        # Temperature and bias are float32 under every dtype policy, because bfloat16 has only two digits.
         self.log_temperature = self._add_scalar("log_temperature", math.log(init_temperature))
         self.bias = None
         if init_bias is not None and loss == "sigmoid":
             self.bias = self._add_scalar("bias", init_bias)
         self._test_trackers = [keras.metrics.Mean(name=name) for name in _TEST_METRICS]
         self._step_means = metrics.StepMeans()
-        # Examples of a replica's batch in `fit` and in `evaluate`, where the data tells.
+        # The batch size of a replica in `fit` and in `evaluate`, if it is known.
         self._train_examples: int | None = None
         self._test_examples: int | None = None
         self.built = True
@@ -230,34 +235,34 @@ class SigLIP(keras.Model):
         return self.add_weight(shape=(), initializer=initializer, dtype="float32", autocast=False, name=name)
 
     def encode_image(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Image embeddings.
+        """Embeds images.
 
         Args:
-            images: (batch, height, width, 3), floats in [-1, 1] or uint8 pixels. Of a NaFlex model: what
-                `siglip_tf.data.NaFlexPreprocessing` makes, batched, or a list of pictures of any size (encoded bytes
-                or uint8 (height, width, 3)), which the model's preprocessing then prepares.
+            images: (batch, height, width, 3), floats in [-1, 1] or uint8 pixels. For a NaFlex model, batched results of
+                `siglip_tf.data.NaFlexPreprocessing`, or a list of pictures of any size (encoded bytes or uint8
+                (height, width, 3)), to which the model applies its preprocessing.
             training: whether dropout is active.
 
         Returns:
-            (batch, embed_dim) float32, l2-normalized.
+            l2-normalized embeddings, float32 (batch, embed_dim).
 
         Raises:
-            ValueError: for another rank, dtype or size, pixels that are not normalized, or no image tower.
+            ValueError: if the rank, dtype, or size is wrong, pixels are not normalized, or there is no image tower.
         """
         return self._encode("image", images, training)
 
     def encode_text(self, token_ids: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Text embeddings.
+        """Embeds texts.
 
         Args:
             token_ids: int32 (batch, text_length).
             training: whether dropout is active.
 
         Returns:
-            (batch, embed_dim) float32, l2-normalized.
+            l2-normalized embeddings, float32 (batch, embed_dim).
 
         Raises:
-            ValueError: for another rank, dtype or length; in eager mode also for an id outside the vocabulary.
+            ValueError: if the rank, dtype, or length is wrong, or, in eager mode, if an id is outside the vocabulary.
         """
         return self._encode("text", token_ids, training)
 
@@ -274,14 +279,18 @@ class SigLIP(keras.Model):
         return l2_normalize(self.image(batch_checks.check_images(value, self.image_size), training=training))
 
     def call(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
-        """Embeddings of what `inputs` holds.
+        """Embeds the inputs.
 
         Args:
-            inputs: any of "image", "image_embedding" and "text".
+            inputs: a dict with any of "image", "image_embedding", and "text".
             training: whether dropout is active.
 
         Returns:
-            "image_embedding" and/or "text_embedding", (batch, embed_dim) float32, l2-normalized.
+            A dict with "image_embedding", "text_embedding", or both: l2-normalized embeddings, float32
+            (batch, embed_dim).
+
+        Raises:
+            ValueError: if `inputs` has none of the keys.
         """
         outputs = {}
         for side in ("image", "image_embedding", "text"):
@@ -294,22 +303,22 @@ class SigLIP(keras.Model):
         return outputs
 
     def logits(self, image_embeddings: tf.Tensor, text_embeddings: tf.Tensor) -> tf.Tensor:
-        """t * x.y + b of every image with every text; their sigmoid is the probability that the two belong together.
+        """Returns t * x.y + b for every image and every text. The sigmoid of a logit is the probability of a match.
 
-        These probabilities are absolute and often small, also for the best text: compare them, or rank them.
+        These probabilities are absolute. They are often small, even for the best text, so compare or rank them.
 
         Args:
             image_embeddings: (images, embed_dim), l2-normalized.
             text_embeddings: (texts, embed_dim), l2-normalized.
 
         Returns:
-            (images, texts) float32.
+            Logits, float32 (images, texts).
         """
         logits = tf.exp(self.log_temperature) * tf.matmul(image_embeddings, text_embeddings, transpose_b=True)
         return logits if self.bias is None else logits + self.bias
 
     def named_weights(self) -> dict[str, keras.Variable]:
-        """Canonical weight name -> variable, in a fixed order, without adapters; see `siglip_tf.checkpoints`."""
+        """Returns the variables by canonical name, in a fixed order, without adapters. See `siglip_tf.checkpoints`."""
         layers = [layer for layer in (self.image, self.text) if layer is not None]
         left_out = ("seed_generator", "lora_kernel")
         named = {v.path: v for tower in layers for v in tower.weights if not any(part in v.path for part in left_out)}
@@ -320,7 +329,7 @@ class SigLIP(keras.Model):
         """Assigns arrays by canonical name.
 
         Raises:
-            ValueError: unless names and shapes are exactly those of the model; then nothing is assigned.
+            ValueError: if names and shapes are not exactly those of the model. Then nothing is assigned.
         """
         weights = dict(weights)
         own = self.named_weights()
@@ -340,17 +349,17 @@ class SigLIP(keras.Model):
     # Training: what `fit` and `evaluate` run on each replica.
 
     def compile(self, optimizer="adamw", jit_compile="auto", steps_per_execution=1, **kwargs):
-        """As `keras.Model.compile`; the loss is the model's own.
+        """Does the same as `keras.Model.compile`, with the model's own loss.
 
         Args:
-            optimizer: a Keras optimizer, made under the same strategy as the model, or its name.
-            jit_compile: "auto" compiles with XLA on one GPU. Under a strategy TensorFlow cannot compile a step by
-                itself (a TPU compiles it anyway), and on CPU it does not pay.
-            steps_per_execution: steps that run in one call; a whole number.
+            optimizer: a Keras optimizer that is created under the same strategy as the model, or its name.
+            jit_compile: "auto" compiles with XLA on a single GPU. Under a strategy, TensorFlow cannot compile a step
+                alone (a TPU always compiles it), and on a CPU it has no advantage.
+            steps_per_execution: number of steps that run in one call.
             **kwargs: `run_eagerly`, `auto_scale_loss`.
 
         Raises:
-            ValueError: for a loss, metrics or an option of the optimizer that is wrong for a contrastive loss.
+            ValueError: if there is a loss or a metric, or an option of the optimizer is wrong for a contrastive loss.
         """
         if self.max_patches is not None:
             raise ValueError(
@@ -394,24 +403,25 @@ class SigLIP(keras.Model):
         sample_weight=None,
         **kwargs,
     ):
-        """As `keras.Model.fit`.
+        """Does the same as `keras.Model.fit`.
 
         Args:
-            x: a tf.data data set of global batches of one static size; a `keras.utils.PyDataset` or a generator of
-                such batches; or a dict of arrays, of which a last, smaller batch is left out, another one in every
-                epoch.
-            y, class_weight, sample_weight: None; the pairs are in `x`, and the loss has no weights.
-            batch_size: examples of a global batch, for arrays.
-            *args: as Keras takes them.
-            validation_data: as `x`; the last batch may be smaller, and then counts with the examples that it has.
-            validation_split: last share of arrays that becomes validation data.
-            validation_batch_size: for arrays; `batch_size` by default.
-            shuffle: whether arrays are shuffled.
-            **kwargs: as Keras takes them.
+            x: a tf.data data set of global batches with one static size, a `keras.utils.PyDataset` or a generator of
+                such batches, or a dict of arrays. A last, smaller batch of shuffled arrays is left out; it contains
+                other examples in every epoch.
+            y, class_weight, sample_weight: must be None, because the pairs are in `x` and the loss has no weights.
+            batch_size: the size of a global batch, for arrays.
+            *args: further arguments of Keras.
+            validation_data: the same as `x`, but the last batch may be smaller. Its weight is then the number of its
+                examples.
+            validation_split: the last fraction of arrays, which becomes validation data.
+            validation_batch_size: the batch size of validation arrays. The default is `batch_size`.
+            shuffle: whether to shuffle arrays.
+            **kwargs: further arguments of Keras.
 
         Raises:
-            ValueError: before the first update, for data that is wrong for this model, values out of range (pixels of
-                0 to 255 as floats, ids beyond the table), or what would be ignored: targets, weights, `add_loss`,
+            ValueError: before the first update, if the data do not fit the model, values are out of range (pixels of
+                0 to 255 as floats, ids outside the table), or something would be ignored: targets, weights, `add_loss`,
                 weight regularizers, an overridden `compute_loss` or `call`.
         """
         self._check_nothing_is_ignored(y=y, class_weight=class_weight, sample_weight=sample_weight)
@@ -429,20 +439,20 @@ class SigLIP(keras.Model):
         )
         self._forget_a_step_of_other_weights()
         with fit_data.values_named():
-            # What Keras itself can shuffle is a PyDataset; it warns of a data set that it cannot.
+            # Keras itself can shuffle only a PyDataset, and warns about other data sets.
             shuffle = bool(shuffle) and isinstance(x, keras.utils.PyDataset)
             return super().fit(x, None, None, *args, validation_data=validation_data, shuffle=shuffle, **kwargs)
 
     def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **kwargs):
-        """As `keras.Model.evaluate`, on data as `fit` takes it for validation.
+        """Does the same as `keras.Model.evaluate`, for data that `fit` accepts as validation data.
 
-        The figures are means over batches, each weighted by its examples. A last, smaller batch is filled up to the
-        size of the others, and the rows that fill it are masked: its loss is that of its own examples, under every
-        strategy. A batch may hold such a mask itself, "mask", bool (batch,), as `siglip_tf.data.EvaluationData` makes
-        with remainder="pad".
+        The results are means over batches, weighted by their numbers of examples. A last, smaller batch is padded to
+        the size of the others, and the padding is masked. Its loss is that of its own examples under every strategy. A
+        batch may also contain such a mask itself: "mask", bool (batch,). `siglip_tf.data.EvaluationData` adds it with
+        remainder="pad".
 
         Raises:
-            ValueError: as `fit`.
+            ValueError: for the same reasons as in `fit`.
         """
         self._check_nothing_is_ignored(y=y, sample_weight=sample_weight)
         if not kwargs.get("_use_cached_eval_dataset"):
@@ -474,25 +484,25 @@ class SigLIP(keras.Model):
             )
 
     def _forget_a_step_of_other_weights(self):
-        """The step is traced for the weights that train; Keras would go on with it after they are frozen."""
+        """Discards the traced step if other weights are trainable now, because Keras would still use it."""
         trained = tuple(id(variable) for variable in self.trainable_variables)
         if trained != getattr(self, "_traced_for", trained):
             self.train_function = None
         self._traced_for = trained
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Nothing to build: weights exist from the start, the optimizer's since `compile`."""
+        """Builds nothing, because the weights exist already, and those of the optimizer exist since `compile`."""
 
     def _compiler_target(self):
-        """The kind of device that XLA compiles the step for; None without XLA."""
+        """Returns the kind of device for which XLA compiles the step, or None without XLA."""
         if isinstance(self.distribute_strategy, tf.distribute.TPUStrategy):
-            return target_device() or "TPU"  # or what a tool says that lowers the step for another device
+            return target_device() or "TPU"  # a tool that lowers the step for another device sets `target_device`
         if not self.jit_compile:
             return None
         return "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
 
     def train_step(self, data):
-        """One update from one replica's batch; returns scalars that are equal on every replica."""
+        """Makes one update with a replica's batch, and returns scalars that are equal on all replicas."""
         ring = current_ring()
         variables = self._variables_to_train()
         scalars_of_loss = {id(self.log_temperature), id(self.bias)}
@@ -501,13 +511,13 @@ class SigLIP(keras.Model):
         target = self._compiler_target()
         on_tpu = target == "TPU"
         with compiling_for(target):
-            # Keras clips gradients before it sums them over replicas, which is wrong for a loss over the global batch.
-            # Here they are summed first, so that the optimizer clips the gradient of the global batch.
+            # Keras clips gradients before summing them over replicas, which is wrong for a loss over the global batch.
+            # This step sums them first, so that the optimizer clips the gradient of the global batch.
             seed = tf.bitcast(hash_bits(self.seed, tf.cast(self.optimizer.iterations, tf.int32)), tf.int32)
             state = RandomState(seed, ring.index() * batch["text"].shape[0])
             batch["text"] = _drawn_caption(batch["text"], state)
 
-            # Both towers; `backward` takes gradients of embeddings to gradients of weights.
+            # Run both towers. `backward` converts gradients of embeddings to gradients of weights.
             inputs = {side: batch[side] for side in ("image", "text") if side in batch}
             if self.microbatch_size:
                 embeddings, backward = microbatched(self._encode, inputs, of_towers, state, self.microbatch_size)
@@ -518,11 +528,11 @@ class SigLIP(keras.Model):
             images = self._encode("image_embedding", batch["image_embedding"]) if stored else embeddings["image"]
             frozen_images = stored or not {id(v) for v in self.image.weights} & set(map(id, of_towers))
 
-            # The loss round the ring of replicas, with its gradients in closed form (Algorithm 1, section 3.3).
+            # Compute the loss around the ring of replicas, with gradients in closed form (Algorithm 1, section 3.3).
             labels = self._labels(batch)
             result = self._loss(ring, images, embeddings["text"], labels, seed=seed, frozen_images=frozen_images)
 
-            # Back through the towers; with float16 all gradients are scaled up until they are applied.
+            # Go back through the towers. With float16, all gradients are scaled until they are applied.
             scale = self.optimizer.scale_loss(tf.ones(()))
             upstream = {"text": scale * result.text_gradient}
             if not stored:
@@ -532,15 +542,15 @@ class SigLIP(keras.Model):
             if self.bias is not None:
                 gradients[id(self.bias)] = scale * result.bias_gradient
 
-            # The sum over replicas is the gradient of the global batch; the optimizer clips it and makes the update.
+            # The sum over replicas is the gradient of the global batch. The optimizer clips it and makes the update.
             summed = ring.sum([gradients[id(v)] for v in variables])
-            found = self._loss_metrics(ring, result, images, embeddings["text"])  # by the weights before the update
+            found = self._loss_metrics(ring, result, images, embeddings["text"])  # with the weights before the update
             updates = optimizers.apply(self.optimizer, summed, variables, stacked=on_tpu)
 
             towers = (self.image, self.text) if self.tower_norms else ()
             squares = sums_of_squares([g / scale for g in summed], on_tpu)
             if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-                # An update that the optimizer passes over, as its scale is too large for float16, has no gradient.
+                # If the scale is too large for float16, the optimizer skips the update, and there is no gradient.
                 finite = self.optimizer.check_finite(summed)
                 squares = [tf.where(finite, square, 0.0) for square in squares]
                 found["skipped_update"] = 1.0 - tf.cast(finite, tf.float32)
@@ -566,7 +576,7 @@ class SigLIP(keras.Model):
         return variables
 
     def test_step(self, data):
-        """The loss of one batch without an update; rows that a "mask" marks as False are no examples."""
+        """Computes the loss of one batch without an update. Rows whose "mask" is False are padding."""
         ring = current_ring()
         batch = batch_checks.check_training_batch(data, self._test_examples, masked=True)
         batch["text"] = batch_checks.one_caption(batch["text"])
@@ -576,30 +586,30 @@ class SigLIP(keras.Model):
         labels = self._labels(batch)
         result = self._loss(ring, images, texts, labels, seed=seed, gradients=False)
         found = self._loss_metrics(ring, result, images, texts, labels)
-        # A mean over examples, as Keras has it; batches weigh alike unless the last one is smaller.
+        # The result is a mean over examples, as in Keras. Batches have equal weights unless the last one is smaller.
         examples = tf.cast(labels.count(ring, images.shape[0], tf.float32), tf.float32)
         for tracker in self._test_trackers:
             tracker.update_state(found[tracker.name], sample_weight=examples)
         return self._results({tracker.name: tracker.result() for tracker in self._test_trackers})
 
     def predict_step(self, data):
-        """Embeddings of whatever the batch holds."""
+        """Returns the embeddings of a batch."""
         batch = data[0] if isinstance(data, tuple) else data
         return self(batch, training=False)
 
     @property
     def metrics(self):
-        """The means of `evaluate`, then those of `fit`: Keras takes the ones whose names are the step's."""
+        """The metrics of `evaluate`, then those of `fit`. Keras uses the ones with the names that the step returns."""
         return [*self._test_trackers, self._step_means]
 
     @property
     def variables(self):
-        """All state of a step: Keras leaves out the means of an epoch, which `train_step` updates."""
+        """The whole state of a step. Keras leaves out the means of an epoch, which `train_step` updates."""
         means = getattr(self, "_step_means", None)
         return [*super().variables, *(means.variables if means is not None else ())]
 
     def _labels(self, batch):
-        """Which pairs are no negatives, by their groups and their captions."""
+        """Returns the labels of the pairs that are not negatives because of their groups or captions."""
         text = batch["text"]
         rules = (batch.get("group"), self.same_group, text, self.equal_captions)
         return pair_labels(*rules, text.shape[0], batch.get("mask"))
@@ -620,7 +630,7 @@ class SigLIP(keras.Model):
         return metrics.loss_metrics(ring, result, images, texts, temperature, bias, labels)
 
     def _results(self, scalars):
-        """Keras takes a mean over axis 0 of step results across workers, which scalars do not have."""
+        """Adds an axis for several workers, because Keras averages results of workers over axis 0."""
         if isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
             return {name: tf.reshape(value, (1,)) for name, value in scalars.items()}
         return scalars
@@ -628,19 +638,19 @@ class SigLIP(keras.Model):
     # Fine-tuning.
 
     def train_only(self, image: str | int = "all", text: str | int = "all", temperature: bool = True) -> list[str]:
-        """Freezes all other parts. Call it before `compile`.
+        """Makes only some parts of the model trainable. Call it before `compile`.
 
         Args:
-            image: of the image tower: "all", "frozen", "head" (what pools or projects the tokens), or a number of last
-                blocks, which train together with final norm and head.
-            text: of the text tower, likewise.
-            temperature: whether temperature and bias train. With both towers "frozen" they train alone.
+            image: the trainable part of the image tower: "all", "frozen", "head" (the layer that pools or projects the
+                tokens), or a number of last blocks, which includes the final norm and the head.
+            text: the trainable part of the text tower, with the same values.
+            temperature: whether the temperature and the bias are trainable. If both towers are "frozen", only they are.
 
         Returns:
-            Names of the weights that train.
+            The names of the trainable weights.
 
         Raises:
-            ValueError: for another value, a part that the model does not have, or nothing to train.
+            ValueError: if a value is invalid, the model does not have the part, or nothing is trainable.
         """
         return fine_tuning.train_only(self, image, text, temperature)
 
@@ -654,18 +664,19 @@ class SigLIP(keras.Model):
         """Adds low-rank adapters (LoRA) and freezes all other weights. Call it before `compile`.
 
         Args:
-            rank: of all adapters; or {"image": rank, "text": rank}, where a tower that is left out stays frozen and
-                a rank may itself be {"q": rank, ...}.
-            projections: which of "q", "k", "v", "out", "fc1" and "fc2" of every block and of the MAP head.
-            alpha: adapters are scaled by alpha / rank; the rank by default.
-            train_temperature: whether temperature and bias train, too.
+            rank: the rank of all adapters, or {"image": rank, "text": rank}. A tower that is left out stays frozen. A
+                rank of a tower may also be {"q": rank, ...}.
+            projections: the projections that get adapters, from "q", "k", "v", "out", "fc1", and "fc2". This applies to
+                every block and to the MAP head.
+            alpha: the adapters are scaled by alpha / rank. The default is the rank.
+            train_temperature: whether the temperature and the bias are trainable too.
 
         Returns:
-            Paths of the layers that have an adapter now.
+            The paths of the layers that have an adapter.
 
         Raises:
-            ValueError: for a rank below 1 or above what a kernel has, unknown towers or projections, or a model that
-                has other adapters; then nothing is changed.
+            ValueError: if a rank is below 1 or too large for a kernel, a tower or projection is unknown, or the model
+                has other adapters. Then nothing changes.
         """
         return lora.enable_lora(self, rank, projections, alpha, train_temperature)
 
@@ -675,19 +686,23 @@ class SigLIP(keras.Model):
         return bool(lora.adapters_of(self))
 
     def merge_lora(self) -> "SigLIP":
-        """A new model without adapters that gives the same embeddings; the model itself where it has none."""
+        """Returns a new model without adapters that gives the same embeddings, or the model itself if it has none."""
         return lora.merge_lora(self)
 
     def save_adapters(self, path: str | os.PathLike) -> None:
-        """Writes the adapters and all other trainable weights to one safetensors file; see `load_adapters`."""
+        """Writes the adapters and all other trainable weights to one safetensors file.
+
+        Raises:
+            ValueError: if the model has no adapters.
+        """
         lora.save_adapters(self, path)
 
     def load_adapters(self, path: str | os.PathLike) -> None:
-        """Adds the adapters that `save_adapters` wrote, or sets those that are there, and freezes all else.
+        """Adds or sets the adapters from a file of `save_adapters`, and freezes all weights that are not in the file.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: the file is of another kind or of another model; then nothing is changed.
+            FileNotFoundError: if the file does not exist.
+            ValueError: if the file has another format or is of another model. Then nothing changes.
         """
         lora.load_adapters(self, path)
 
@@ -703,48 +718,48 @@ class SigLIP(keras.Model):
         verbose: bool = True,
         **options: Any,
     ) -> "SigLIP":
-        """A model with the weights, architecture and preprocessing of a checkpoint.
+        """Returns a model with the weights, architecture, and preprocessing of a checkpoint.
 
         Args:
-            path: a big_vision or AugReg npz, a Hugging Face folder or safetensors file, a KerasHub preset folder, or a
-                folder that `save_checkpoint` wrote; recognized by content.
-            image_size: another resolution; position embeddings are resampled bilinearly.
-            tokenizer: a SentencePiece model file for formats that carry none (npz).
-            resize: how images are resized ("big_vision", "bicubic_antialias", "bilinear_antialias"), in place of what
-                the checkpoint says.
-            verbose: whether to print what was found.
-            **options: further arguments of `SigLIP` (`remat`, `dropout`, `max_patches` of a NaFlex model, ...). For a
-                checkpoint of an image tower alone (AugReg), those of a text tower, which starts from initial weights:
-                at least `text`.
+            path: a big_vision or AugReg npz file, a Hugging Face folder or safetensors file, a KerasHub preset folder,
+                or a folder that `save_checkpoint` wrote. The format is recognized by the content.
+            image_size: another resolution in pixels. The position embeddings are resampled bilinearly.
+            tokenizer: a SentencePiece model file, for formats that do not contain one (npz).
+            resize: the method to resize images ("big_vision", "bicubic_antialias", "bilinear_antialias"). It replaces
+                the checkpoint's own method.
+            verbose: whether to print a description of the checkpoint.
+            **options: further arguments of `SigLIP`, such as `remat`, `dropout`, or `max_patches` of a NaFlex model. A
+                checkpoint of a single image tower (AugReg) needs arguments of a text tower, at least `text`; that tower
+                starts from initial weights.
 
         Returns:
-            The model; `model.preprocessing` is the checkpoint's, or None if it says nothing of it.
+            The model. Its `preprocessing` is None if the checkpoint does not describe one.
 
         Raises:
-            FileNotFoundError: nothing is there.
-            ValueError: the file is damaged or of another kind, or its weights are not those of one whole model.
+            FileNotFoundError: if the path does not exist.
+            ValueError: if the file is damaged or has another format, or does not hold the weights of one whole model.
         """
         return pretrained.read_model(cls, path, image_size, tokenizer, resize, verbose, options)
 
     def to_checkpoint(self) -> Checkpoint:
-        """The model as named arrays, architecture and preprocessing, for `siglip_tf.checkpoints.write`.
+        """Returns the model as named arrays, architecture, and preprocessing, for `siglip_tf.checkpoints.write`.
 
         Adapters are merged into their kernels.
         """
         return pretrained.checkpoint_of(self, self._arguments)
 
     def save_checkpoint(self, path: str | os.PathLike, format: str = "native") -> tuple[str, ...]:
-        """Writes weights, architecture and preprocessing; aside first, then renamed.
+        """Writes the weights, the architecture, and the preprocessing atomically.
 
         Args:
-            path: the folder to make; one file for "big_vision".
-            format: "native", "big_vision", "hugging_face" or "keras_hub".
+            path: the folder to write. For "big_vision" it is a file.
+            format: "native", "big_vision", "hugging_face", or "keras_hub".
 
         Returns:
-            Notes on what the format cannot say exactly.
+            Notes on what the format cannot express exactly.
 
         Raises:
-            ValueError: an unknown format, or a model that it cannot express.
+            ValueError: if the format is unknown or cannot express the model.
         """
         return checkpoints.write(path, self.to_checkpoint(), format)
 
@@ -765,19 +780,19 @@ class SigLIP(keras.Model):
         return model
 
     def get_compile_config(self):
-        """What `.keras` files keep of `compile`: the optimizer; where to compile is chosen anew on every machine."""
+        """Returns the arguments of `compile` that `.keras` files store. Each machine chooses `jit_compile` again."""
         if not self.compiled:
             return None
         steps = self.steps_per_execution
         return {"optimizer": keras.saving.serialize_keras_object(self.optimizer), "steps_per_execution": steps}
 
     def compile_from_config(self, config):
-        """Compiles as `get_compile_config` says, in `load_model`."""
+        """Compiles the model in `load_model` with the result of `get_compile_config`."""
         self.compile(**keras.saving.deserialize_keras_object(config))
 
 
 def _drawn_caption(text, state):
-    """One of several captions for each image, drawn anew in every step."""
+    """Draws one of several captions for each image. Every step draws again."""
     examples = state.first_example + tf.range(text.shape[0])
     return batch_checks.one_caption(text, hash_bits(state.seed, _CAPTIONS, examples))
 
@@ -788,7 +803,7 @@ def _overrides(model, name):
 
 
 def _split(arrays, share):
-    """(the first, the last `share` of the examples) of a dict of arrays."""
+    """Splits a dict of arrays into the first examples and the last fraction `share`."""
     if not isinstance(arrays, Mapping):
         raise ValueError(
             f"Expected a dict of arrays with validation_split. Received: {type(arrays).__name__}. Give validation_data."

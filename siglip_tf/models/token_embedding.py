@@ -1,4 +1,4 @@
-"""Token embeddings, whole or "bottlenecked" (section 4.3), with a dense gradient."""
+"""Token embeddings, with a full table or a bottleneck (section 4.3), and a dense gradient."""
 
 import keras
 import tensorflow as tf
@@ -10,9 +10,9 @@ class TokenEmbedding(keras.layers.Layer):
     """A table (vocabulary, width), or a table (vocabulary, K) and a projection (K, width) for large vocabularies.
 
     Args:
-        vocab_size: N.
-        width: W of the text tower.
-        bottleneck: K; None for the whole table.
+        vocab_size: number of token ids.
+        width: width of the text tower.
+        bottleneck: K, or None for a full table.
 
     Call arguments:
         ids: int32 (batch, tokens), each below vocab_size.
@@ -41,18 +41,18 @@ class TokenEmbedding(keras.layers.Layer):
         x = tf.cast(_look_up(tf.convert_to_tensor(self.embedding), ids), self.compute_dtype)
         if not self.bottleneck:
             return x
-        # As rows: the gradient of a product of three axes by two has shapes that are known when it runs, and no TPU
-        # takes those.
+        # Use rows: the gradient of a product of tensors with three and two axes has dynamic shapes, which TPUs do not
+        # support.
         projected = tf.matmul(tf.reshape(x, (-1, self.bottleneck)), self.projection)
         return tf.reshape(projected, (-1, *ids.shape[1:], self.width))
 
 
 @tf.custom_gradient
 def _look_up(table, ids):
-    """Rows of the table. The gradient is dense: optimizers square the slices of a repeated id apart, not their sum.
+    """Looks up rows of the table, with a dense gradient.
 
-    The table is float32 and so is the sum over repeated ids, under every dtype policy: in bfloat16 a sum of ones ends
-    at 256.
+    With a sparse gradient, optimizers would square the slices of a repeated id separately and not their sum. The table
+    and the sum over repeated ids are float32 under every dtype policy, because a sum of ones in bfloat16 stops at 256.
     """
 
     def gradient(upstream):

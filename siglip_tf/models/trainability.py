@@ -1,4 +1,4 @@
-"""Which weights train, as plain values: a saved model keeps them, which Keras' own files do not."""
+"""Stores which weights are trainable as JSON values in a saved model, because Keras' own files do not store it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from siglip_tf.primitives.tensorflow_internals import all_layers
 
 
 def trainability(model: keras.Model) -> dict[str, Any]:
-    """Frozen layers, frozen weights and adapters of a model; empty where everything trains."""
+    """Returns the frozen layers, frozen weights, and adapters of a model, or {} if everything is trainable."""
     state = {
         "adapters": {path: [layer.lora_rank, layer.lora_alpha] for path, layer in adapters_of(model).items()},
         "frozen_layers": [path for path, layer in _layers(model).items() if not layer.trainable],
@@ -21,10 +21,10 @@ def trainability(model: keras.Model) -> dict[str, Any]:
 
 
 def restore_trainability(model: keras.Model, state: Mapping[str, Any]) -> None:
-    """Gives a new model what `trainability` told of another one.
+    """Applies the result of `trainability` to a new model.
 
     Raises:
-        ValueError: for a layer or weight that the model does not have.
+        ValueError: if the model does not have a layer or weight.
     """
     layers, weights = _layers(model), model.named_weights()
     named = [*state.get("adapters", ()), *state.get("frozen_layers", ())]
@@ -35,7 +35,7 @@ def restore_trainability(model: keras.Model, state: Mapping[str, Any]) -> None:
     for path, (rank, alpha) in state.get("adapters", {}).items():
         layers[path].enable_lora(rank, lora_alpha=alpha)
     frozen = set(state.get("frozen_layers", ()))
-    for path, layer in layers.items():  # a layer before those inside it, whose marks it sets too
+    for path, layer in layers.items():  # a layer comes before its sublayers, because it also sets their `trainable`
         if layer.trainable == (path in frozen):
             layer.trainable = path not in frozen
     frozen = set(state.get("frozen_weights", ()))
@@ -47,5 +47,5 @@ def restore_trainability(model: keras.Model, state: Mapping[str, Any]) -> None:
 
 
 def _layers(model):
-    """The model as "" and every layer of its towers by path."""
+    """Returns the model under the key "", and every layer of its towers by path."""
     return {"": model} | {layer.path: layer for layer in all_layers(model)}

@@ -1,4 +1,4 @@
-"""The encoder that both towers share: pre-norm blocks, bidirectional attention, a final norm."""
+"""The encoder of both towers: pre-norm blocks with bidirectional attention, and a final norm."""
 
 import keras
 import tensorflow as tf
@@ -14,16 +14,16 @@ from siglip_tf.primitives.projection import Projection
 from siglip_tf.primitives.rematerialization import rematerialize
 
 REMAT_POLICIES = ("none", "block")
-# Policies of earlier versions, which kept more than "block" does and were slower and larger on every chip.
+# Policies of earlier versions. They kept more tensors than "block" and were slower and larger on every chip.
 OLD_REMAT_POLICIES = ("selective", "attention")
 ATTENTIONS = ("einsum", "fused")
 
 
 def remat_policy(name: str) -> str:
-    """The policy called `name`; "block" for the names "selective" and "attention" of earlier versions.
+    """Returns the policy called `name`. "selective" and "attention" of earlier versions mean "block".
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: if the name is unknown.
     """
     if name in OLD_REMAT_POLICIES:
         return "block"
@@ -33,15 +33,18 @@ def remat_policy(name: str) -> str:
 
 
 class MLP(keras.layers.Layer):
-    """Dense, GELU (tanh approximation), dropout, dense.
+    """Applies a dense layer, GELU (tanh approximation), dropout, and another dense layer.
 
     Args:
-        hidden: hidden units.
+        hidden: number of hidden units.
         dropout: rate of dropped hidden units.
 
     Call arguments:
-        x: (..., width); the result has the same shape. With dropout while training: (batch * tokens, width), built for
+        x: (..., width). For training with dropout, x must be (batch * tokens, width), and the layer must be built for
             (batch, tokens, width).
+
+    Returns:
+        The same shape as x.
     """
 
     def __init__(self, hidden: int, dropout: float = 0.0, **kwargs):
@@ -60,24 +63,27 @@ class MLP(keras.layers.Layer):
 
     def call(self, x, training=False):
         hidden = by_example([self.drop], gelu_tanh(self.fc1(x)), self._tokens, training)
-        # A TPU's compiler makes one kernel of both matmuls, in which the first is slower than it is alone.
+        # A TPU's compiler would merge both matmuls into one kernel, in which the first one is slower than alone.
         return self.fc2(stored(hidden))
 
 
 class Block(keras.layers.Layer):
-    """x + attention(norm(x)), then x + MLP(norm(x)); dropout and stochastic depth on both branches.
+    """Computes x + attention(norm(x)), then x + MLP(norm(x)), with dropout and stochastic depth on both branches.
 
-    Tokens of all examples are rows of one matrix: 196 tokens are no multiple of a TPU's tiles, and a third axis would
-    be padded, or laid out otherwise and copied, between any two matmuls.
+    The tokens of all examples are rows of one matrix. With a separate axis of tokens, a TPU would pad or copy the
+    tensor between any two matmuls, because for example 196 tokens are not a multiple of its tiles.
 
     Args:
-        size: of the tower.
-        dropout: rate of dropped units behind attention, inside and behind the MLP.
+        size: the size of the tower.
+        dropout: rate of dropped units after attention, inside the MLP, and after the MLP.
         stochastic_depth: rate of dropped branches.
         attention: "einsum", or "fused" for one kernel on TPUs and GPUs.
 
     Call arguments:
-        x: (batch * tokens, width), built for (batch, tokens, width); the result has the same shape.
+        x: (batch * tokens, width). The layer must be built for (batch, tokens, width).
+
+    Returns:
+        (batch * tokens, width).
     """
 
     def __init__(
@@ -117,19 +123,19 @@ class Block(keras.layers.Layer):
 
 
 class Encoder(keras.layers.Layer):
-    """Blocks and a final norm: what an image tower and a text tower have in common, as their base class.
+    """The base class of both towers, with blocks and a final norm.
 
     Args:
-        size: width, depth, MLP and heads.
-        dropout: rate of dropped units while training.
-        stochastic_depth: rate of dropped branches of the deepest block while training.
-        remat: "none" keeps every tensor for the backward pass; "block" keeps the input of every block and computes the
-            block again. "selective" and "attention" of earlier versions mean "block".
+        size: width, depth, MLP width, and heads.
+        dropout: rate of dropped units during training.
+        stochastic_depth: rate of dropped branches of the deepest block during training.
+        remat: "none" keeps every tensor for the backward pass. "block" keeps only the input of every block and computes
+            the block again. "selective" and "attention" of earlier versions mean "block".
         attention: "einsum", or "fused" for one kernel on TPUs and GPUs.
-        scan_layers: one loop over the blocks while training; needs remat="block".
+        scan_layers: whether training runs the blocks in a loop. It needs remat="block" and no stochastic depth.
 
     Raises:
-        ValueError: for an unknown remat policy or attention, or a loop over blocks that cannot be one.
+        ValueError: if the remat policy or the attention is unknown, or the blocks cannot run in a loop.
     """
 
     def __init__(
@@ -154,10 +160,10 @@ class Encoder(keras.layers.Layer):
             )
 
     def build_encoder(self, shape) -> None:
-        """Makes dropout, blocks and norm for inputs of `shape` (batch, tokens, width)."""
+        """Creates dropout, blocks, and norm for inputs of `shape` (batch, tokens, width)."""
         self.drop = Dropout(self.dropout, name="drop", dtype=self.dtype_policy)
         self.drop.build(shape)
-        # Deeper blocks are dropped more often, as is usual for stochastic depth.
+        # Deeper blocks are dropped more often, as usual for stochastic depth.
         rates = [self.stochastic_depth * i / max(self.size.depth - 1, 1) for i in range(self.size.depth)]
         self.blocks = [
             Block(self.size, self.dropout, rate, self.attention, name=f"block_{i}", dtype=self.dtype_policy)
@@ -169,7 +175,7 @@ class Encoder(keras.layers.Layer):
         self.final_norm.build(shape)
 
     def encode(self, x: tf.Tensor, training: bool) -> tf.Tensor:
-        """(batch, tokens, width) -> (batch, tokens, width)."""
+        """Applies blocks and norm: (batch, tokens, width) -> (batch, tokens, width)."""
         tokens, width = x.shape[1:]
         random = [
             self.drop,
@@ -187,7 +193,7 @@ class Encoder(keras.layers.Layer):
 
 
 def by_example(layers, rows: tf.Tensor, tokens: int, training: bool) -> tf.Tensor:
-    """Random layers applied to rows (batch * tokens, units). They see (batch, tokens, units): masks are of examples."""
+    """Applies random layers to rows (batch * tokens, units). They see (batch, tokens, units): masks are per example."""
     if not training or not any(layer.rate for layer in layers):
         return rows
     x = tf.reshape(rows, (-1, tokens, rows.shape[-1]))

@@ -1,4 +1,4 @@
-"""Tower sizes by their names in the paper and in the field; image and text towers use one table."""
+"""Tower sizes by their usual names. Image and text towers use the same table."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ from siglip_tf.checkpoints.architecture import PUBLIC_TOWERS
 
 @dataclasses.dataclass(frozen=True)
 class TowerSize:
-    """Size of a transformer tower: width, number of blocks, hidden units of the MLP, attention heads."""
+    """The size of a transformer tower: width, number of blocks, hidden units of the MLP, and attention heads."""
 
     width: int
     depth: int
@@ -15,15 +15,16 @@ class TowerSize:
     num_heads: int
 
 
-# The table stands where checkpoints recognize towers by it.
+# The table is in `checkpoints`, which identifies the size of towers by it.
 VARIANTS: dict[str, TowerSize] = {name: TowerSize(*size) for name, size in PUBLIC_TOWERS.items()}
 
 
 def tower_size(name: str, **overrides: int | None) -> TowerSize:
-    """The size called `name`, with any of its fields replaced by what is not None.
+    """Returns the size called `name`, with some fields replaced by overrides that are not None.
 
     Raises:
-        ValueError: for a name that is not in `VARIANTS` or a field that is not a positive integer.
+        ValueError: if the name is not in `VARIANTS`, a field is not a positive integer, or the number of heads does not
+            divide the width.
     """
     if name not in VARIANTS:
         raise ValueError(f"Expected a tower size among {', '.join(VARIANTS)}. Received: {name!r}.")
@@ -37,10 +38,10 @@ def tower_size(name: str, **overrides: int | None) -> TowerSize:
 
 
 def image_tower_size(name: str, patch_size: int | None = None, **overrides: int | None) -> tuple[TowerSize, int]:
-    """Size and patch size of an image tower, from a name such as "B/16" or from a size and `patch_size`.
+    """Returns the size and the patch size of an image tower, from a name such as "B/16" or a size and `patch_size`.
 
     Raises:
-        ValueError: for an unknown size, no patch size, or two of them that differ.
+        ValueError: if the size is unknown, there is no patch size, or there are two different ones.
     """
     size, slash, patch = name.partition("/")
     if slash and not patch.isdecimal():

@@ -1,7 +1,7 @@
-"""HTML pages: one base template with its style for every page that this project writes.
+"""HTML pages: one base template with a style for all pages of this project.
 
-A page is one file without links: pictures are `data:` URLs, and nothing is loaded from elsewhere. A template extends
-`page.html`, fills its blocks `style`, `header` and `content`, and may import the macros of `parts.html`:
+A page is a single file. Pictures are `data:` URLs, and nothing is loaded from other places. A template extends
+`page.html`, fills its blocks `style`, `header`, and `content`, and may import the macros of `parts.html`:
 
     {% extends "page.html" %}
     {% from "parts.html" import tiles, bar %}

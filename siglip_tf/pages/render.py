@@ -1,4 +1,4 @@
-"""Templates to text, and pictures to `data:` URLs."""
+"""Renders templates to text, and pictures to `data:` URLs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ _KINDS = ((b"\x89PNG", "png"), (b"GIF8", "gif"), (b"BM", "bmp"), (b"RIFF", "webp
 
 
 def render(template: str, package: str | None = None, **values: Any) -> str:
-    """The page as text. Every value is escaped unless it is `markupsafe.Markup`.
+    """Renders a page. Every value is escaped unless it is `markupsafe.Markup`.
 
     Args:
         template: a file in the package's folder `templates`.
-        package: the package that holds the template; None for this one. Its templates may extend those here.
-        **values: what the template shows; `title` is the page's title.
+        package: the package that contains the template. The default is this package, whose templates any package may
+            extend.
+        **values: the values that the template shows. `title` is the page's title.
+
+    Returns:
+        The text of the page.
 
     Raises:
-        jinja2.TemplateNotFound: no such template.
-        jinja2.UndefinedError: a value that the template needs is missing.
+        jinja2.TemplateNotFound: if there is no such template.
+        jinja2.UndefinedError: if a value that the template needs is missing.
     """
     return _environment(package).get_template(template).render(**values)
 
@@ -43,13 +47,13 @@ def _environment(package: str | None) -> Any:
 
 
 def data_url(picture: bytes) -> str:
-    """A `data:` URL of an encoded picture (PNG, GIF, BMP, WebP, or else JPEG), so that a page holds it."""
+    """Returns a `data:` URL of an encoded picture (PNG, GIF, BMP, WebP, or else JPEG), which a page can contain."""
     kind = next((name for magic, name in _KINDS if picture.startswith(magic)), "jpeg")
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"
 
 
 def marked(text: str) -> str:
-    """The `markupsafe.Markup` of a text whose code, bold, and emphasis are written as in Markdown."""
+    """Converts code, bold, and emphasis in Markdown text to HTML, as `markupsafe.Markup`."""
     from markupsafe import Markup, escape
 
     html = str(escape(text))
@@ -59,14 +63,14 @@ def marked(text: str) -> str:
 
 
 def sigmoid(logit: float) -> float:
-    """1 / (1 + exp(-logit)), without overflow."""
+    """Returns 1 / (1 + exp(-logit)) without overflow."""
     if logit >= 0:
         return 1 / (1 + math.exp(-logit))
     return math.exp(logit) / (1 + math.exp(logit))
 
 
 def share_text(share: float) -> str:
-    """A share of one in percent: "12.3%", with two significant digits where it is below 10 % ("0.052%")."""
+    """Formats a fraction in percent: "12.3%", or with two significant digits if it is below 10 % ("0.052%")."""
     percent = 100 * share
     if percent == 0 or abs(percent) >= 9.95:
         return f"{percent:.1f}%"

@@ -1,4 +1,4 @@
-"""The synthetic data set: drawn scenes with captions in several languages, and compositions held out."""
+"""The synthetic data set: drawn scenes with captions in several languages, and held-out compositions."""
 
 from siglip_tf.synthetic.captions import LANGUAGES, caption, class_names, class_prompts
 from siglip_tf.synthetic.composition import COMPOSITIONS, HELD_OUT, SEEN, SPLITS, Scene, SceneObject

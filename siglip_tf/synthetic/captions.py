@@ -1,4 +1,4 @@
-"""Scenes in words: one of five kinds of caption, in any of the languages."""
+"""Captions of scenes: five kinds of sentences, in each of the languages."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ LANGUAGES: Final = tuple(GRAMMARS)
 
 
 def caption(scene: Scene, generator: random.Random, language: str = "en") -> str:
-    """A caption of the scene, lower case.
+    """Returns a caption of the scene in lower case.
 
-    It names the subject alone, the subject and its place, every object with its place, two objects and their
-    relation, or counts them first. What is said is true; what is left out is random.
+    The caption names only the subject, the subject and its place, two objects and their relation, or all objects with
+    their places, which it may count first. Everything that it says is true. It leaves out details at random.
 
     Args:
-        scene: What the picture shows.
-        generator: Decides kind and wording.
-        language: One of `LANGUAGES`.
+        scene: the content of the picture.
+        generator: the random numbers that decide the kind of caption and its wording.
+        language: one of `LANGUAGES`.
 
     Returns:
         The caption.
 
     Raises:
-        ValueError: There is no grammar for the language.
+        ValueError: if there is no grammar for the language.
     """
     grammar = grammar_of(language)
     subject, others = scene.objects[0], scene.objects[1:]
@@ -63,17 +63,17 @@ def caption(scene: Scene, generator: random.Random, language: str = "en") -> str
 
 
 def class_prompts(language: str = "en", templates: int = 4) -> list[list[str]]:
-    """Zero-shot prompts of every composition, each grammatical in its language.
+    """Returns zero-shot prompts for every composition, in correct grammar.
 
     Args:
-        language: One of `LANGUAGES`.
-        templates: How many sentences a class gets.
+        language: one of `LANGUAGES`.
+        templates: the number of prompts per class.
 
     Returns:
         For each label of `COMPOSITIONS`, `templates` prompts: "a red circle", "a picture of a red circle", ...
 
     Raises:
-        ValueError: There is no grammar for the language.
+        ValueError: if there is no grammar for the language.
     """
     grammar = grammar_of(language)
     return [
@@ -86,15 +86,15 @@ def class_prompts(language: str = "en", templates: int = 4) -> list[list[str]]:
 
 
 def class_names() -> list[str]:
-    """English names of the compositions by label: "red circle", ..."""
+    """Returns the English names of the compositions by label: "red circle", ..."""
     return [f"{colour} {shape}" for colour, shape in COMPOSITIONS]
 
 
 def grammar_of(language: str) -> Grammar:
-    """The grammar of a language code.
+    """Returns the grammar for a language code.
 
     Raises:
-        ValueError: There is none.
+        ValueError: if there is none.
     """
     if language not in GRAMMARS:
         raise ValueError(f"There is no grammar for language {language!r}. Expected one of {', '.join(LANGUAGES)}.")
@@ -106,10 +106,11 @@ def _bare(colour: str, shape: str) -> SceneObject:
 
 
 def where(first: SceneObject, second: SceneObject) -> str:
-    """Where the first object is, seen from the second.
+    """Returns where the first object is relative to the second.
 
     Returns:
-        "above", "below", "left" or "right", along the axis that separates them more; vertical if both are equal.
+        "above", "below", "left", or "right", along the axis on which they are farther apart. If the distances are
+        equal, the vertical axis is used.
     """
     rows, columns = (first.place[axis] - second.place[axis] for axis in range(2))
     if abs(rows) >= abs(columns):

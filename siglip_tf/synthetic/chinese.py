@@ -1,4 +1,4 @@
-"""Chinese captions (simplified): no inflexion, no spaces, the place before the object."""
+"""Captions in simplified Chinese. There is no inflection and there are no spaces. The place comes before the object."""
 
 from siglip_tf.synthetic.composition import SceneObject
 from siglip_tf.synthetic.grammar import NOMINATIVE, Grammar, Sentence, Wording, pick

@@ -1,8 +1,8 @@
-"""What a scene holds: one to three objects with shape, colour, texture, size and place, some pairs held out.
+"""The content of a scene: one to three objects, each with a shape, color, texture, size, and place.
 
-A *composition* is a pair (colour, shape). Every fifth one is held out: no object of the training split shows it
-and no training caption names it, while each colour and each shape is seen in eight other compositions. The
-first object of a scene is its subject: it is larger than the others, and its composition is the scene's label.
+A *composition* is a pair (color, shape). One fifth of them are held out: no object of the training split shows them,
+and no training caption names them. Each color and each shape occurs in eight other compositions. The first object of a
+scene is its subject. It is larger than the others, and its composition is the scene's label.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ SHAPES: Final = ("circle", "square", "triangle", "star", "cross", "ring", "heart
 COLOURS: Final = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "white", "black")
 TEXTURES: Final = ("plain", "striped", "dotted", "checked")
 SIZES: Final = ("small", "large")
-# Row by row: (row, column) of a 3 x 3 grid.
+# (row, column) of a 3 x 3 grid, row by row.
 PLACES: Final = tuple((row, column) for row in range(3) for column in range(3))
 SPLITS: Final = ("train", "validation", "test")
 
 COMPOSITIONS: Final = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
-# Two shapes of each colour and two colours of each shape, so that no attribute is rarer in training than another.
+# Two shapes of each color and two colors of each shape, so that all attributes are equally frequent in training.
 HELD_OUT: Final = frozenset(
     label
     for label, (colour, shape) in enumerate(COMPOSITIONS)
@@ -28,12 +28,12 @@ HELD_OUT: Final = frozenset(
 )
 SEEN: Final = tuple(label for label in range(len(COMPOSITIONS)) if label not in HELD_OUT)
 
-_OBJECT_COUNT_WEIGHTS: Final = (5, 4, 3)  # of one, two and three objects
+_OBJECT_COUNT_WEIGHTS: Final = (5, 4, 3)  # for one, two, and three objects
 
 
 @dataclasses.dataclass(frozen=True)
 class SceneObject:
-    """One object: words for its attributes, and `place` as (row, column) of a 3 x 3 grid."""
+    """One object, with the names of its attributes and its place as (row, column) of a 3 x 3 grid."""
 
     shape: str
     colour: str
@@ -44,12 +44,12 @@ class SceneObject:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """Objects, the subject first.
+    """The objects of a picture. The subject comes first.
 
     Attributes:
-        objects: one to three; in a crowded scene up to five.
-        label: indexes `COMPOSITIONS`, or `CROWDED_COMPOSITIONS` of a crowded scene.
-        count: how many of the first objects are the subject: one, but for a crowded scene.
+        objects: one to three objects, or up to five in a crowded scene.
+        label: the index in `COMPOSITIONS`, or in `CROWDED_COMPOSITIONS` for a crowded scene.
+        count: how many of the first objects are the subject. It is 1 except in a crowded scene.
     """
 
     objects: tuple[SceneObject, ...]
@@ -61,9 +61,9 @@ def compose(generator: random.Random, split: str) -> Scene:
     """Draws a scene of a split.
 
     Args:
-        generator: Its state decides everything about the scene.
-        split: "train" and "validation" hold seen compositions only; in "test" the subject is a held-out
-            composition and the other objects are any.
+        generator: the random numbers that decide everything about the scene.
+        split: "train" and "validation" contain only seen compositions. In "test", the subject is a held-out
+            composition, and the other objects may be any composition.
 
     Returns:
         The scene.
@@ -79,7 +79,7 @@ def compose(generator: random.Random, split: str) -> Scene:
     objects = []
     for position, composition in enumerate([label, *sorted(used - {label})]):
         colour, shape = COMPOSITIONS[composition]
-        # Alone, the subject may be small; in company it is the large one: that is what makes it the subject.
+        # With other objects, the subject is the large one, which makes it the subject. Alone, it may be small.
         size = generator.choice(SIZES) if count == 1 else SIZES[position == 0]
         objects.append(SceneObject(shape, colour, generator.choice(TEXTURES), size, places[position]))
     return Scene(tuple(objects), label)

@@ -1,9 +1,9 @@
-"""The crowded level of the scenes: several equal objects are counted, and others share their colour or shape.
+"""The crowded level of the scenes: the captions count equal objects, and other objects share their color or shape.
 
-A *crowded composition* is (count, texture, colour, shape), 1,200 of them. A scene shows `count` equal large objects,
-its subject, and one or two small objects. Every second small object has the subject's colour or its shape, so that a
-list of the attributes in a picture does not tell which composition it is. Colours and shapes that the simple level
-holds out together are held out here too.
+A *crowded composition* is (count, texture, color, shape). There are 1,200 of them. A scene shows `count` equal large
+objects, which are its subject, and one or two small objects. Half of the small objects have the subject's color or its
+shape, so that a list of the attributes in a picture does not determine the composition. Pairs of color and shape that
+the simple level holds out are held out here too.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ CROWDED_COMPOSITIONS: Final = tuple(
 )
 _CROWDED_LABEL: Final = {composition: label for label, composition in enumerate(CROWDED_COMPOSITIONS)}
 _OTHERS: Final = (1, 2)
-_ALIKE: Final = 0.5  # share of the small objects that have the subject's colour or shape
+_ALIKE: Final = 0.5  # fraction of the small objects that have the subject's color or shape
 
 
 def compose_crowded(generator: random.Random, split: str) -> Scene:
     """Draws a crowded scene of a split.
 
     Args:
-        generator: its state decides everything about the scene.
-        split: "train" and "validation" show pairs of colour and shape that are seen in training only; in "test" the
-            subject is a held-out pair and the other objects are any.
+        generator: the random numbers that decide everything about the scene.
+        split: "train" and "validation" show only pairs of color and shape that training may show. In "test", the
+            subject is a held-out pair, and the other objects may be any pair.
 
     Returns:
-        The scene; `label` indexes `CROWDED_COMPOSITIONS`, and the first `count` objects are the subject.
+        The scene. Its `label` is an index in `CROWDED_COMPOSITIONS`, and its first `count` objects are the subject.
     """
     subjects = tuple(sorted(HELD_OUT)) if split == "test" else SEEN
     allowed = frozenset(range(len(COMPOSITIONS))) if split == "test" else frozenset(SEEN)
@@ -63,7 +63,7 @@ def compose_crowded(generator: random.Random, split: str) -> Scene:
 
 
 def _other(generator, subject, used, allowed):
-    """A pair of colour and shape that is not in the scene yet, often one that shares one of them with the subject."""
+    """Returns a pair of color and shape that is not in the scene yet. Often it shares one of them with the subject."""
     candidates = [COMPOSITIONS[label] for label in sorted(allowed) if COMPOSITIONS[label] not in used]
     if generator.random() < _ALIKE:
         shared = generator.randrange(2)
@@ -72,6 +72,6 @@ def _other(generator, subject, used, allowed):
 
 
 def bare(composition: tuple[int, str, str, str]) -> tuple[SceneObject, int]:
-    """An object of a crowded composition and how many of it there are, for prompts."""
+    """Returns an object of a crowded composition and its count, for prompts."""
     count, texture, colour, shape = composition
     return SceneObject(shape, colour, texture, "large", (1, 1)), count

@@ -1,4 +1,4 @@
-"""Crowded scenes in words, in any of the languages."""
+"""Captions of crowded scenes, in each of the languages."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ _VARIANTS = 12
 
 
 def crowded_caption(scene: Scene, generator: random.Random, language: str = "en") -> str:
-    """A caption of a crowded scene, lower case.
+    """Returns a caption of a crowded scene in lower case.
 
-    It counts the subject ("two dotted red circles"). It may also name one other object with its place, the place of
-    both relative to each other where the subject is one object, or all other objects. What is said is true.
+    The caption counts the subject ("two dotted red circles"). It may also name one other object or all other objects
+    with their places. If the subject is a single object, it may say where the subject is relative to another object.
+    Everything that it says is true.
 
     Args:
-        scene: what the picture shows.
-        generator: decides kind and wording.
+        scene: the content of the picture.
+        generator: the random numbers that decide the kind of caption and its wording.
         language: one of `LANGUAGES`.
 
     Raises:
-        ValueError: there is no grammar for the language.
+        ValueError: if there is no grammar for the language.
     """
     grammar = grammar_of(language)
     subject, others = scene.objects[0], scene.objects[scene.count :]
@@ -48,17 +49,17 @@ def crowded_caption(scene: Scene, generator: random.Random, language: str = "en"
 
 
 def crowded_prompts(language: str = "en", templates: int = 4) -> list[list[str]]:
-    """Zero-shot prompts of every crowded composition: "two dotted red circles", "a picture of two ...", ...
+    """Returns zero-shot prompts for every crowded composition: "two dotted red circles", "a picture of two ...", ...
 
     Args:
         language: one of `LANGUAGES`.
-        templates: sentences for each composition.
+        templates: the number of prompts per composition.
 
     Returns:
         For each of `CROWDED_COMPOSITIONS`, `templates` prompts.
 
     Raises:
-        ValueError: there is no grammar for the language.
+        ValueError: if there is no grammar for the language.
     """
     grammar = grammar_of(language)
     prompts = []
@@ -71,5 +72,5 @@ def crowded_prompts(language: str = "en", templates: int = 4) -> list[list[str]]
 
 
 def _wording(generator: random.Random) -> Wording:
-    """Sizes are never named: the subject is large, the others are small."""
+    """Draws a wording without sizes, because the subject is always large and the others are small."""
     return Wording(False, generator.random() < _TEXTURE_NAMED, generator.randrange(_VARIANTS))

@@ -1,7 +1,7 @@
-"""Scenes as pictures: signed distances on a pixel grid, antialiased, with outline, texture and a soft background.
+"""Draws scenes by signed distances on a pixel grid: antialiased objects with outlines and textures on a gradient.
 
-Every object has the same dark outline. Without it a shape is where one of ten colours, light or dark, plain or
-textured, differs from the background, and a small model needs far more than five minutes to see that.
+Every object has the same dark outline. Without it, a small model would need far longer to learn the shapes, because it
+would have to separate ten light and dark colors and four textures from the background.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _RGB: Final = {
     "white": (249, 249, 246),
     "black": (26, 26, 30),
 }
-# The second colour of a texture: light on dark objects, dark on light ones.
+# The second color of a texture is light on dark objects and dark on light objects.
 _DARK_ACCENT: Final = {"white": (128, 128, 132), "yellow": (88, 78, 40)}
 _LIGHT_ACCENT: Final = (246, 246, 244)
-_ACCENT: Final = 0.6  # how far the second colour goes there: far enough to see, not so far as to break the outline
+_ACCENT: Final = 0.6  # strength of the second color: clearly visible, but weaker than the outline
 
 # Fractions of the picture's side.
 _RADIUS: Final = {"small": (0.090, 0.104), "large": (0.142, 0.157)}
@@ -49,12 +49,13 @@ def draw(scene: Scene, generator: random.Random, size: int = 64) -> np.ndarray:
     """Draws a scene.
 
     Args:
-        scene: What to show.
-        generator: Decides what the scene leaves open: background, exact place and radius, rotation, shade.
-        size: Side of the picture in pixels.
+        scene: the content of the picture.
+        generator: the random numbers that decide the background and each object's exact place, radius, rotation, and
+            shade.
+        size: height and width of the picture in pixels.
 
     Returns:
-        uint8 (size, size, 3), RGB.
+        RGB pixels, uint8 (size, size, 3).
     """
     canvas = _background(generator, size)
     for thing in reversed(scene.objects):
@@ -64,9 +65,9 @@ def draw(scene: Scene, generator: random.Random, size: int = 64) -> np.ndarray:
 
 
 def _background(generator: random.Random, size: int) -> np.ndarray:
-    """A gradient between two muted colours with a little grain: float32 (3, size, size).
+    """Returns a gradient between two muted colors with a little grain, float32 (3, size, size).
 
-    Channels first: numpy's inner loops then run along rows of pixels and not along three channels.
+    The channels come first, so that numpy's inner loops run along rows of pixels and not along the three channels.
     """
     first, second = (_muted_colour(generator) for _ in range(2))
     angle = generator.uniform(0, 2 * math.pi)
@@ -87,7 +88,7 @@ def _ramp(size: int) -> np.ndarray:
 
 
 def _between(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """`np.clip` in place, without its checks: these arrays are small, and there are many of them."""
+    """Clips in place. It omits the checks of `np.clip`, because there are many small arrays."""
     np.maximum(values, low, out=values)
     return np.minimum(values, high, out=values)
 
@@ -97,7 +98,7 @@ def _length(u: Grid, v: Grid) -> Grid:
 
 
 def _muted_colour(generator: random.Random) -> np.ndarray:
-    """A greyish colour (3, 1, 1) of middling brightness: white and black objects stand out from it."""
+    """Returns a grayish color (3, 1, 1) of medium brightness, from which white and black objects stand out."""
     value, saturation = generator.uniform(132, 206), generator.uniform(0.0, 0.3)
     return _colour([value * (1 - saturation * generator.random()) for _ in range(3)])
 
@@ -108,8 +109,7 @@ def _colour(rgb: Iterable[float]) -> np.ndarray:
 
 @functools.cache
 def _noise() -> np.ndarray:
-    """One fixed field of grain that every picture cuts its own window from: drawing it afresh costs as much as
-    all the rest."""
+    """Returns one fixed field of grain. Every picture uses a random window of it, because new grain is expensive."""
     return np.random.default_rng(0).standard_normal((_NOISE_SIDE, _NOISE_SIDE), np.float32)
 
 
@@ -143,11 +143,11 @@ def _draw_object(canvas: np.ndarray, thing: SceneObject, generator: random.Rando
     window += (paint - window) * cover
 
 
-# Shapes: signed distance, negative inside, in units of the radius; u points right and v down.
+# Shapes: signed distances, negative inside, in units of the radius. u points right and v points down.
 
 
 def _convex(u: Grid, v: Grid, edges: tuple[tuple[float, float, float], ...]) -> Grid:
-    """The convex polygon cut out by half planes (normal u, normal v, offset)."""
+    """Returns the distance from the convex polygon that half planes (normal u, normal v, offset) enclose."""
     distance = edges[0][0] * u + edges[0][1] * v - edges[0][2]
     for normal_u, normal_v, offset in edges[1:]:
         distance = np.maximum(distance, normal_u * u + normal_v * v - offset)
@@ -167,7 +167,7 @@ def _triangle(u: Grid, v: Grid) -> Grid:
 
 
 def _star(u: Grid, v: Grid) -> Grid:
-    # Fold the plane into half a point of the star: one straight edge from its tip to the inner corner is left.
+    # Fold the plane onto half a point of the star, so that one straight edge from the tip to the inner corner remains.
     fifth = math.tau / 5
     angle = np.arctan2(u, -v)
     folded = np.abs(angle - fifth * np.round(angle / fifth))
@@ -189,7 +189,7 @@ def _ring(u: Grid, v: Grid) -> Grid:
 
 
 def _heart(u: Grid, v: Grid) -> Grid:
-    # A square standing on its corner with two half discs on its upper edges.
+    # A square that stands on a corner, with two half disks on its upper edges.
     x, y = np.abs(u) / 1.62, (0.98 - v) / 1.62
     lobe = _length(x - 0.25, y - 0.75) - math.sqrt(2) / 4
     half = 0.5 * np.maximum(x + y, 0)
@@ -225,7 +225,7 @@ _SHAPES: Final[dict[str, Callable[[Grid, Grid], Grid]]] = {
 }
 
 
-# Textures: the share of the second colour, 0 to 1; x and y in pixels, `unit` pixels are one 64th of the picture.
+# Textures: the weight of the second color from 0 to 1. x and y are in pixels. `unit` is 1/64 of the side in pixels.
 
 
 def _striped(x: Grid, y: Grid, unit: float, phase: float) -> Grid:

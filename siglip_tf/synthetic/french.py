@@ -1,4 +1,4 @@
-"""French captions: agreement with the noun's gender, and "de" elided before the article."""
+"""French captions. Adjectives agree with the noun's gender, and "de" is elided before the article."""
 
 from siglip_tf.synthetic.composition import SceneObject
 from siglip_tf.synthetic.grammar import GENITIVE, NOMINATIVE, Grammar, Sentence, Wording, pick
@@ -15,7 +15,7 @@ _SHAPES = {
     "diamond": ("losange", "m"),
     "arrow": ("flèche", "f"),
 }
-# (masculine, feminine); "orange" and "marron" do not agree
+# (masculine, feminine). "orange" and "marron" do not change.
 _COLOURS = {
     "red": ("rouge", "rouge"),
     "orange": ("orange", "orange"),
@@ -44,7 +44,7 @@ class French(Grammar):
     """un grand cercle rouge à rayures en haut à gauche"""
 
     code = "fr"
-    # The genitive is "de" and the phrase, elided: "une image d'un cercle".
+    # The genitive is "de" before the phrase, elided: "une image d'un cercle".
     subject_sentences = (
         Sentence("{}"),
         Sentence("une image {}", GENITIVE),
@@ -102,7 +102,7 @@ class French(Grammar):
 
 
 def _plural(words: list[str]) -> list[str]:
-    """Every word up to a phrase such as "à rayures" in the plural."""
+    """Returns the plural of every word before a phrase such as "à rayures"."""
     found = []  # type: ignore[var-annotated]  # an annotation would make the stored studies stale
     for i, word in enumerate(words):
         if word == "à":

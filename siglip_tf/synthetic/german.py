@@ -1,4 +1,4 @@
-"""German captions: adjective endings by gender and case."""
+"""German captions. Adjectives have endings by gender and case."""
 
 from siglip_tf.synthetic.composition import SceneObject
 from siglip_tf.synthetic.grammar import ACCUSATIVE, DATIVE, NOMINATIVE, Grammar, Sentence, Wording, pick
@@ -116,7 +116,7 @@ class German(Grammar):
 
 
 def _adjectives(thing: SceneObject, wording: Wording) -> list[str]:
-    """Stems, without endings."""
+    """Returns the stems of the adjectives, without endings."""
     found = []
     if wording.size:
         found.append(pick(_SIZES[thing.size], wording.variant))

@@ -1,4 +1,4 @@
-"""The synthetic data set as a source: unlimited, seeded, drawn when it is read."""
+"""The synthetic data set as a source. It is endless, has a seed, and draws its pictures when they are read."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from siglip_tf.synthetic.drawing import draw
 from siglip_tf.synthetic.web_noise import EMPTY, GENERIC, GENERIC_CAPTIONS, MISMATCHED, WebNoise
 
 UNLIMITED = 2**40
-# level -> (draws a scene, puts it into words)
+# For each level, a function that composes a scene and a function that writes its caption.
 LEVELS = {"simple": (compose, caption), "crowded": (compose_crowded, crowded_caption)}
-_DRAWING = 3  # changes with every change to what is drawn or said, so that stored copies are made anew
+_DRAWING = 3  # increase it with every change of pictures or captions, so that stored copies become invalid
 _MIN_IMAGE_SIZE, _MAX_IMAGE_SIZE = 32, 256
 _JPEG_QUALITY = 92
 
 
 @dataclasses.dataclass(frozen=True)
 class SceneExample:
-    """One example outside the graph; `scene` says what a model should find in it."""
+    """One example outside of a TensorFlow graph. `scene` is the content of the picture."""
 
     image: bytes
     captions: tuple[str, ...]
@@ -40,23 +40,23 @@ class SceneExample:
 
 
 class SceneSource(Source):
-    """Drawn scenes with captions; example i is a function of (seed, split, i) and nothing else.
+    """Drawn scenes with captions. Example i depends only on the arguments and on i.
 
-    Each example has `captions` captions in each language, language after language. "label" indexes
-    `COMPOSITIONS`, the (colour, shape) of the scene's subject, or `CROWDED_COMPOSITIONS` at the crowded level.
+    Each example has `captions` captions in each language, language by language. "label" is the index of the subject's
+    (color, shape) in `COMPOSITIONS`, or an index in `CROWDED_COMPOSITIONS` at the crowded level.
 
     Args:
-        split: "train", "validation" (other scenes of the same compositions) or "test" (held-out compositions).
-        size: how many examples; unlimited by default.
-        seed: names the data set.
-        languages: language codes among `LANGUAGES`.
-        captions: captions an image in each language.
-        image_size: side of the pictures in pixels, 32 to 256.
-        level: "simple", or "crowded" for scenes in which objects are counted and attributes must be bound to them.
-        noise: what is wrong with the captions; nothing by default.
+        split: "train", "validation" (other scenes of the same compositions), or "test" (held-out compositions).
+        size: number of examples. The default is 2^40.
+        seed: the seed of the data set.
+        languages: language codes from `LANGUAGES`.
+        captions: number of captions per image in each language.
+        image_size: height and width of the pictures in pixels, 32 to 256.
+        level: "simple", or "crowded" for scenes with several equal objects and other objects that share attributes.
+        noise: faults of the captions, or None for captions without faults.
 
     Raises:
-        ValueError: an argument out of range.
+        ValueError: if an argument is out of range.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class SceneSource(Source):
             self.fingerprint = fingerprint_of(self.fingerprint, level, noise and dataclasses.astuple(noise))
 
     def example(self, index: int) -> SceneExample:
-        """Example `index`, drawn in Python.
+        """Draws example `index` in Python.
 
         Raises:
-            IndexError: index outside [0, size).
+            IndexError: if `index` is outside [0, size).
         """
         scene, texts, generator = self._worded(index)
         if (shown := self.picture_of(index)) != index:
@@ -112,11 +112,11 @@ class SceneSource(Source):
         )
 
     def texts(self, index: int) -> tuple[str, ...]:
-        """The captions of example `index` without its picture, for training a tokenizer."""
+        """Returns the captions of example `index` without its picture, for training a tokenizer."""
         return self._worded(index)[1]
 
     def _worded(self, index: int) -> tuple[Scene, tuple[str, ...], random.Random]:
-        """Scene, captions, and the generator that draws it."""
+        """Returns the scene, the captions, and the generator for the drawing."""
         if not 0 <= index < self.size:
             raise IndexError(f"Example {index} of {self.name}, which holds {self.size}.")
         generator = _generator(self.seed, self.split, index)
@@ -127,13 +127,13 @@ class SceneSource(Source):
         return scene, self._texts(index, shown, generator), generator
 
     def picture_of(self, index: int) -> int:
-        """The example whose picture example `index` shows: `index`, unless noise repeats another one's picture."""
+        """Returns the example whose picture example `index` shows: `index` unless noise repeats another picture."""
         if self.noise is None:
             return index
         return self.noise.picture(index, _generator(self.seed, f"{self.split}/picture", index))
 
     def _texts(self, index: int, scene: Scene, generator: random.Random) -> tuple[str, ...]:
-        """A caption of the scene for each entry of `_languages`, with the faults of the noise."""
+        """Returns a caption of the scene for each entry of `_languages`, with the faults of the noise."""
         texts = []
         faults = None if self.noise is None else _generator(self.seed, f"{self.split}/noise", index)
         for language in self._languages:
@@ -149,7 +149,7 @@ class SceneSource(Source):
         return tuple(texts)
 
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One raw example, in-graph; see `Source.read`."""
+        """Returns one encoded example in a TensorFlow graph. See `Source.read`."""
         types = (tf.string, tf.string, tf.string, tf.int32)
         image, captions, name, label = tf.numpy_function(self._read, [index], types, stateful=False)
         count = len(self._languages)
@@ -167,12 +167,12 @@ class SceneSource(Source):
         return example.image, captions, example.id.encode(), np.int32(example.label)
 
     def locate(self, index: int) -> tuple[str, int]:
-        """The generator's name and the example's number in it."""
+        """Returns the name of the data set and the example's number in it."""
         return f"{self.name} (seed {self.seed})", index
 
 
 def encode_jpeg(pixels: np.ndarray) -> bytes:
-    """JPEG bytes of uint8 (height, width, 3); colours at full resolution, since the objects are small."""
+    """Encodes pixels, uint8 (height, width, 3), as JPEG. Colors have full resolution because objects are small."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -181,6 +181,6 @@ def encode_jpeg(pixels: np.ndarray) -> bytes:
 
 
 def _generator(seed: int, split: str, index: int) -> random.Random:
-    """A separate generator for each example, so that any example can be drawn without the others."""
+    """Returns a separate generator for each example, so that any example can be drawn without the others."""
     digest = hashlib.blake2b(f"{seed}/{split}/{index}".encode(), digest_size=16).digest()
     return random.Random(int.from_bytes(digest))

@@ -1,4 +1,4 @@
-"""Spanish captions: adjectives agree with the noun's gender."""
+"""Spanish captions. Adjectives agree with the noun's gender."""
 
 from siglip_tf.synthetic.composition import SceneObject
 from siglip_tf.synthetic.grammar import NOMINATIVE, Grammar, Sentence, Wording, pick
@@ -34,7 +34,7 @@ _TEXTURES = {
     "dotted": (("de lunares", "de lunares"), ("con lunares", "con lunares")),
     "checked": (("a cuadros", "a cuadros"),),
 }
-# "gran" precedes both genders; the words after the noun agree.
+# "gran" precedes nouns of both genders. The adjectives after the noun agree with it.
 _SIZES_BEFORE = {"small": ("pequeño", "pequeña"), "large": ("gran", "gran")}
 _SIZES_AFTER = {"small": ("pequeño", "pequeña"), "large": ("grande", "grande")}
 _NUMBERS = {2: "dos", 3: "tres"}
@@ -110,7 +110,7 @@ class Spanish(Grammar):
 
 
 def _plural(words: list[str]) -> list[str]:
-    """Every word up to a phrase such as "a rayas" in the plural."""
+    """Returns the plural of every word before a phrase such as "a rayas"."""
     found = []  # type: ignore[var-annotated]  # an annotation would make the stored studies stale
     for i, word in enumerate(words):
         if word in ("a", "de", "con"):

@@ -1,5 +1,5 @@
-# ruff: noqa: RUF001  (the dotless i is meant)
-"""Turkish captions: the article between adjectives and noun, the genitive by vowel harmony."""
+# ruff: noqa: RUF001  (the dotless i is intended)
+"""Turkish captions. The article stands between adjectives and noun, and the genitive follows vowel harmony."""
 
 from siglip_tf.synthetic.composition import SceneObject
 from siglip_tf.synthetic.grammar import GENITIVE, NOMINATIVE, Grammar, Sentence, Wording, pick

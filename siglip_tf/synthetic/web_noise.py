@@ -1,4 +1,4 @@
-"""What is wrong with captions from the web, as a dial: wrong ones, generic ones, empty ones, and repeated pictures."""
+"""Simulates the faults of captions from the web: wrong, generic, and empty captions, and repeated pictures."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ GENERIC_CAPTIONS: Final = (
     "free download",
     "no description",
 )
-_REACH: Final = 1_000  # how far back the picture lies that is shown again
+_REACH: Final = 1_000  # a repeated picture is at most this many examples old
 
 
 @dataclasses.dataclass(frozen=True)
 class WebNoise:
-    """Shares of examples that have a fault. An example has at most one fault of its caption.
+    """The fractions of examples with each fault. A caption has at most one fault.
 
     Attributes:
-        mismatched: captions that belong to another picture.
-        generic: captions that say nothing, such as "untitled".
-        empty: captions without a word.
-        repeated: pictures shown again, with another caption.
+        mismatched: fraction of captions that belong to another picture.
+        generic: fraction of captions without content, such as "untitled".
+        empty: fraction of empty captions.
+        repeated: fraction of examples that repeat an earlier picture with another caption.
 
     Raises:
-        ValueError: a share outside [0, 1], or faults of captions that add up to more than 1.
+        ValueError: if a fraction is outside [0, 1], or the fractions of captions with faults sum to more than 1.
     """
 
     mismatched: float = 0.0
@@ -52,7 +52,7 @@ class WebNoise:
             )
 
     def fault(self, generator: random.Random) -> str:
-        """`OWN` for a caption without a fault, or the fault."""
+        """Draws the fault of a caption, or `OWN` for none."""
         drawn = generator.random()
         for name, share in ((MISMATCHED, self.mismatched), (GENERIC, self.generic), (EMPTY, self.empty)):
             if drawn < share:
@@ -61,7 +61,7 @@ class WebNoise:
         return OWN
 
     def picture(self, index: int, generator: random.Random) -> int:
-        """The example whose picture example `index` shows: its own, or one of the thousand before it."""
+        """Draws the example whose picture example `index` shows: its own, or one of the thousand before it."""
         repeats = generator.random() < self.repeated
         back = 1 + generator.randrange(_REACH)
         return index - back if repeats and index >= back else index

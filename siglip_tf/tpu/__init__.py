@@ -1,4 +1,6 @@
-"""TPU without a TPU: the training step traced under the real TPUStrategy, lowered, compiled for a slice, run on CPU.
+"""Traces a training step under the real TPUStrategy without a TPU, lowers and compiles it for a slice, and reports it.
+
+A step can also run on CPU replicas. Example:
 
 from siglip_tf import tpu
 

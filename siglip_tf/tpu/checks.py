@@ -1,10 +1,10 @@
-"""What must hold of a traced step before a TPU is asked to run it."""
+"""Checks a traced step before it runs on a TPU."""
 
 from __future__ import annotations
 
 from siglip_tf.tpu.replica_program import ReplicaProgram
 
-# Ops that a TPU hands to its host, or that no TPU has; XLA refuses some of them only after minutes of compiling.
+# Ops that a TPU delegates to its host or does not support. XLA refuses some of them only after minutes of compiling.
 _HOST_OPS = (
     "PyFunc",
     "EagerPyFunc",
@@ -24,7 +24,7 @@ _HOST_OPS = (
     "StringSplit",
     "DecodeJpeg",
 )
-# What hands a batch to the replicas and their logs back.
+# Ops that pass a batch to the replicas and return their logs.
 _OUTSIDE = {
     "Placeholder",
     "Const",
@@ -44,13 +44,13 @@ _OUTSIDE = {
 
 
 def check_program(program: ReplicaProgram) -> None:
-    """Raises unless the program is one that all chips of a slice can run alike.
+    """Checks that all chips of a slice can run the same program.
 
-    Hops are CollectivePermute, sums are CrossReplicaSum, nothing is computed on the host, shapes are static, replicas
-    differ in their data and their id alone (tracing has seen to the last).
+    Hops must be CollectivePermute and sums CrossReplicaSum, the host must not compute anything, and shapes must be
+    static. Replicas may differ only in their data and their id, which tracing already ensures.
 
     Raises:
-        ValueError: names what is wrong.
+        ValueError: if the program is not of that form. The message lists the reasons.
     """
     ops = program.traced_ops
     wrong = [f"{ops[name]} {name}, which a TPU leaves to its host" for name in _HOST_OPS if ops.get(name)]
@@ -69,9 +69,9 @@ def check_program(program: ReplicaProgram) -> None:
             wrong.append(f"{ops[collective]} {collective}: only the ring and sums are expected")
     for op in program.function.graph.get_operations():
         if op.type == "AllToAll" and op.inputs[0].shape.num_elements() != program.replicas:
-            # Keras shares its step counter by an AllToAll of one number per replica, which is allowed.
+            # Keras shares its step counter by an AllToAll with one number per replica, which is allowed.
             wrong.append(f"AllToAll of {op.inputs[0].shape}: only the ring and sums are expected")
-        if op.type == "CollectivePermute":  # it has no shape inference; the ring reshapes what it gives
+        if op.type == "CollectivePermute":  # it has no shape inference, but the ring reshapes its result
             continue
         wrong += [
             f"a shape that is not static: {t.name} {t.shape}" for t in op.outputs if not t.shape.is_fully_defined()

@@ -1,8 +1,8 @@
-"""The TPU compiler without a TPU: StableHLO and a topology in, memory, optimised HLO and kernels' schedules out.
+"""Runs the TPU compiler without a TPU. It returns the memory, the optimized HLO, and the kernels' schedules.
 
-Compiling runs in processes of their own (`_compile_worker.py`), as libtpu reads its settings when it is loaded. Results
-are kept by content under `$XDG_CACHE_HOME/siglip_tf/tpu` (`~/.cache` by default): the same program for the same
-topology and compiler is compiled once.
+The compiler runs in separate processes (`_compile_worker.py`), because libtpu reads its settings when it is loaded.
+Results are cached by content under `$XDG_CACHE_HOME/siglip_tf/tpu` (`~/.cache` by default), so that a program is
+compiled only once for a topology and a version of the compiler.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ Progress = Callable[[float], None]
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What the compiler says of a program for one topology.
+    """The compiler's result for a program and a topology.
 
     Attributes:
         topology: the slice.
-        replicas: chips that run it, one replica each.
-        memory: "argument", "output", "alias", "temp", "peak" -> bytes on one chip; None where it does not fit.
-        refusal: the compiler's message where the program does not fit, else None.
-        hlo: text of the optimised module, "" where it does not fit.
-        kernels: for each distinct kernel (`tpu_custom_call`), by its configuration's hash, the cycles of one call.
-        seconds: that compiling took.
+        replicas: number of chips that run the program, with one replica each.
+        memory: bytes on one chip for "argument", "output", "alias", "temp", and "peak". None if it does not fit.
+        refusal: the compiler's message if the program does not fit, else None.
+        hlo: the text of the optimized module, or "" if it does not fit.
+        kernels: cycles per call of each distinct kernel (`tpu_custom_call`), by the hash of its configuration.
+        seconds: the duration of the compilation in seconds.
     """
 
     topology: Topology
@@ -66,15 +66,15 @@ def compile_module(
     """Compiles the text of a StableHLO module for a topology.
 
     Args:
-        module: see `lowering.lower`.
+        module: the text of the module. See `lowering.lower`.
         topology: the slice.
-        replicas: chips that run the program; all of the slice by default.
-        progress: called a few times a second with the seconds that have gone by.
+        replicas: number of chips that run the program. The default is all chips of the slice.
+        progress: a function that is called a few times per second with the elapsed seconds.
 
     Raises:
-        ImportError: the compiler is not installed.
-        ValueError: more replicas than the slice has chips.
-        RuntimeError: the compiler refused the program for another reason than memory; the message is its own.
+        ImportError: if the compiler is not installed.
+        ValueError: if there are more replicas than chips.
+        RuntimeError: if the compiler refuses the program for a reason other than memory, with the compiler's message.
     """
     replicas = replicas or topology.chips
     if replicas > topology.chips:
@@ -97,7 +97,7 @@ def compile_module(
 
 
 def kernel_modules(module: str) -> dict[str, str]:
-    """Each distinct kernel of a module as a module of its own: `kernel_name` of its configuration -> text."""
+    """Returns the text of a separate module for each distinct kernel of a module, by its `kernel_name`."""
     found: dict[str, str] = {}
     for line in module.splitlines():
         match = _KERNEL.search(line) if "@tpu_custom_call" in line else None
@@ -112,7 +112,7 @@ def kernel_modules(module: str) -> dict[str, str]:
 
 
 def kernel_name(text: str) -> str:
-    """A short hash of the kernel's body in StableHLO attributes or an HLO line: the same kernel, the same name."""
+    """Returns a short hash of the kernel's body in StableHLO attributes or in an HLO line. Equal kernels are equal."""
     body = re.search(r'body(?:\\22|")\s*:\s*(?:\\22|")([A-Za-z0-9+/=]+)', text)
     return hashlib.sha256(body[1].encode()).hexdigest()[:16] if body else ""
 
@@ -136,16 +136,16 @@ def _module_of_call(attributes, arguments, results):
 
 
 def kernel_of_attention(topology: Topology, tokens: int = 16, heads: int = 2, head_size: int = 64) -> int:
-    """Has jax write a small attention kernel and the TPU compiler compile it; returns the cycles of one call.
+    """Compiles a small attention kernel from jax for a TPU, and returns the cycles of one call.
 
     Raises:
-        ImportError: jax or the compiler is not installed.
-        RuntimeError: the compiler refuses what this jax writes; the message is its own.
+        ImportError: if jax or the compiler is not installed.
+        RuntimeError: if the compiler refuses the kernel of this version of jax, with the compiler's message.
     """
     from siglip_tf.primitives import attention_kernel
 
     shape = attention_kernel.Shape(8 * tokens, tokens, heads, head_size, "bfloat16")
-    # A JSON string is written as MLIR writes one, but for the quotes within, which MLIR gives as hex.
+    # MLIR writes a string in the same way as JSON, except that it writes quotation marks as hexadecimal codes.
     config = json.dumps(attention_kernel.backend_config(shape, "forward"))[1:-1].replace('\\"', "\\22")
     kind = f"tensor<{shape.rows}x{shape.width}xbf16>"
     attributes = f'{{backend_config = "{config}", has_side_effect = false}}'
@@ -155,10 +155,10 @@ def kernel_of_attention(topology: Topology, tokens: int = 16, heads: int = 2, he
 
 
 def compiler_version() -> str:
-    """Versions of the compiler's packages, such as "jax 0.10.2, libtpu 0.0.42.1".
+    """Returns the versions of the compiler's packages, such as "jax 0.10.2, libtpu 0.0.42.1".
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: if a package is not installed.
     """
     try:
         return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "libtpu"))

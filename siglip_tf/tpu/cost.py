@@ -1,8 +1,8 @@
-"""Where a compiled program's time goes, from the compiler's own estimates: cycles x trip counts / clock.
+"""Estimates the time of a compiled program from the compiler's own estimates: cycles x trip counts / clock.
 
-Every fusion of the optimised module carries the cycles that the compiler expects of it, and every kernel has a static
-schedule. The sum is an estimate of a step with nothing to wait for. It leaves out: collectives (given apart, as bytes
-over the slowest link), prefetches that do not end in time, launching the step, and feeding the input.
+Every fusion of the optimized module has an estimate of its cycles, and every kernel has a static schedule. The sum
+estimates a step that never waits. It does not include collectives (reported separately, as bytes over the slowest
+link), prefetches that do not finish in time, launching the step, or feeding the input.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _COPIES = {"copy", "transpose", "reshape", "slice", "concatenate", "pad", "dynam
 
 @dataclasses.dataclass(frozen=True)
 class Op:
-    """All instructions of one kind, name and shape.
+    """All instructions with the same kind, name, and shape.
 
     Attributes:
         kind: one of KINDS.
         name: the compiler's name without its number.
-        scope: name scope of the TensorFlow op behind it, "" where there is none.
-        shape: of the result, without layout.
-        count: how often they run in a step.
-        seconds: that they take in a step.
+        scope: the name scope of the TensorFlow op that the instruction comes from, or "".
+        shape: the shape of the result, without layout.
+        count: how often they run per step.
+        seconds: their time per step in seconds.
     """
 
     kind: str
@@ -46,13 +46,13 @@ class Hop:
     """One collective permute of the ring.
 
     Attributes:
-        shape: of what travels.
-        bytes: of it.
-        count: how often it happens in a step.
-        asynchronous: whether it starts and ends in two instructions.
-        seconds_under: computation between its start and its end, a time.
-        matmuls_under: how many of the instructions between are matmuls.
-        seconds: that the bytes take over one link, at least.
+        shape: the shape of the tensor that is sent.
+        bytes: the size of the tensor in bytes.
+        count: how often it runs per step.
+        asynchronous: whether separate instructions start and end it.
+        seconds_under: the time of the computation between its start and its end, in seconds.
+        matmuls_under: how many of the instructions between its start and its end are matmuls.
+        seconds: the shortest time that the bytes need over one link, in seconds.
     """
 
     shape: str
@@ -66,14 +66,16 @@ class Hop:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Attributes:
-    seconds: estimated time of a step.
-    collective_seconds: at least, for all collectives together, if none of it ran beside computation.
-    by_kind: kind -> seconds.
-    ops: dearest first.
-    hops: every collective permute.
-    unknown_loops: loops whose trip count the module does not give; they count once.
-    flops: floating point operations of the matmuls outside kernels, what is computed twice counted twice.
+    """The estimated cost of a step.
+
+    Attributes:
+        seconds: the estimated time of a step in seconds.
+        collective_seconds: the shortest time of all collectives together, in seconds, if none overlaps computation.
+        by_kind: seconds by kind.
+        ops: the instructions, most expensive first.
+        hops: every collective permute.
+        unknown_loops: the number of loops without a known trip count. They count once.
+        flops: floating-point operations of the matmuls outside kernels. Recomputation is included.
     """
 
     seconds: float
@@ -86,10 +88,10 @@ class Cost:
 
 
 def analyse(compiled: Compiled) -> Cost:
-    """Adds up a compiled module.
+    """Returns the cost of a compiled module.
 
     Raises:
-        ValueError: the program did not fit, so there is no module.
+        ValueError: if the program did not fit, because then there is no module.
     """
     if not compiled.fits:
         raise ValueError(f"Expected a program that fits {compiled.topology.name}; there is no module to add up.")
@@ -129,7 +131,7 @@ def _cycles(instruction, kernels):
 def _kind(module, instruction):
     scope, inside = instruction.op_name.lower(), _opcodes_inside(module, instruction)
     kernel = instruction.opcode == "custom-call" and "tpu_custom_call" in instruction.text
-    # The first that holds; einsums of attention are matmuls that belong to it, its projections are matmuls like others.
+    # The first test that holds decides. Einsums of attention count as attention, its projections as matmuls.
     tests = {
         "collective": any(name.startswith(_COLLECTIVES) for name in inside),
         "attention": kernel or re.search(r"einsum|softmax", scope),
@@ -146,7 +148,10 @@ def _opcodes_inside(module, instruction):
 
 
 def _collective_seconds(module, instruction, link, replicas):
-    """Bytes over one chip's links: a ring moves (D - 1) / D of them in a scatter or a gather, twice that in a sum."""
+    """Returns the time to send an instruction's bytes over one chip's links.
+
+    On a ring of D chips, a scatter or a gather sends (D - 1) / D of the bytes, and a sum sends twice that.
+    """
     if instruction.opcode.endswith("-done"):
         return 0.0
     share = (replicas - 1) / replicas

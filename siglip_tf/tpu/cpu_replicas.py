@@ -1,4 +1,4 @@
-"""The program that a TPU would run, run for real by replicas on the CPU: the same StableHLO, another XLA backend."""
+"""Runs a TPU's program on CPU replicas: the same StableHLO with another XLA backend."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class CPUReplicas:
     """A compiled training step on as many CPU devices as the program has replicas.
 
     Args:
-        program: see `replica_program.trace_step`.
-        module: its StableHLO, see `lowering.lower`.
+        program: the program. See `replica_program.trace_step`.
+        module: its StableHLO. See `lowering.lower`.
 
     Raises:
-        ImportError: jax, whose XLA runs it, is not installed.
-        ValueError: the program holds a TPU kernel, which no CPU runs.
+        ImportError: if jax is not installed, whose XLA runs the program.
+        ValueError: if the program contains a TPU kernel, which a CPU cannot run.
 
     Example:
 
@@ -38,7 +38,7 @@ class CPUReplicas:
             import jax
         except ImportError as error:
             raise ImportError(INSTALL) from error
-        jax.config.update("jax_platforms", "cpu")  # else jax looks for a TPU first, and complains
+        jax.config.update("jax_platforms", "cpu")  # otherwise jax first looks for a TPU and logs a warning
         self.program = program
         client = jax_internals.cpu_client(program.replicas)
         self._devices = client.devices()[: program.replicas]
@@ -48,24 +48,24 @@ class CPUReplicas:
 
     @property
     def temporary_bytes(self) -> int:
-        """Of one replica beside its arguments and results, as XLA's CPU compiler lays them out."""
+        """The bytes of one replica's temporaries, without arguments and results, for XLA's CPU compiler."""
         return self._executable.get_compiled_memory_stats().temp_size_in_bytes
 
     def step(
         self, variables: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
     ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """One step of all replicas.
+        """Runs one step of all replicas.
 
         Args:
-            variables: value of every variable of the program, by name.
-            batch: the global batch by key, each (global batch, ...); replica r takes the r-th part.
+            variables: the value of every variable of the program, by name.
+            batch: the arrays (global batch, ...) of the global batch, by key. Replica r uses the r-th part.
 
         Returns:
             All variables after the step, and the step's logs.
 
         Raises:
-            ValueError: a variable or a key is missing or of another shape.
-            AssertionError: replicas end with different variables or logs.
+            ValueError: if a variable or a key is missing or has another shape.
+            AssertionError: if replicas end with different variables or logs.
         """
         after, logs = dict(variables), dict[str, Any]()
         for result, copies in zip(self.program.results, self.run(variables, batch), strict=True):
@@ -76,7 +76,7 @@ class CPUReplicas:
         return after, logs
 
     def run(self, variables: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]) -> list[list[np.ndarray]]:
-        """For each of the program's results, the value on every replica; arguments as `step`."""
+        """Returns the value on every replica for each of the program's results. The arguments are those of `step`."""
         shards = [self._shards(argument, variables, batch) for argument in self.program.arguments]
         outputs = self._executable.execute_sharded(shards).disassemble_into_single_device_arrays()
         return [[np.asarray(copy) for copy in copies] for copies in outputs]
@@ -102,7 +102,7 @@ class CPUReplicas:
 
 
 def _on_devices(values, devices):
-    """One array whose copy on device r is values[r]; jax takes them for equal and never looks."""
+    """Returns one array whose copy on device r is values[r]. jax assumes that the copies are equal and never checks."""
     import jax
 
     with jax.enable_x64(True):  # counters are int64

@@ -1,8 +1,8 @@
-"""Emits traced ops anew as a function without state: variables and lists become values.
+"""Emits traced ops again as a function without state: variables and lists become values.
 
-Ops come in the order in which they were traced, which is the program's order for reads and writes of a variable. A
-variable is a value that reads return and writes replace, and that loops and branches hand on; a list of tensors (what a
-`TensorArray` is in the graph) is one array with a leading axis, as a TPU keeps it.
+The ops are emitted in the order in which they were traced, which is the program's order of reads and writes. A variable
+becomes a value that reads return, writes replace, and loops and branches pass on. A list of tensors, which represents a
+`TensorArray` in the graph, becomes one array with a leading axis, as on a TPU.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 from tensorflow.python.framework import func_graph as func_graph_lib
 
-# Without effect in a compiled program (XLA's own kernels for them do nothing), or ordering alone.
+# Ops that have no effect in a compiled program (XLA's kernels for them do nothing), or only order other ops.
 _SILENT = {"NoOp", "Assert", "TPUReplicateMetadata"}
 
 
 class Handle:
-    """Stands where the traced graph has a resource handle."""
+    """A placeholder for a resource handle of the traced graph."""
 
     def __init__(self, key: str):
         self.key = key
@@ -38,7 +38,7 @@ class State:
 
 
 def emit(ops: Sequence[tf.Operation], values: dict[str, Any], state: State) -> None:
-    """Emits `ops` into the default graph; `values` maps the name of a traced tensor to its new tensor."""
+    """Emits `ops` into the default graph. `values` maps the names of traced tensors to the new tensors."""
     for op in ops:
         if op.type in _SILENT:
             continue
@@ -128,7 +128,7 @@ def _start(index, array):
 
 @dataclasses.dataclass(frozen=True)
 class _Unshaped:
-    """A list whose elements' shape is known at its first write."""
+    """A list whose element shape becomes known at its first write."""
 
     length: int
     dtype: tf.DType
@@ -137,7 +137,7 @@ class _Unshaped:
         return tf.zeros((self.length, *shape), self.dtype)
 
     def written_in(self, body: func_graph_lib.FuncGraph, handle: tf.Tensor) -> tf.Tensor:
-        """The array, by what a loop's body writes to `handle`."""
+        """Returns the array, with the shape that a loop's body writes to `handle`."""
         known = {handle.name}
         for op in body.get_operations():
             if op.inputs and op.inputs[0].name in known:
@@ -164,7 +164,7 @@ def _inline(graph: func_graph_lib.FuncGraph, inputs: Sequence[Any], state: State
 
 
 def _emit_while(op: tf.Operation, inputs: list[Any], state: State) -> Sequence[Any]:
-    """A loop whose variables travel as loop values."""
+    """Emits a loop in which variables are loop values."""
     condition, body = _function_graph(op, "cond"), _function_graph(op, "body")
     keys = [t.key if isinstance(t, Handle) else None for t in inputs]
     start = [state.values[key] if key else t for key, t in zip(keys, inputs, strict=True)]
@@ -203,7 +203,7 @@ def _emit_while(op: tf.Operation, inputs: list[Any], state: State) -> Sequence[A
 
 
 def _emit_if(op: tf.Operation, inputs: list[Any], state: State) -> Sequence[Any]:
-    """A branch whose variables come in as arguments and leave as results."""
+    """Emits a branch in which variables are arguments and results."""
     predicate, *rest = inputs
     keys = [t.key if isinstance(t, Handle) else None for t in rest]
     unique = list(dict.fromkeys(k for k in keys if k))

@@ -1,4 +1,4 @@
-"""All of `model.fit` traced under a made-up TPUStrategy, up to where a TPU would be asked to run it."""
+"""Traces the whole `model.fit` under a simulated TPUStrategy, up to the point where a TPU would run it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tensorflow.python.framework import func_graph as func_graph_lib
 
 from siglip_tf.tpu.replica_program import ReplicaProgram, program_of_graph
 
-# What TensorFlow says where the traced function would be run.
+# TensorFlow's error when the traced function would run.
 _STOP = "No OpKernel was registered to support Op 'TPUReplicatedInput'"
 
 
 def trace_fit(model: keras.Model, data: tf.data.Dataset) -> ReplicaProgram:
-    """Calls `model.fit(data)` and takes one replica's program out of what it traced.
+    """Calls `model.fit(data)` and extracts one replica's program from the traced graph.
 
     Args:
-        model: made and compiled in `weightless_scope` of a made-up strategy.
-        data: batches of the global size.
+        model: a model that was created and compiled in `weightless_scope` of a simulated strategy.
+        data: a data set of global batches.
 
     Raises:
-        RuntimeError: `fit` came to an end, or Keras keeps its training function where it is not looked for.
+        RuntimeError: if `fit` finishes, or the training function of this version of Keras is not found.
         ValueError: see `program_of_graph`.
     """
     try:
@@ -41,7 +41,7 @@ def trace_fit(model: keras.Model, data: tf.data.Dataset) -> ReplicaProgram:
 
 
 def _outer_graph(model: keras.Model) -> func_graph_lib.FuncGraph:
-    """Of the function that Keras runs on the iterator; it hands it to no one, so its closure is asked."""
+    """Returns the graph of the function that Keras runs on the iterator. Only a closure holds this function."""
     function = inspect.getclosurevars(model.train_function).nonlocals.get("multi_step_on_iterator")
     if function is None:
         raise RuntimeError(f"Expected the training function of Keras 3.15. Received: keras {keras.__version__}.")

@@ -1,6 +1,7 @@
-"""Floating point operations of a compiled module's matmuls, loops counted as often as they run.
+"""Counts the floating-point operations of a compiled module's matmuls, with loops as often as they run.
 
-The compiler's own count takes a loop's body once. Kernels have no matmuls in the module's text and count nothing.
+The compiler's own count includes a loop's body only once. Kernels are not counted, because their matmuls are not in the
+module's text.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from siglip_tf.tpu import hlo
 
 
 def matmul_flops(module: hlo.Module) -> float:
-    """Multiplications and additions of all convolutions and dots of a step on one chip."""
+    """Returns the number of multiplications and additions of all convolutions and dots in a step on one chip."""
     return float(sum(times * _inside(module, i, where) for i, where, times in module.executed()))
 
 
@@ -44,7 +45,7 @@ def _of_one(module, instruction, where):
 
 
 def _meetings(text, axis, elements, results):
-    """Pairs of a result and a place of its window that meet an element, not padding nor a dilation's hole."""
+    """Counts the pairs of a result and a window position that read an element, not padding or a gap of a dilation."""
     window = (re.search(r"window=\{([^}]*)\}", text) or ["", ""])[1]
 
     def of_axis(name, default):

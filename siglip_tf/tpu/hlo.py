@@ -1,4 +1,4 @@
-"""Reads the optimised HLO text that the TPU compiler returns: computations, instructions, loops and trip counts."""
+"""Parses the optimized HLO text of the TPU compiler: computations, instructions, loops, and trip counts."""
 
 from __future__ import annotations
 
@@ -42,12 +42,13 @@ class Instruction:
     """One instruction.
 
     Attributes:
-        name: unique in its computation.
+        name: the name, which is unique in its computation.
         opcode: "fusion", "while", "collective-permute-start", ...
         shape: the result's shape with its layout, as printed.
-        operands: names of the instructions that it reads.
-        called: attribute -> names of computations ("calls", "body", "condition", ...).
+        operands: the names of the instructions that it reads.
+        called: the names of the computations that it calls, by attribute ("calls", "body", "condition", ...).
         text: the whole line.
+        root: whether its value is the result of its computation.
     """
 
     name: str
@@ -60,19 +61,19 @@ class Instruction:
 
     @property
     def cycles(self) -> int:
-        """The compiler's estimate for this instruction, or 0 where it gives none."""
+        """The compiler's estimate for this instruction, or 0 if there is none."""
         found = re.search(r'"estimated_cycles":"(\d+)"', self.text)
         return int(found[1]) if found else 0
 
     @property
     def op_name(self) -> str:
-        """The name scope of the TensorFlow op that it came from, "" if the compiler made it."""
+        """The name scope of the TensorFlow op that it comes from, or "" if the compiler added it."""
         found = re.search(r'op_name="([^"]*)"', self.text)
         return found[1] if found else ""
 
     @property
     def bytes(self) -> int:
-        """Size of the result, tuples summed, without the padding of tiled layouts."""
+        """The size of the result in bytes, without the padding of tiled layouts. For a tuple, it is the sum."""
         return sum(size for _, _, size in shapes(self.shape))
 
 
@@ -81,17 +82,18 @@ class Module:
     """An HLO module.
 
     Attributes:
-        computations: name -> instructions in scheduled order.
-        entry: name of the entry computation.
+        computations: the instructions in scheduled order, by the name of the computation.
+        entry: the name of the entry computation.
     """
 
     computations: dict[str, tuple[Instruction, ...]]
     entry: str
 
     def trips(self, loop: Instruction, where: str) -> int | None:
-        """How often a `while` in computation `where` runs its body; None if the text does not say.
+        """Returns how often a `while` in computation `where` runs its body, or None if the text does not show it.
 
-        Counters start at constants and are moved on by constants, so the loop is run through with all else left out.
+        Loop counters start at constants and are changed by constants. Therefore this method runs the loop with only the
+        values that follow from constants.
         """
         known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.text)
         if known:
@@ -120,7 +122,7 @@ class Module:
         return self._value(instructions, next(i.name for i in instructions.values() if i.root), arguments)
 
     def _value(self, instructions: dict[str, Instruction], name: str, arguments: list[int | None]) -> int | None:
-        """The integer that an instruction gives, if it follows from constants and from the known `arguments`."""
+        """Returns an instruction's integer result if it follows from constants and known `arguments`, else None."""
         instruction = instructions.get(name)
         if instruction is None:
             return None
@@ -140,10 +142,10 @@ class Module:
         return None if fold is None or None in values else int(fold(*values))
 
     def executed(self, computation: str | None = None, times: int = 1) -> Iterator[tuple[Instruction, str, int]]:
-        """Every instruction that the chip runs as a whole, the computation it stands in, and how often it runs.
+        """Yields every instruction that the chip runs, its computation, and how often it runs.
 
-        Loops are entered with their trip count (1 where unknown), conditionals with every branch, fusions are not
-        entered: they are one instruction for the chip.
+        Loops are entered with their trip count (1 if unknown), and conditionals with every branch. Fusions are not
+        entered, because a chip runs them as one instruction.
         """
         computation = computation or self.entry
         for instruction in self.computations[computation]:
@@ -162,7 +164,7 @@ def parse(text: str) -> Module:
     """Parses the text of a scheduled HLO module.
 
     Raises:
-        ValueError: the text has no entry computation.
+        ValueError: if the text has no entry computation.
     """
     computations: dict[str, tuple[Instruction, ...]] = {}
     entry = ""
@@ -187,7 +189,7 @@ def parse(text: str) -> Module:
 
 
 def shapes(text: str) -> list[tuple[str, tuple[int, ...], int]]:
-    """(dtype, dimensions, bytes) of every array in a shape as HLO prints it."""
+    """Returns (dtype, dimensions, bytes) for every array in a printed HLO shape."""
     found = []
     for dtype, dims in _SHAPE.findall(text):
         dimensions = tuple(int(d) for d in dims.split(",") if d)
@@ -214,7 +216,7 @@ def _instruction(root: bool, name: str, rest: str, line: str) -> Instruction:
 
 
 def _first(pattern: str, text: str) -> str:
-    """The first group of a pattern that the format of HLO promises."""
+    """Returns the first group of a pattern that must occur in HLO text."""
     found = re.search(pattern, text)
     if found is None:
         raise ValueError(f"Expected {pattern!r} in an HLO text. Received: {text[:80]!r}")

@@ -1,4 +1,4 @@
-"""A replica's program as StableHLO, the language that the TPU compiler reads."""
+"""Lowers a replica's program to StableHLO, the input language of the TPU compiler."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _PIPELINE = "tf-lower-to-mlprogram-and-hlo"
 def lower(program: ReplicaProgram) -> str:
     """Lowers a replica's program to the text of a StableHLO module with one public function, `main`.
 
-    Arguments and results of `main` are those of the program, in order. A variable that the step writes shares its
-    memory with its new value, as it does under TPUStrategy.
+    The arguments and results of `main` are those of the program, in order. A variable that the step writes shares its
+    memory with its new value, as under TPUStrategy.
 
     Raises:
-        ValueError: an op of the program has no XLA form; the message names it.
+        ValueError: if an op of the program has no XLA form. The message names the op.
     """
     text = tf.mlir.experimental.convert_function(program.function, pass_pipeline="", show_debug_info=True)
     text = tf.mlir.experimental.run_pass_pipeline(text, _PIPELINE, show_debug_info=True)
@@ -35,7 +35,7 @@ def lower(program: ReplicaProgram) -> str:
 
 
 def fingerprint(text: str) -> str:
-    """Of what a module computes: names and source locations do not count."""
+    """Returns a hash of what a module computes. It ignores names and source locations."""
     bare = re.sub(r" loc\([^)]*\)|^#loc.*$", "", text, flags=re.M)
     return hashlib.sha256(bare.encode()).hexdigest()
 
@@ -55,8 +55,8 @@ def _share_memory(text, program):
 def _spell_out_booleans(text):
     """Writes boolean constants as lists of `true` and `false`.
 
-    TensorFlow prints a large constant as hex digits, eight values a byte. MLIR changed that form to a byte a value, so
-    that no hex text suits the parser of every jax; all of them read lists.
+    TensorFlow prints a large constant as hexadecimal digits with eight values per byte. Later versions of MLIR use one
+    byte per value. No hexadecimal form is valid for every version of jax, but all of them can parse lists.
     """
 
     def spell(found):

@@ -1,7 +1,7 @@
-"""One replica's program, taken out of the graph that TPUStrategy traced, with variables as arguments and results.
+"""Extracts one replica's program from the graph that TPUStrategy traced. Variables become arguments and results.
 
-The nodes that carry the attribute `_tpu_replicate` are what every chip runs. Their only edges to the outside are
-TPUReplicatedInput and TPUReplicatedOutput. They are emitted anew into a function without state, see `emission`.
+Every chip runs the nodes with the attribute `_tpu_replicate`. Their only edges to other nodes are TPUReplicatedInput
+and TPUReplicatedOutput. `emission` emits them again into a function without state.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Argument:
 
     Attributes:
         name: the variable's path, the batch's key, or the log's key.
-        kind: "variable", "data", "replica_id", or "log" (results only).
-        shape: static shape on one replica.
-        dtype: its `tf.DType`.
+        kind: "variable", "data", "replica_id", or "log" (only for results).
+        shape: the static shape on one replica.
+        dtype: the `tf.DType`.
         result: for a variable that the step writes, the index of the result with its new value, else None.
     """
 
@@ -50,12 +50,12 @@ class ReplicaProgram:
     """A replica's training step as a function of values.
 
     Attributes:
-        function: pure `tf.types.experimental.ConcreteFunction`: values of `arguments` -> values of `results`.
-        arguments: variables, data and the replica's id, in the function's order.
-        results: new values of the variables that the step writes, then the step's logs.
-        replicas: number of chips that run it.
-        traced_ops: op type -> count in the graph that TPUStrategy traced, functions included.
-        outside_ops: op type -> count of what the step would run on the host beside the replicated computation.
+        function: a pure `tf.types.experimental.ConcreteFunction` from the values of `arguments` to those of `results`.
+        arguments: the variables, the data, and the replica's id, in the function's order.
+        results: the new values of the variables that the step writes, then the step's logs.
+        replicas: the number of chips that run the program.
+        traced_ops: counts by op type in the graph that TPUStrategy traced, including functions.
+        outside_ops: counts by op type of the ops that run on the host, outside the replicated computation.
     """
 
     function: Any
@@ -66,7 +66,7 @@ class ReplicaProgram:
     outside_ops: Mapping[str, int]
 
     def ops(self) -> collections.Counter[str]:
-        """Op type -> count in the pure function, bodies of loops and branches included."""
+        """Returns counts by op type in the pure function, including the bodies of loops and branches."""
         return count_ops(self.function.graph)
 
 
@@ -76,20 +76,21 @@ def trace_step(
     strategy: tf.distribute.TPUStrategy,
     variables: Sequence[keras.Variable],
 ) -> ReplicaProgram:
-    """Traces `strategy.run(step, (batch,))` and takes one replica's program out of the graph.
+    """Traces `strategy.run(step, (batch,))` and extracts one replica's program from the graph.
 
     Args:
-        step: a model's `train_step` or `test_step`: batch -> logs.
-        batch: nest of `tf.TensorSpec`, shapes of one replica's share.
+        step: a model's `train_step` or `test_step`, a function of a batch that returns logs.
+        batch: a nest of `tf.TensorSpec` with the shapes of one replica's batch.
         strategy: see `made_up_tpu_strategy`.
-        variables: every Keras variable that the step may touch; gives the arguments their names.
+        variables: every Keras variable that the step may use. The arguments are named after them.
 
     Returns:
-        The program; arguments in the order of `variables`, then the batch, then the replica's id where it is read.
+        The program. Its arguments are the variables in the order of `variables`, the batch, and the replica's id if the
+        step reads it.
 
     Raises:
-        ValueError: a shape is not static, a variable is not in `variables`, or an op keeps state of a kind that has no
-            value (a hash table, an iterator).
+        ValueError: if a shape is not static, a variable is not in `variables`, or an op has state that is not a tensor
+            (a hash table, an iterator).
     """
     structure: dict[str, Any] = {}
 
@@ -114,7 +115,7 @@ def program_of_graph(
     data_names: Sequence[str] = (),
     log_names: Sequence[str] = (),
 ) -> ReplicaProgram:
-    """The program of one replica out of a traced `graph` that holds one `strategy.run`. See `trace_step`."""
+    """Extracts the program of one replica from a traced `graph` that contains one `strategy.run`. See `trace_step`."""
     body = [op for op in graph.get_operations() if _is_replicated(op)]
     if not body:
         raise ValueError("Expected a graph with a replicated computation. Received one without `strategy.run`.")
@@ -123,7 +124,7 @@ def program_of_graph(
     placeholders = [t for t in graph.inputs if t.name not in captured]
     data = {t.name: name for t, name in zip(placeholders, data_names or [t.op.name for t in placeholders], strict=True)}
 
-    sources: dict[str, _Source] = {}  # name of a TPUReplicatedInput's output -> what it stands for
+    sources: dict[str, _Source] = {}  # what each TPUReplicatedInput stands for, by the name of its output
     for op in graph.get_operations():
         if op.type == "TPUReplicatedInput":
             sources[op.outputs[0].name] = _source(op, captured, data, by_handle)
@@ -184,11 +185,11 @@ def program_of_graph(
 
 
 def count_ops(graph: tf.Graph) -> collections.Counter[str]:
-    """Op type -> count in `graph`, bodies of calls, loops and branches included."""
+    """Returns counts by op type in `graph`, including the bodies of calls, loops, and branches."""
     return _count(graph.get_operations())
 
 
-# What comes in -----------------------------------------------------------------------------------------------------
+# Inputs ------------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
@@ -212,7 +213,7 @@ def _variables_by_handle(variables: Sequence[Any]) -> dict[int, _Source]:
         name = variable.path if isinstance(variable, keras.Variable) else variable.name
         source = _Source("variable", f"variable:{len(found)}:{name}", name, tuple(value.shape), value.dtype)
         handles = [copy.handle for copy in getattr(value, "values", (value,))]
-        packed = getattr(value, "_packed_var", None)  # all copies behind one handle
+        packed = getattr(value, "_packed_var", None)  # one handle for all copies
         if packed is not None:
             handles.append(packed.packed_handle)
         found.update({id(handle): source for handle in handles})

@@ -1,4 +1,4 @@
-"""From a recipe to what the TPU compiler says of its training step: does it fit, how long is it, where does time go."""
+"""Compiles a recipe's training step for a TPU and reports its memory, its time, and what takes the time."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ LEFT_OUT = (
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """What a recipe gives to be compiled: a compiled model and the batch that it trains on.
+    """The subject of a report: a Keras model that is compiled with its optimizer, and the batch that it trains on.
 
     Attributes:
-        model: made and compiled (with its optimizer) under the current strategy.
-        batch: key -> spec of one example, such as {"text": TensorSpec((16,), int32), "image": ...}.
-        examples: examples seen in the whole run, or None where the recipe does not say.
+        model: a model that was created and compiled under the current strategy.
+        batch: specs of one example by key, such as {"text": TensorSpec((16,), int32), "image": ...}.
+        examples: the number of examples of the whole run, or None if it is not known.
     """
 
     model: keras.Model
@@ -37,24 +37,24 @@ class Subject:
     examples: float | None = None
 
 
-# A recipe's function: called inside the strategy's scope with keyword overrides, returns its subject.
+# A function that is called inside the strategy's scope with keyword overrides, and returns a subject.
 Recipe = Callable[..., Subject]
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What is known of a training step on a slice.
+    """The report of a training step on a slice.
 
     Attributes:
         topology: the slice.
-        global_batch: examples of a step.
-        fits: whether one chip's memory holds the program.
-        used: bytes that it needs at its peak on one chip; from the refusal where it does not fit.
-        memory: "argument", "output", "alias", "temp", "peak" -> bytes on one chip; None where it does not fit.
-        cost: of a step; None where it does not fit.
-        examples: of the whole run, or None.
-        parameters: trainable weights of the model.
-        compiler: versions.
+        global_batch: number of examples per step.
+        fits: whether the program fits into one chip's memory.
+        used: the peak number of bytes on one chip. If it does not fit, this comes from the compiler's message.
+        memory: bytes on one chip for "argument", "output", "alias", "temp", and "peak". None if it does not fit.
+        cost: the cost of a step, or None if it does not fit.
+        examples: number of examples of the whole run, or None.
+        parameters: number of trainable parameters of the model.
+        compiler: the versions of the compiler.
     """
 
     topology: Topology
@@ -69,17 +69,17 @@ class Report:
 
     @property
     def short_by(self) -> int:
-        """Bytes that are missing on one chip; 0 where it fits."""
+        """The number of bytes that are missing on one chip, or 0 if it fits."""
         return 0 if self.fits else max(self.used - self.topology.chip.usable, 0)
 
     @property
     def seconds(self) -> float | None:
-        """Estimated time of a step; see `cost` for what it leaves out."""
+        """The estimated time of a step in seconds. See `cost` for what it does not include."""
         return self.cost.seconds if self.cost else None
 
     @property
     def peak_share(self) -> float | None:
-        """Of the chip's peak floating point rate; matmuls outside kernels alone."""
+        """The fraction of the chip's peak floating-point rate. Only matmuls outside kernels count."""
         return self.cost.flops / self.seconds / self.topology.chip.flops if self.cost else None
 
     @property
@@ -88,13 +88,13 @@ class Report:
 
     @property
     def days(self) -> float | None:
-        """For the whole run."""
+        """The estimated time of the whole run in days."""
         if not self.cost or self.examples is None:
             return None
         return self.examples / self.global_batch * self.seconds / 86_400
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Returns the report as JSON values."""
         return {
             "topology": self.topology.name,
             "chips": self.topology.chips,
@@ -120,10 +120,10 @@ class Report:
 
 
 def trace_recipe(recipe: Recipe, replicas: int, global_batch: int, **overrides: Any) -> tuple[ReplicaProgram, Subject]:
-    """Builds a recipe's model without memory under a made-up TPUStrategy and traces its training step.
+    """Builds a recipe's model without memory under a simulated TPUStrategy, and traces its training step.
 
     Raises:
-        ValueError: the batch does not divide by the replicas, or the step is none that a TPU runs.
+        ValueError: if the batch is not divisible by the number of replicas, or a TPU cannot run the step.
     """
     if global_batch % replicas:
         raise ValueError(f"Expected a global batch that {replicas} chips divide. Received: {global_batch}.")
@@ -143,10 +143,10 @@ def report(
 
     Args:
         recipe: see `Recipe`.
-        topology: the slice; every chip is a replica.
-        global_batch: examples of a step.
-        progress: called with the seconds that the compiler has run.
-        **overrides: for the recipe.
+        topology: the slice. Every chip is a replica.
+        global_batch: number of examples per step.
+        progress: a function that is called with the elapsed seconds of the compiler.
+        **overrides: overrides for the recipe.
     """
     program, subject = trace_recipe(recipe, topology.chips, global_batch, **overrides)
     compiled = compile_module(lower(program), topology, progress=progress)
@@ -155,7 +155,7 @@ def report(
 
 
 def summarise(compiled: Compiled, global_batch: int, examples: float | None = None, parameters: int = 0) -> Report:
-    """A report of what the compiler returned."""
+    """Returns a report for the compiler's result."""
     return Report(
         topology=compiled.topology,
         global_batch=global_batch,
@@ -176,11 +176,12 @@ _REFUSALS = (
 
 
 def refused_bytes(message: str) -> int:
-    """Bytes that a program needs, from the compiler's refusal: all of them ("Used 40.18G of 30.75G hbm"), or the
-    temporaries alone where those are too many by themselves.
+    """Returns the bytes that a program needs, from the compiler's message that refuses it.
+
+    The message contains the total ("Used 40.18G of 30.75G hbm"), or only the temporaries if they alone do not fit.
 
     Raises:
-        ValueError: the message names no size.
+        ValueError: if the message contains no size.
     """
     found = next(filter(None, (re.search(pattern, message) for pattern in _REFUSALS)), None)
     if not found:

@@ -1,4 +1,4 @@
-"""The largest global batch that a slice's memory holds, in few compiles: memory grows with the batch along a line."""
+"""Finds the largest global batch that fits into a slice's memory. Memory is linear in the batch, so few compiles do."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from siglip_tf.tpu.report import Report
 
 
 def largest_batch(compile_at: Callable[[int], Report], chips: int, start: int, step: int = 64) -> list[Report]:
-    """Finds the largest batch that fits, to within `step` examples a chip.
+    """Finds the largest batch that fits, with a resolution of `step` examples per chip.
 
     Args:
-        compile_at: global batch -> report.
-        chips: of the slice.
-        start: a global batch to begin with.
-        step: examples a chip between two batches that are told apart.
+        compile_at: a function of a global batch that returns a report.
+        chips: number of chips of the slice.
+        start: the first global batch to try.
+        step: the resolution in examples per chip.
 
     Returns:
-        All reports made on the way, by batch; the last that fits is the largest.
+        All reports of the search in order of the batch. The last one that fits has the largest batch.
 
     Raises:
-        ValueError: `start` is no multiple of chips * step, or not even chips * step examples fit.
+        ValueError: if `start` is not a multiple of chips * step, or not even chips * step examples fit.
     """
     unit = chips * step
     if start % unit or start < unit:
@@ -41,7 +41,7 @@ def largest_batch(compile_at: Callable[[int], Report], chips: int, start: int, s
 
 
 def _where_memory_ends(reports: Iterable[Report], unit: int) -> int | None:
-    """The batch at which the line through the two largest known points meets the chip's memory."""
+    """Returns the batch at which the line through the two largest known points reaches the chip's memory."""
     known = sorted((r.global_batch, r.used) for r in reports)[-2:]
     if len(known) < 2:
         return None

@@ -1,4 +1,4 @@
-"""The real `tf.distribute.TPUStrategy` over a made-up topology: everything traces, nothing runs, no TPU is needed."""
+"""The real `tf.distribute.TPUStrategy` on a simulated topology. Steps can be traced but not run, and need no TPU."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tensorflow.python.tpu import tpu_strategy_util, tpu_system_metadata
 from tensorflow.python.training import server_lib
 
 _CHIPS_PER_ROW = 4
-# Stand-ins for the runtimes of hosts, kept as a server ends with its object.
+# Servers that stand for the runtimes of hosts. They are kept here because a server ends with its object.
 _HOSTS: list[tf.distribute.Server] = []
 
 
 class _MadeUpResolver(cluster_resolver.ClusterResolver):
-    """A cluster of hosts with as many chips as asked for, one core each (a v4 megacore counts as one)."""
+    """A simulated cluster of hosts with a given number of chips. A chip has one core; a v4 megacore counts as one."""
 
     task_type = task_id = None
     environment = ""
@@ -66,19 +66,20 @@ class _MadeUpResolver(cluster_resolver.ClusterResolver):
 
 
 def made_up_tpu_strategy(replicas: int, hosts: int = 1) -> tf.distribute.TPUStrategy:
-    """Returns a TPUStrategy of `replicas` replicas on a machine with no TPU.
+    """Returns a TPUStrategy of `replicas` replicas on a machine without a TPU.
 
-    Variables, distributed data sets, `train_step` and the whole of `model.fit` build and trace under it; running stops
-    at "No OpKernel was registered to support Op 'TPUReplicatedInput'". Soft placement puts the variables on the CPU.
+    Variables, distributed data sets, `train_step`, and the whole `model.fit` can be built and traced under it. Running
+    a step raises "No OpKernel was registered to support Op 'TPUReplicatedInput'". Soft placement puts the variables on
+    the CPU.
 
     Args:
-        replicas: number of chips, 1 or more.
-        hosts: number of hosts, each with an input pipeline of its own; see `Topology.hosts`. For more than one, as many
-            TensorFlow servers are started in this process, which stand for the hosts' runtimes. Ask for them before
-            anything else of TensorFlow runs.
+        replicas: number of chips, at least 1.
+        hosts: number of hosts, each with its own input pipeline (see `Topology.hosts`). For several hosts, this process
+            starts one TensorFlow server per host, which stands for the host's runtime. In that case, call this function
+            before TensorFlow runs anything else.
 
     Raises:
-        ValueError: `replicas` or `hosts` is no positive whole number, or the hosts do not share the replicas evenly.
+        ValueError: if `replicas` or `hosts` is not a positive integer, or `hosts` does not divide `replicas`.
     """
     for name, value in (("replicas", replicas), ("hosts", hosts)):
         if not isinstance(value, int) or value < 1:
@@ -89,7 +90,7 @@ def made_up_tpu_strategy(replicas: int, hosts: int = 1) -> tf.distribute.TPUStra
     if hosts > 1:
         _connect_to_hosts(hosts)
     resolver = _MadeUpResolver(replicas, hosts)
-    # TPUStrategy asks for an initialised TPU system; this is where it looks one up.
+    # TPUStrategy needs an initialized TPU system, and looks it up here.
     tpu_strategy_util._INITIALIZED_TPU_SYSTEMS[""] = resolver.made_up_topology
     return tf.distribute.TPUStrategy(resolver)
 
@@ -112,10 +113,10 @@ def _free_port() -> int:
 
 @contextlib.contextmanager
 def weightless_scope(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Enters `strategy.scope()` so that new variables have a name, a shape and a dtype, but no memory.
+    """Enters `strategy.scope()` so that new variables have a name, a shape, and a dtype, but no memory.
 
-    A model of a billion weights on 32 replicas then builds, and its training step traces, in no memory to speak of;
-    a value that is read is empty. Initialisers are traced for their shape and never run.
+    A model with a billion weights on 32 replicas can then be built, and its training step traced, with almost no
+    memory. The values of variables are empty. Initializers are traced for their shape but never run.
     """
 
     def only_the_shape(next_creator, **kwargs):
@@ -125,7 +126,7 @@ def weightless_scope(strategy: tf.distribute.Strategy) -> Iterator[None]:
                 value = tf.convert_to_tensor(value(), dtype=kwargs.get("dtype"))
         else:
             value = tf.convert_to_tensor(value, dtype=kwargs.get("dtype"))
-        # Anything that is not callable passes through the strategy's creator untouched.
+        # The strategy's creator does not change an initial value that is not callable.
         kwargs.update(initial_value=(), shape=value.shape, dtype=value.dtype)
         return next_creator(**kwargs)
 
@@ -134,9 +135,9 @@ def weightless_scope(strategy: tf.distribute.Strategy) -> Iterator[None]:
         kwargs.pop("initial_value")
         with tf.device(
             "/job:localhost/replica:0/task:0/device:CPU:0"
-        ):  # made-up chips of other hosts are devices that nobody knows
+        ):  # the simulated chips of other hosts are not real devices
             return resource_variable_ops.UninitializedVariable(**kwargs)
 
-    # The creator entered last is asked first: shape, then the strategy's copies, then the handle of each copy.
+    # The creator that is entered last is called first: the shape, the strategy's copies, then the handle of each copy.
     with tf.variable_creator_scope(no_memory), strategy.scope(), tf.variable_creator_scope(only_the_shape):
         yield

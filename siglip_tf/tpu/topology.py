@@ -1,4 +1,4 @@
-"""TPU slices by name, and the few facts about a chip that the compiler's answers are read with."""
+"""TPU slices by name, and the facts about chips that are needed to interpret the compiler's results."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ GIB = 1 << 30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One generation's chip. Sources: Google Cloud's TPU system architecture pages; the compiler's own refusals.
+    """The chip of one generation.
 
     Attributes:
-        name: generation, as in a topology's name.
-        flops: peak bfloat16 floating point operations a second.
-        clock: cycles a second, from peak flops and the chip's matrix units.
-        cores: TensorCores that one replica runs on ("megacore" where two).
-        hbm: bytes of memory; of them, `usable` is what the compiler gives to a program.
-        bandwidth: bytes a second between chip and memory.
-        link: bytes a second out of the chip over all its links to other chips.
+        name: the generation, as in a topology's name.
+        flops: the peak number of bfloat16 floating-point operations per second.
+        clock: cycles per second, computed from `flops` and the chip's matrix units.
+        cores: number of TensorCores per replica. Two form a "megacore".
+        hbm: bytes of memory.
+        usable: bytes of memory that the compiler gives to a program.
+        bandwidth: bytes per second between the chip and its memory.
+        link: bytes per second from the chip over all its links to other chips.
         accelerator: a name of this generation that libtpu accepts as an accelerator type.
-        host_chips: chips of one host in a slice of several hosts.
+        host_chips: number of chips per host in a slice of several hosts.
+
+    Source: Google Cloud's TPU system architecture pages; the compiler's messages for programs that do not fit.
     """
 
     name: str
@@ -49,10 +52,10 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A slice such as "v4:2x2x1": the generation and how many chips along each axis of the torus.
+    """A slice such as "v4:2x2x1": the generation, and the number of chips along each axis of the torus.
 
     Raises:
-        ValueError: for an unknown generation or a shape that is no product of positive numbers.
+        ValueError: if the generation is unknown, or the shape is not a product of positive numbers.
     """
 
     name: str
@@ -84,10 +87,10 @@ class Topology:
 
     @property
     def hosts(self) -> int:
-        """How many machines hold the chips: one for up to `host_chips`."""
+        """The number of hosts. Each has at most `host_chips` chips."""
         return -(-self.chips // self.chip.host_chips)
 
     @property
     def options(self) -> dict[str, str]:
-        """Arguments of `jax.experimental.topologies.get_topology_desc` beside the name."""
+        """Further arguments of `jax.experimental.topologies.get_topology_desc`, without the name."""
         return {"chip_config_name": "megacore"} if self.chip.name == "v4" else {}

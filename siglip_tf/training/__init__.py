@@ -1,11 +1,12 @@
 """A whole run of training: exact resume, evaluation, diagnostics, and loggers.
 
 Words used here:
-    run: one training from its first step to its last, in one folder, by any number of processes one after another.
-    checkpoint: all of training's state at a step, from which the run continues with the same bits.
-    best checkpoint: the model's weights at the step that an evaluation found best; it starts no run.
-    worker: one of several processes that train together; the chief is worker 0, which writes what they share.
-    owner: the one run that may write to the folder now.
+    run: one training from its first step to its last. It has one folder. Several processes may work on it, one after
+        another.
+    checkpoint: the whole state of training at a step. A run that continues from it computes the same bits.
+    best checkpoint: the model's weights at the step with the best evaluation. A run cannot continue from it.
+    worker: one of several processes that train together. The chief is worker 0; it writes what the workers share.
+    owner: the process that may write to the folder now.
     post-mortem: a checkpoint of a step at which a metric was not finite or had a spike.
 """
 

@@ -1,6 +1,6 @@
-"""The run's metrics on disk: one JSON line every so many steps, and TensorBoard.
+"""Writes a run's metrics: a JSON line every few steps, and TensorBoard events.
 
-Source: section 4.7 and figure 5 (norms of gradient, parameters and updates), figure 6 (bias, logits).
+Source: section 4.7 and figure 5 (norms of gradients, parameters, and updates), figure 6 (bias, logits).
 """
 
 import math
@@ -17,7 +17,7 @@ from siglip_tf.training.progress import Speed
 
 
 class Measured(Protocol):
-    """What an evaluation found, such as `PeriodicEvaluation`."""
+    """An object that holds the metrics of the last evaluation, such as `PeriodicEvaluation`."""
 
     figures: dict[str, float]
     figures_step: int | None
@@ -26,19 +26,19 @@ class Measured(Protocol):
 class Diagnostics(keras.callbacks.Callback):
     """Writes `directory/metrics.jsonl` and TensorBoard events.
 
-    A line holds "step", the step's metrics as `train_step` returned them, the learning rate with its schedule, the
-    `Speed`'s figures, and the figures of an evaluation at that step. A value that is not finite is written as null, so
-    that every line is JSON. When a run continues from a checkpoint, the lines after its step are dropped: they belong
-    to a past that is trained again.
+    A line holds "step", the metrics that `train_step` returned, the learning rate and its schedule, the figures of
+    `Speed`, and the metrics of an evaluation at that step. A value that is not finite is written as null, so that every
+    line is valid JSON. When a run continues from a checkpoint, the lines of later steps are removed, because those
+    steps are trained again.
 
     Args:
         directory: the run's folder, local or `gs://`.
         speed: the run's `Speed`.
         step: returns the number of steps done (`lambda: resume.step`).
-        every: steps between lines. Steps with an evaluation get a line too.
-        total_steps: steps of the run, for the time left.
+        every: number of steps between lines. A step with an evaluation gets a line too.
+        total_steps: number of steps of the run, to estimate the time left.
         tensorboard: whether to write TensorBoard events to `directory/tensorboard` too.
-        evaluation: what is evaluated while training. Put it before this callback.
+        evaluation: the evaluation callback. It must come before this callback.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Diagnostics(keras.callbacks.Callback):
         self._tensorboard = tensorboard
         self._writer: tf.summary.SummaryWriter | None = None
         self._written = 0
-        self._shown: int | None = None  # the step whose figures are written
+        self._shown: int | None = None  # the step whose figures were written last
 
     def on_train_begin(self, logs=None):
         tf.io.gfile.makedirs(self.directory)
@@ -89,7 +89,7 @@ class Diagnostics(keras.callbacks.Callback):
         self.close()
 
     def close(self) -> None:
-        """Completes the files. `fit` does it unless it ends by an exception."""
+        """Completes and closes the files. `fit` does this unless it raises an exception."""
         self._file.close()
         if self._writer is not None:
             self._writer.close()
@@ -106,11 +106,11 @@ class Diagnostics(keras.callbacks.Callback):
                 for name, value in values.items():
                     if math.isfinite(value):
                         tf.summary.write(name, tf.constant(value, tf.float32), metadata=_scalar_metadata())
-            if not is_object_store(self.directory):  # there, a flush would write the whole object again
+            if not is_object_store(self.directory):  # in an object store, a flush writes the whole object again
                 self._writer.flush()
 
     def _figures(self, step: int) -> dict[str, float]:
-        """What an evaluation found at this step, once."""
+        """Returns the metrics of an evaluation at this step the first time, and nothing after that."""
         if self.evaluation is None or self.evaluation.figures_step != step or self._shown == step:
             return {}
         self._shown = step
@@ -125,6 +125,7 @@ class Diagnostics(keras.callbacks.Callback):
 
 
 def _scalar_metadata() -> tf.compat.v1.SummaryMetadata:
-    # As `tf.summary.scalar` writes it; that function needs the tensorboard package, which TensorFlow does not require.
+    # This is what `tf.summary.scalar` writes. That function needs the tensorboard package, which TensorFlow does not
+    # require.
     plugin = tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
     return tf.compat.v1.SummaryMetadata(plugin_data=plugin, data_class=1)

@@ -1,4 +1,4 @@
-"""Evaluation while training: figures every so many steps, the best checkpoint kept, and early stopping."""
+"""Evaluation during training: metrics every few steps, the best checkpoint, and early stopping."""
 
 import json
 import math
@@ -24,43 +24,45 @@ _WEIGHTS = "model.weights.h5"
 
 
 class PeriodicEvaluation(keras.callbacks.Callback):
-    """Runs tasks every so many steps of `train`, keeps the best checkpoint, and stops when nothing gets better.
+    """Evaluates tasks every few steps of `train`, keeps the best checkpoint, and stops when nothing improves.
 
-    The figures go to `metrics.jsonl`, TensorBoard and the progress line. They are measured before the first step, at
-    every multiple of `every` and at the last step. The best checkpoint is `directory/best/step_...`, and
-    `directory/best/best.json` names it with its metric. The state of all this is part of the run's checkpoints, and an
-    evaluation draws no random numbers from training, so a resumed run ends with the same bits and the same best
-    checkpoint. A task that fails is reported and counted ("evaluation_failures"); training continues.
+    The metrics go to `metrics.jsonl`, TensorBoard, and the progress line. They are measured before the first step, at
+    every multiple of `every`, and at the last step. The best checkpoint is `directory/best/step_...`;
+    `directory/best/best.json` holds its name and its metric. This callback's state is part of the run's checkpoints,
+    and an evaluation does not change the random state of training. Therefore a resumed run ends with the same bits and
+    the same best checkpoint. When a task fails, the failure is reported and counted ("evaluation_failures"), and
+    training continues.
 
         evaluation = PeriodicEvaluation(["zero_shot:folder=birds/test"], every=500, best="top1", patience=5)
         train(model, data, steps=10_000, global_batch_size=256, resume=resume, evaluation=evaluation)
         evaluation.best_path                     # None if no evaluation succeeded
 
     Args:
-        tasks: `siglip_tf.evaluation` tasks, or lines of text as `tools.evaluate` takes them.
-        every: steps between evaluations.
-        best: the metric that decides, as `metric_names` lists it ("zero_shot/birds/top1"), or the end of exactly one of
-            them ("top1"). By default the first metric of the first task.
-        mode: "max" or "min". By default "min" for a loss or an error and "max" for everything else.
-        patience: evaluations without a better value after which training stops; None never stops it.
-        last_step: the run's last step, which is evaluated too; by default the `steps` of `train`. Give it where `train`
-            stops before the run ends.
-        batch_size: images or texts per step of the evaluation, over all replicas.
-        say: receives one line for each evaluation.
+        tasks: tasks of `siglip_tf.evaluation`, or their text as `tools.evaluate` accepts it.
+        every: number of steps between evaluations.
+        best: the metric that decides which checkpoint is best: a name from `metric_names` ("zero_shot/birds/top1"), or
+            the end of exactly one name ("top1"). The default is the first metric of the first task.
+        mode: "max" or "min". The default is "min" for a loss or an error and "max" for any other metric.
+        patience: training stops after this many evaluations without a better value. None means that it never stops.
+        last_step: the run's last step, which is evaluated too. The default is the `steps` of `train`. Pass it if this
+            call of `train` ends before the run does.
+        batch_size: number of images or texts per evaluation step, over all replicas.
+        say: a function that receives one line of text for each evaluation.
 
     Attributes:
         figures: the last evaluation's metrics by name.
         figures_step: the step of `figures`, or None.
         best_value: the best value so far, or None.
-        best_step: its step, or None.
-        failures: how many evaluations failed.
-        stopped: whether training was stopped because nothing got better.
+        best_step: the step of `best_value`, or None.
+        failures: the number of failed evaluations.
+        stopped: whether training stopped because nothing improved.
 
     Raises:
-        ValueError: no tasks, two tasks of one name, numbers below 1, an unknown mode, or a metric that no task reports.
+        ValueError: if there are no tasks, two tasks share a name, a number is below 1, the mode is unknown, or no task
+            reports the metric.
     """
 
-    # A checkpoint of a run that began without evaluation has no state for it.
+    # A checkpoint of a run that began without evaluation holds no state for this callback.
     optional_state = True
 
     best_step: int | None
@@ -118,10 +120,10 @@ class PeriodicEvaluation(keras.callbacks.Callback):
         return None if self.best_step is None else self._path(self.best_step)
 
     def prepare(self, model: keras.Model, resume: Resume, total_steps: int) -> None:
-        """Takes its place in a run. `train` calls this before it restores a checkpoint.
+        """Registers this callback in a run. `train` calls this before it restores a checkpoint.
 
         Raises:
-            ValueError: the model cannot be evaluated, for example because it has no preprocessing.
+            ValueError: if the model cannot be evaluated, for example because it has no preprocessing.
         """
         self._embedder = Embedder(model, self.batch_size)
         self._resume, self._total = resume, self.last_step or total_steps
@@ -129,12 +131,13 @@ class PeriodicEvaluation(keras.callbacks.Callback):
         resume.states["evaluation"] = self
 
     def exclude_from(self, speed: Speed) -> None:
-        """Leaves the time of evaluations out of the images per second of a run."""
+        """Excludes the time of evaluations from the images per second that `speed` reports."""
         self._speed = speed
 
     def get_state(self) -> dict[str, Any]:
-        """JSON values that go with a checkpoint."""
-        # This checkpoint and, while it is being written, the one before it must find their best checkpoint.
+        """Returns this callback's state as JSON values, to be stored in a checkpoint."""
+        # The best checkpoint that this training checkpoint refers to must stay. While this one is being written, the
+        # best checkpoint of the one before it must stay too.
         self._referenced = [*self._referenced[-1:], self.best_step]
         best = None if self.best_step is None else {"step": self.best_step, "value": self.best_value}
         return {
@@ -148,7 +151,7 @@ class PeriodicEvaluation(keras.callbacks.Callback):
         }
 
     def set_state(self, state: dict[str, Any] | None) -> None:
-        """Puts back what `get_state` gave; None for a checkpoint of a run that was not evaluated."""
+        """Restores what `get_state` returned. None stands for a checkpoint of a run without evaluation."""
         self._forget()
         if state is None:
             return
@@ -163,7 +166,7 @@ class PeriodicEvaluation(keras.callbacks.Callback):
             self._referenced = [self.best_step]
 
     def finish(self, model: keras.Model, step: int) -> None:
-        """Does what a finished run left undone: a signal may have ended it during its last evaluation."""
+        """Completes a run that has done all its steps: a signal may have ended it during its last evaluation."""
         self.set_model(model)
         if self.stopped:
             self.say(f"Training stopped early at step {step:,}. The best checkpoint is {self.best_path}.")
@@ -172,7 +175,7 @@ class PeriodicEvaluation(keras.callbacks.Callback):
             self._resume.save()
 
     def on_train_begin(self, logs=None):
-        # Best checkpoints of later steps belong to a past that is trained again.
+        # Remove the best checkpoints of later steps, because those steps are trained again.
         self._prune({step for step in self._steps_there() if step <= self._resume.step})
         if self.best_step is not None and this_worker(self.model.distribute_strategy).is_chief:
             self._write_summary(self.best_step, self.best_value)
@@ -187,14 +190,14 @@ class PeriodicEvaluation(keras.callbacks.Callback):
                 logs.update({name: value for name, value in self.figures.items() if math.isfinite(value)})
 
     def summary(self) -> str:
-        """The last figure and the best one, for the progress line; empty before the first evaluation."""
+        """Returns the last value and the best one for the progress line, or "" before the first evaluation."""
         if self.best not in self.figures:
             return ""
         text = f"{self.best} {number_text(self.figures[self.best])}"
         return text if self.best_step == self.figures_step else f"{text} (best {number_text(self.best_value)})"
 
     def _forget(self) -> None:
-        self._evaluated = -1  # the step of the last evaluation, failed ones included; -1 before the first
+        self._evaluated = -1  # the step of the last evaluation, even a failed one; -1 before the first
         self._waited = 0
         self._referenced = []
         self.best_step = self.best_value = None
@@ -202,8 +205,8 @@ class PeriodicEvaluation(keras.callbacks.Callback):
         self.stopped = False
 
     def is_due(self, step: int) -> bool:
-        """Whether a step is to be evaluated and was not."""
-        # A run that was interrupted during an evaluation continues with it.
+        """Whether a step must be evaluated and has not been evaluated yet."""
+        # A run that was interrupted during an evaluation continues with that evaluation.
         return step // self.every > self._evaluated // self.every or (step >= self._total and self._evaluated < step)
 
     def _evaluate(self, step: int) -> None:
@@ -213,7 +216,7 @@ class PeriodicEvaluation(keras.callbacks.Callback):
             mine: dict[str, Any] = {"figures": self._measure()}
         except InterruptedEvaluationError:
             mine = {"interrupted": True}
-        except Exception as error:  # a task may be anyone's code: hours of training are not lost to its fault
+        except Exception as error:  # a task may be a user's code, and its error must not end hours of training
             mine = {"fault": f"{type(error).__name__}: {str(error).strip()[:500]}"}
         finally:
             set_process_random_state(random)
@@ -224,7 +227,7 @@ class PeriodicEvaluation(keras.callbacks.Callback):
         faults = [each["fault"] for each in found if "fault" in each]
         fault = faults[0] if faults else None
         if fault is None:
-            # The first worker's figures decide for all, so that no two decide differently.
+            # All workers use the first worker's figures, so that all of them decide alike.
             self.figures, self.figures_step = found[0]["figures"], step
             fault = self._choose(step)
         if fault is not None:
@@ -249,7 +252,7 @@ class PeriodicEvaluation(keras.callbacks.Callback):
         return figures
 
     def _choose(self, step: int) -> str | None:
-        """Keeps the checkpoint if it is the best, or counts towards stopping. Returns what went wrong, or None."""
+        """Saves the checkpoint if it is the best, or counts toward early stopping. Returns an error message or None."""
         value = self.figures[self.best]
         if self._is_better(value):
             strategy = self.model.distribute_strategy
@@ -257,7 +260,7 @@ class PeriodicEvaluation(keras.callbacks.Callback):
             if this_worker(strategy).is_chief:
                 try:
                     self._save(step, value)
-                except (OSError, ValueError, tf.errors.OpError) as error:  # a full disk, a format that cannot hold it
+                except (OSError, ValueError, tf.errors.OpError) as error:  # a full disk, or a format that does not fit
                     fault = f"The best checkpoint could not be written. {type(error).__name__}: {error}"
             fault = share(strategy, fault)[0]
             if fault is not None:
@@ -304,11 +307,11 @@ class PeriodicEvaluation(keras.callbacks.Callback):
         write_file(tf.io.gfile.join(self._folder(), "best.json"), json.dumps(content, indent=1) + "\n")
 
     def clean(self) -> None:
-        """Removes all best checkpoints but the last. `train` calls this when the run's last checkpoint is written."""
+        """Removes all best checkpoints but the last. `train` calls this after the run's last checkpoint is written."""
         self._prune({self.best_step})
 
     def _prune(self, kept: set[int | None]) -> None:
-        """Removes the best checkpoints of other steps than these."""
+        """Removes the best checkpoints of all steps that are not in `kept`."""
         if this_worker(self.model.distribute_strategy).is_chief:
             for step in set(self._steps_there()) - kept:
                 tf.io.gfile.rmtree(self._path(step))
@@ -321,14 +324,14 @@ class PeriodicEvaluation(keras.callbacks.Callback):
 
 
 class InterruptedEvaluationError(Exception):
-    """A signal asks the run to stop, so the evaluation ends unfinished."""
+    """Raised to end an evaluation early, because a signal asks the run to stop."""
 
 
 def resolve_metric(name: str | None, there: Sequence[str]) -> str:
-    """The full name of a metric given in full or by its end.
+    """Returns the full name of a metric that is given by its full name or by the end of it.
 
     Raises:
-        ValueError: no metric, or more than one, has that name; it lists what there is.
+        ValueError: if no metric or more than one has that name. The message lists the names.
     """
     if name is None:
         return there[0]
@@ -342,7 +345,7 @@ def resolve_metric(name: str | None, there: Sequence[str]) -> str:
 
 
 def save_model(model: keras.Model, path: str) -> None:
-    """Writes a model for use: a SigLIP model as its checkpoint, any other Keras model as a folder with its weights."""
+    """Saves a model for use: a SigLIP model as a checkpoint, any other Keras model as a folder with its weights."""
     if not hasattr(model, "save_checkpoint"):
         with new_folder(path, last=_WEIGHTS) as aside:
             model.save_weights(tf.io.gfile.join(aside, _WEIGHTS))

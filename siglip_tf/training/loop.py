@@ -1,4 +1,4 @@
-"""A whole run in one call: restore, fit for the steps that are left, evaluate, save, watch, report."""
+"""Runs a whole training in one call: restores, fits the steps that are left, evaluates, saves, watches, and reports."""
 
 import socket
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from siglip_tf.training.workers import share, this_worker
 
 
 class _Ticker(keras.callbacks.Callback):
-    """Tells the speed that a step is done, before the callbacks that show it."""
+    """Tells `Speed` that a step is done, before the callbacks that show the speed."""
 
     def __init__(self, speed: Speed, resume: Resume):
         super().__init__()
@@ -46,21 +46,21 @@ def train(
     max_skips: int = 10,
     progress: bool = True,
 ) -> int:
-    """Trains a compiled model up to a number of steps, from where `resume` finds it.
+    """Trains a compiled model up to a number of steps. It begins at the step that `resume` restores.
 
     Args:
-        model: built and compiled.
-        data: a `PositionedData` (`siglip_tf.data.TrainingData`), or a function of a number of global batches that
-            returns an endless data set of the global batches after those.
-        steps: steps of the whole run, including those of earlier processes.
-        global_batch_size: pairs per step over all replicas.
-        resume: saves and restores, and names the run's folder.
-        watch: what to do about NaN and spikes; by default NaN stops the run.
-        evaluation: tasks to run while training, which keep the best checkpoint and may stop the run early.
-        log_every: steps between lines of `metrics.jsonl`.
+        model: a built and compiled model.
+        data: a `PositionedData` (`siglip_tf.data.TrainingData`), or a function that takes a number of global batches
+            and returns an endless data set of the global batches after those.
+        steps: number of steps of the whole run, including those of earlier processes.
+        global_batch_size: number of pairs per step over all replicas.
+        resume: the `Resume` callback that saves and restores. It also holds the run's folder.
+        watch: a `Watch` that says what to do about NaN and spikes. By default, NaN stops the run.
+        evaluation: tasks to evaluate during training. It keeps the best checkpoint and may stop the run early.
+        log_every: number of steps between lines of `metrics.jsonl`.
         tensorboard: whether to write TensorBoard events too.
-        bound: images per second that the hardware allows at best, to show the share reached.
-        callbacks: further Keras callbacks. They see the run as one epoch, and the figures of an evaluation in `logs`.
+        bound: the highest number of images per second that the hardware allows, to report the fraction reached.
+        callbacks: further Keras callbacks. They see the run as one epoch, and the metrics of an evaluation in `logs`.
         max_skips: how many faults may be skipped before one is raised.
         progress: whether to show the progress line.
 
@@ -68,10 +68,10 @@ def train(
         The step reached: `steps`, or fewer if a callback stopped training (`evaluation.stopped`).
 
     Raises:
-        ValueError: settings that cannot be.
-        TooManyBadRecordsError: more of the data is broken than its limit allows.
-        UnstableTrainingError: at NaN or a spike, if it is not to be skipped.
-        SystemExit: after a signal, when the state is saved.
+        ValueError: if a setting is invalid.
+        TooManyBadRecordsError: if more records are broken than the data's limit allows.
+        UnstableTrainingError: at NaN or a spike, unless `watch` skips it.
+        SystemExit: after a signal, once the state is saved.
     """
     _check_numbers(steps=steps, global_batch_size=global_batch_size, log_every=log_every)
     _check_numbers(0, max_skips=max_skips)
@@ -79,7 +79,7 @@ def train(
     strategy = model.distribute_strategy
     is_chief = this_worker(strategy).is_chief
     if watch is None:
-        # A look waits for the device. A TPU is kept waiting by that, so there the look goes with the log.
+        # Reading the metrics waits for the device and leaves a TPU idle, so there it happens as often as the log.
         watch = Watch(resume, every=log_every if isinstance(strategy, tf.distribute.TPUStrategy) else 1)
     resume.data = None if callable(data) else data
     evaluations = [] if evaluation is None else [evaluation]
@@ -109,7 +109,7 @@ def train(
             shown = [*([line] if progress else []), diagnostics] if is_chief else []
             dataset = _dataset(data, resume, strategy)
             if start == 0 and watch.action == "skip" and not resume.store.steps():
-                resume.save()  # something to go back to
+                resume.save()  # a skip at the first steps needs a checkpoint to go back to
             try:
                 model.fit(
                     dataset,
@@ -138,8 +138,8 @@ def train(
 
 
 def _check_workers(strategy: tf.distribute.Strategy, data: Any) -> None:
-    """Refuses workers whose batches belong to different runs, before the first of them is made."""
-    known = hasattr(data, "mixture") or hasattr(data, "stored")  # others say nothing of their batches
+    """Refuses workers whose batches belong to different runs, before they make the first batch."""
+    known = hasattr(data, "mixture") or hasattr(data, "stored")  # other data does not describe its batches
     if not known or this_worker(strategy).count == 1:
         return
     resize = getattr(data, "resize_kernel", None)
@@ -176,5 +176,5 @@ def _dataset(data, resume: Resume, strategy: tf.distribute.Strategy):
 
 
 def _endless(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    # Workers that do not know that their data never ends expect a last, smaller batch, and lose the static shape.
+    # Without this, workers expect a last, smaller batch, and the batches lose their static shape.
     return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))

@@ -1,7 +1,7 @@
-"""Steps that a loss scaler passes over, as it is made to: they change no weight and are no fault.
+"""Counts the steps that a loss scaler skips. Such a step changes no weight and is not an error.
 
-With `mixed_float16` Keras scales the loss. A scale that is too large makes gradients overflow; the optimizer then
-leaves the weights alone and halves the scale.
+With `mixed_float16`, Keras scales the loss. If the scale is too large, gradients overflow; the optimizer then does not
+update the weights and halves the scale.
 """
 
 from collections.abc import Mapping
@@ -12,14 +12,15 @@ _MANY = 100
 
 
 class PassedOverSteps:
-    """Notices the steps at which a model's `LossScaleOptimizer` left the weights alone.
+    """Counts the steps at which a model's `LossScaleOptimizer` did not update the weights.
 
     Args:
-        model: compiled and restored. Without a loss scaler nothing is passed over or read from the device.
+        model: a compiled and restored model. Without a loss scaler, no step is skipped and nothing is read from the
+            device.
 
     Attributes:
-        last: whether one of the steps counted last was passed over.
-        total: how many were passed over.
+        last: whether any step of the last call of `count` was skipped.
+        total: the number of skipped steps.
     """
 
     def __init__(self, model: keras.Model):
@@ -31,7 +32,7 @@ class PassedOverSteps:
         self._in_a_row = 0
 
     def count(self, steps: int) -> None:
-        """Notes that this many steps were made."""
+        """Records that this many steps were done."""
         if self._optimizer is None:
             return
         updates, before = self._count_updates(), self._updates
@@ -42,11 +43,11 @@ class PassedOverSteps:
         self._in_a_row = self._in_a_row + passed if passed == steps else 0
 
     def relevant(self, metrics: Mapping[str, float]) -> list[str]:
-        """The metrics that must be finite: all of them, or the loss alone after a step that was passed over."""
+        """Returns the metrics that must be finite: all of them, or only the loss after a skipped step."""
         return [name for name in metrics if not self.last or name.endswith("loss")]
 
     def fault(self) -> str | None:
-        """What is wrong when no step is made at all, or None."""
+        """Returns an error message if many steps in a row were skipped, else None."""
         if self._in_a_row < _MANY:
             return None
         return f"the loss scaler has passed over {self._in_a_row} steps in a row, so nothing is trained"

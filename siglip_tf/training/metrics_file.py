@@ -1,7 +1,8 @@
 """`metrics.jsonl`: one JSON line for each step that is logged, on disks and in object stores.
 
-A disk appends a line. An object store cannot: every append would write the whole object again. There each line becomes
-an object of its own in `metrics.jsonl.parts`, and the end of the run, or the start of the next process, joins them.
+On a disk, a line is appended to the file. An object store cannot append: every append would write the whole object
+again. There, each line becomes an object of its own in `metrics.jsonl.parts`. The parts are joined when the run ends or
+when the next process starts.
 """
 
 import json
@@ -26,11 +27,12 @@ class MetricsFile:
         self._written = 0
 
     def begin(self, step: int, again: Collection[str] = ()) -> None:
-        """Drops the lines that are later than a step, or torn: they belong to a past that is trained again.
+        """Removes incomplete lines and the lines of steps after `step`, which are trained again.
 
         Args:
-            step: where the run continues.
-            again: figures that were measured again at that step; a line that holds them is dropped too.
+            step: the step at which the run continues.
+            again: names of metrics that were measured again at that step. A line of that step with all of them is
+                removed too.
         """
         kept = [line for line in read_metrics(self.path) if line["step"] <= step]
         kept = [line for line in kept if not again or line["step"] < step or not set(again) <= line.keys()]
@@ -38,7 +40,7 @@ class MetricsFile:
             self._write_whole(kept)
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Adds a line. A value that is not finite is written as null, so that every line is JSON."""
+        """Adds a line. A value that is not finite is written as null, so that every line is valid JSON."""
         values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
         text = json.dumps(values) + "\n"
         if not is_object_store(self.path):
@@ -52,7 +54,7 @@ class MetricsFile:
         write_file(f"{self.path}.parts/{line['step']:012d}-{self._written:06d}", text)
 
     def close(self) -> None:
-        """Joins the parts."""
+        """Joins the parts into one file."""
         if is_object_store(self.path) and self._written:
             self._write_whole(read_metrics(self.path))
 
@@ -63,7 +65,10 @@ class MetricsFile:
 
 
 def read_metrics(path: str) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`, without a last line torn by a kill; no lines if there is no file."""
+    """Returns the complete lines of a `metrics.jsonl` file, or an empty list if there is no file.
+
+    A process that was killed may leave an incomplete last line; it is left out.
+    """
     path = str(path)
     lines = _lines(path)
     seen = {json.dumps(line) for line in lines}

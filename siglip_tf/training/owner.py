@@ -1,9 +1,9 @@
-"""One process at a time trains in a run's folder.
+"""Ensures that only one process at a time trains in a run's folder.
 
-The owner keeps a mark in the folder, `owner.json`, with its host, process and the time of its last heartbeat. Two
-processes in one folder would remove each other's half-written checkpoints. A mark whose process has ended locks nobody
-out: on the same host that is seen at once, even after SIGKILL; of another host's process it is known when the mark has
-had no heartbeat for two minutes.
+Two processes in one folder would remove each other's half-written checkpoints. Therefore the owner keeps a mark in the
+folder, `owner.json`, with its host, its process id, and the time of its last heartbeat. The mark of a process that has
+ended does not lock the folder. On the same host, the end is noticed at once, even after SIGKILL. A mark of another host
+is stale after two minutes without a heartbeat.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ STALE = 120.0  # seconds without a heartbeat after which another host's mark is 
 
 
 class RunFolderInUseError(RuntimeError):
-    """Another process trains in this folder."""
+    """Raised if another process trains in the folder."""
 
 
 class Owner:
@@ -33,8 +33,8 @@ class Owner:
 
     Args:
         directory: the run's folder, local or `gs://`.
-        say: where a word about a stale mark goes.
-        clock: seconds since the epoch.
+        say: a function that receives a message about a stale mark.
+        clock: a function that returns the seconds since the epoch.
     """
 
     def __init__(self, directory: str, say: Callable[[str], None] = print, clock: Callable[[], float] = time.time):
@@ -47,10 +47,10 @@ class Owner:
         self._thread: threading.Thread | None = None
 
     def claim(self) -> None:
-        """Puts the mark up and keeps it alive in a thread, until `release`.
+        """Writes the mark, and updates its heartbeat in a thread until `release`.
 
         Raises:
-            RunFolderInUseError: another living process has its mark there.
+            RunFolderInUseError: if the folder holds the mark of another process that is alive.
         """
         if self._thread is not None:
             return
@@ -63,7 +63,7 @@ class Owner:
         }
         there = self._read()
         if self._is_mine(there):
-            there = None  # an earlier run of this process, which ended by an exception
+            there = None  # the mark is from an earlier run of this process that ended with an exception
         if there is not None and (why := self._is_alive(there)):
             raise RunFolderInUseError(
                 f"{self.directory} is in use: process {there['process']} on {there['host']} trains in it ({why}). "
@@ -81,18 +81,18 @@ class Owner:
         self._thread.start()
 
     def release(self) -> None:
-        """Takes the mark down."""
+        """Removes the mark."""
         if self._thread is None:
             return
         self._ended.set()
         self._thread.join()
         self._thread = None
-        with contextlib.suppress(OSError, tf.errors.OpError):  # a mark that stays behind is stale and locks nobody out
+        with contextlib.suppress(OSError, tf.errors.OpError):  # a mark that is left here becomes stale by itself
             if self._is_mine(self._read()):
                 remove(self.path)
 
     def _is_alive(self, mark: dict[str, Any]) -> str:
-        """Why the mark's process is taken to be alive; empty if it is not."""
+        """Returns why the mark's process is considered alive, or "" if it has ended."""
         age = self._clock() - mark["heartbeat"]
         if mark["host"] == socket.gethostname() and mark["boot"] == boot_id():
             started = process_start(mark["process"])
@@ -109,7 +109,7 @@ class Owner:
     def _keep(self) -> None:
         while not self._ended.wait(HEARTBEAT):
             self._mark["heartbeat"] = self._clock()
-            # On a full disk, or a store that does not answer, the next one may succeed.
+            # If the disk is full or the store does not answer, the next heartbeat may succeed.
             with contextlib.suppress(OSError, tf.errors.OpError):
                 self._write()
 
@@ -127,10 +127,12 @@ class Owner:
 
 
 def process_start(process: int) -> int | None:
-    """When a process of this host started, in clock ticks since boot, which tells it from a later one with its number.
+    """Returns when a process of this host started, in clock ticks since boot.
+
+    The start time tells a process from a later one with the same process id.
 
     Returns:
-        The start; 0 where the system does not tell; None if there is no such process.
+        The start time, 0 if the system does not provide it, or None if there is no such process.
     """
     try:
         with open(f"/proc/{process}/stat", "rb") as file:
@@ -151,7 +153,10 @@ def process_start(process: int) -> int | None:
 
 
 def boot_id() -> str:
-    """A name for this boot of this host; containers of one host share it, and see different processes."""
+    """Returns a name for this boot of this host and its process namespace.
+
+    Containers on one host share the boot id but see different processes, so the namespace is part of the name.
+    """
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             boot = file.read().strip()

@@ -1,4 +1,4 @@
-"""How fast training goes and when it ends: one line for people, and the same figures as metrics."""
+"""Training speed and the time left, as a line of progress and as metrics."""
 
 import sys
 import time
@@ -14,13 +14,16 @@ _SHOWN = {"loss": "loss", "temperature": "t", "bias": "b", "gradient_norm": "|g|
 
 
 class Speed:
-    """Images a second over the last minute, without the first step, which compiles.
+    """Measures images per second over the last minute. The first step is excluded, because it compiles.
 
     Args:
-        global_batch_size: pairs per step over all replicas.
-        chips: replicas.
-        bound: pairs per second that the hardware allows at best, if known.
-        clock: seconds, monotonic.
+        global_batch_size: number of pairs per step over all replicas.
+        chips: number of replicas.
+        bound: the highest number of pairs per second that the hardware allows, if known.
+        clock: a monotonic clock that returns seconds.
+
+    Raises:
+        ValueError: if `global_batch_size` or `chips` is below 1.
     """
 
     def __init__(
@@ -40,18 +43,19 @@ class Speed:
         self._ticks: deque[tuple[float, int]] = deque()
 
     def tick(self, step: int) -> None:
-        """Notes that `step` steps are done."""
+        """Records that `step` steps are done."""
         now = self.clock()
         self._ticks.append((now, step))
         while len(self._ticks) > 2 and now - self._ticks[1][0] > 60.0:
             self._ticks.popleft()
 
     def exclude(self, seconds: float) -> None:
-        """Leaves out seconds that were not spent on training."""
+        """Excludes seconds that were not spent on training."""
         self._ticks = deque((time + seconds, step) for time, step in self._ticks)
 
     def figures(self, steps_left: int | None = None) -> dict[str, float]:
-        """`images_per_second`, `..._per_chip`, `share_of_bound` and `seconds_left`, as far as known."""
+        """Returns those of `images_per_second`, `images_per_second_per_chip`, `share_of_bound`, and `seconds_left` that
+        are known."""
         if len(self._ticks) < 2 or self._ticks[-1][0] <= self._ticks[0][0]:
             return {}
         (start, first), (end, last) = self._ticks[0], self._ticks[-1]
@@ -66,7 +70,7 @@ class Speed:
 
 
 def duration_text(seconds: float) -> str:
-    """45 s, 12 min 5 s, 3 h 12 min, 4 d 7 h."""
+    """Formats a duration, for example "45 s", "12 min 5 s", "3 h 12 min", or "4 d 7 h"."""
     seconds = max(0, round(seconds))
     for size, unit, smaller_size, smaller in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
         if seconds >= size:
@@ -76,22 +80,22 @@ def duration_text(seconds: float) -> str:
 
 
 def number_text(value: float) -> str:
-    """1,234 or 12.3 or 0.0123."""
+    """Formats a number, for example "1,234", "12.3", or "0.0123"."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 class ProgressLine(keras.callbacks.Callback):
-    """One line of progress: rewritten in a terminal, printed now and then elsewhere.
+    """Shows one line of progress. A terminal shows it in place; other outputs get a new line now and then.
 
         step 1,200/65,000  1.8 %  loss 3.214  t 12.1  b -9.87  |g| 0.43  1,234 images/s  41 % of bound  3 h 12 min left
 
     Args:
-        total_steps: steps of the whole run.
+        total_steps: number of steps of the whole run.
         speed: the run's `Speed`.
-        step: returns the number of steps done (`lambda: resume.step`).
-        every_seconds: between lines; 0.5 in a terminal and 30 elsewhere by default.
-        stream: where to write; only one of several processes should have one.
-        evaluation: returns what the last evaluation found, in a few words.
+        step: a function that returns the number of steps done (`lambda: resume.step`).
+        every_seconds: seconds between lines. The default is 0.5 in a terminal and 30 elsewhere.
+        stream: the output stream, by default standard error. With several processes, only one should show progress.
+        evaluation: a function that returns a short summary of the last evaluation.
     """
 
     def __init__(
@@ -116,7 +120,7 @@ class ProgressLine(keras.callbacks.Callback):
         self._width = 0
 
     def line(self, logs: dict[str, float]) -> str:
-        """The line for the present step."""
+        """Returns the line for the current step."""
         step = self.step()
         figures = self.speed.figures(self.total_steps - step)
         parts = [f"step {step:,}/{self.total_steps:,}", f"{100 * step / self.total_steps:.1f} %"]

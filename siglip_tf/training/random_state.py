@@ -1,8 +1,8 @@
-"""The process's random states as plain JSON values: Python's and NumPy's.
+"""Python's and NumPy's random states as JSON values.
 
 Layers draw from `keras.random.SeedGenerator`, whose state is a variable of the model and is saved with it. TensorFlow's
-stateful ops (`tf.random.uniform` with an op seed) count inside their kernels and cannot be saved; a
-`tf.random.Generator` can be, as one of `Resume`'s `trackables`.
+stateful ops (`tf.random.uniform` with an op seed) keep their counters inside their kernels, which cannot be saved. A
+`tf.random.Generator` can be saved as one of `Resume`'s `trackables`.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import numpy as np
 
 
 def process_random_state() -> dict[str, Any]:
-    """The states of `random` and of NumPy's global functions."""
+    """Returns the states of `random` and of NumPy's global functions."""
     version, words, gauss = random.getstate()
     state: Any = np.random.get_state()
     name, keys, position, has_gauss, cached = state
@@ -25,7 +25,7 @@ def process_random_state() -> dict[str, Any]:
 
 
 def set_process_random_state(state: dict[str, Any]) -> None:
-    """Puts back what `process_random_state` returned."""
+    """Restores what `process_random_state` returned."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, *rest = state["numpy"]
@@ -33,7 +33,9 @@ def set_process_random_state(state: dict[str, Any]) -> None:
 
 
 def random_state_of_new_worker(state: dict[str, Any], worker: int) -> dict[str, Any]:
-    """A state for a worker that joins a run: other numbers than any saved worker's, and the same in every resume.
+    """Returns a random state for a worker that joins a run.
+
+    The state differs from that of every saved worker, and it is the same each time the run resumes.
 
     Args:
         state: the first worker's saved state.

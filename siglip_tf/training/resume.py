@@ -1,4 +1,4 @@
-"""Exact resume as a Keras callback: save every so many steps and at a signal, continue from the last checkpoint."""
+"""Exact resume as a Keras callback: saves every few steps and at a signal, and continues from the last checkpoint."""
 
 import contextlib
 import errno
@@ -26,47 +26,49 @@ from siglip_tf.training.stateful import PositionedData, Stateful, is_optional
 from siglip_tf.training.store import CheckpointStore, find_checkpoint
 from siglip_tf.training.workers import StopQuestion, agree, leave_together, left_files, share, this_worker
 
-_GRACE = 10.0  # seconds that a step may take to end after a signal, at least
-_WRITING_GRACE = 300.0  # seconds that a checkpoint may take to be written after a signal
+_GRACE = 10.0  # seconds that a step may always take to end after a signal
+_WRITING_GRACE = 300.0  # seconds that writing a checkpoint may take after a signal
 
 
 class Resume(keras.callbacks.Callback):
-    """Saves all of training in one atomic checkpoint, and restores it so that the run continues bit by bit.
+    """Saves the whole state of training in one atomic checkpoint, and restores it so that the run continues bit by bit.
 
-    A checkpoint holds weights, optimizer, metrics and seed generators (`tf.train.Checkpoint`), the step, the batches
-    consumed, the data's position, Python's and NumPy's random states, and the state of every object in `states`; the
-    last three for each worker. SIGTERM and Ctrl-C save after the running step and exit; before the first step, and when
-    no step ends in time, they exit without saving. SIGKILL loses at most `every` steps. With several workers all take
+    A checkpoint holds the weights, the optimizer, the metrics, and the seed generators (`tf.train.Checkpoint`), the
+    step, the number of batches consumed, the data's position, Python's and NumPy's random states, and the state of
+    every object in `states`. The last three are kept for each worker.
+
+    After SIGTERM or Ctrl-C, training saves at the end of the current step and exits. Before the first step, or if no
+    step ends in time, it exits without saving. SIGKILL loses at most `every` steps. With several workers, all take
     part, the chief writes, and the directory must be shared. Only one run at a time may use the directory.
 
         resume = Resume("runs/first", every=1000)
         step = resume.restore(model)                       # 0 in a new directory
         model.fit(batches_from(resume.batches), steps_per_epoch=total - step, callbacks=[resume])
 
-    Put it last among the callbacks: a checkpoint then holds what the others did at its step.
+    Put this callback last, so that a checkpoint holds what the other callbacks did at its step.
 
     Args:
-        directory: the run's folder, local or `gs://`; checkpoints go to `directory/checkpoints`.
-        every: steps between checkpoints.
-        keep_last: how many of the newest checkpoints stay.
-        keep_every: checkpoints whose step is a multiple of this stay for ever.
-        resume_from: another run's folder or one checkpoint's, to continue from when `directory` has none.
-        initial_weights: a Keras weights file (`.weights.h5`) or a function of the model, used when there is no
+        directory: the run's folder, local or `gs://`. Checkpoints go to `directory/checkpoints`.
+        every: number of steps between checkpoints.
+        keep_last: how many of the newest checkpoints to keep.
+        keep_every: a checkpoint whose step is a multiple of this number is never removed.
+        resume_from: another run's folder, or the folder of one checkpoint. It is used if `directory` has no checkpoint.
+        initial_weights: a Keras weights file (`.weights.h5`) or a function of the model. It is used if there is no
             checkpoint at all.
-        data: the training data, if it is a `PositionedData`; otherwise start it at `resume.batches` yourself.
+        data: the training data, if it is a `PositionedData`. Start other data at batch `resume.batches` yourself.
         states: further objects with `get_state` and `set_state`, by name.
         trackables: further objects for `tf.train.Checkpoint`, by name, such as a `tf.random.Generator`.
-        asynchronous: copy the variables at once and write them in a thread (costs one more copy in memory).
-        say: receives messages.
+        asynchronous: whether to copy the variables and write them in a thread. This needs memory for one more copy.
+        say: a function that receives messages.
 
     Attributes:
-        step: steps done.
-        batches: batches consumed; more than `step` where batches were passed over.
+        step: the number of steps done.
+        batches: the number of batches consumed. It is larger than `step` if batches were skipped.
 
     Raises:
-        ValueError: for numbers below 1, a missing `resume_from`, or a checkpoint of another model.
-        StorageError: the disk is full or the folder cannot be written to; it names the last good checkpoint.
-        RunFolderInUseError: another process trains in the directory.
+        ValueError: if a number is below 1, `resume_from` does not exist, or a checkpoint is of another model.
+        StorageError: if the disk is full or the folder cannot be written to. It names the last good checkpoint.
+        RunFolderInUseError: if another process trains in the directory.
     """
 
     def __init__(
@@ -105,7 +107,7 @@ class Resume(keras.callbacks.Callback):
         self._question: StopQuestion | None = None
         self._state: TrainingState | None = None
         self._checkpoint: tf.train.Checkpoint | None = None
-        self._pending: int | None = None  # the step that a thread is writing
+        self._pending: int | None = None  # the step whose checkpoint a thread is writing
         self._random: dict[str, Any] | None = None
         self._saved_step: int | None = None
         self._last_batch = -1
@@ -118,22 +120,22 @@ class Resume(keras.callbacks.Callback):
 
     @property
     def is_interrupted(self) -> bool:
-        """Whether a signal asks this process to stop after the running step."""
+        """Whether a signal asks this process to stop after the current step."""
         return self._interruption.received is not None
 
     def restore(self, model: keras.Model, pass_over: bool = False) -> int:
-        """Brings the model to where training stands, and says how.
+        """Restores the state of training, and reports where it came from.
 
-        The order: the newest good checkpoint of `directory`, then `resume_from`, then `initial_weights`, then the
-        model as it is.
+        The first of these that exists is used: the newest good checkpoint of `directory`, `resume_from`,
+        `initial_weights`, the model as it is.
 
         Args:
-            model: built and compiled.
-            pass_over: whether the data stays at its present position, so that the batches since the checkpoint, which
-                include bad ones, are not trained on again.
+            model: a built and compiled model.
+            pass_over: whether the data stays at its current position. Then the batches since the checkpoint, some of
+                which are bad, are not used again.
 
         Returns:
-            The number of steps already done; `self.batches` is the number of batches already consumed.
+            The number of steps already done. `self.batches` is the number of batches already consumed.
         """
         self.finish_writing()
         passed = self.batches, self.data.state(self.batches) if pass_over and self.data else None
@@ -166,7 +168,7 @@ class Resume(keras.callbacks.Callback):
         return self.step
 
     def _enter(self, strategy: tf.distribute.Strategy) -> None:
-        """Takes the folder for this run and removes what a killed run left half written."""
+        """Claims the folder for this run, and removes what a killed run left half written."""
         fault: Exception | None = None
         if this_worker(strategy).is_chief:
             try:
@@ -176,7 +178,7 @@ class Resume(keras.callbacks.Callback):
                     self.store.sweep()
                     for stale in left_files(strategy, self.directory).values():
                         remove(stale)
-            except Exception as error:  # raised below, once the other workers know: they would wait for this one
+            except Exception as error:  # raised below, after the other workers know, since they wait for this one
                 fault = error
         chief_fault = share(strategy, None if fault is None else str(fault))[0]
         if fault is not None:
@@ -221,12 +223,12 @@ class Resume(keras.callbacks.Callback):
         store: CheckpointStore | None = None,
         history: list[dict[str, float]] | None = None,
     ) -> str:
-        """Writes a checkpoint of the present step now, and returns its folder.
+        """Writes a checkpoint of the current step now, and returns its folder.
 
         Args:
-            logs: the step's metrics, kept as JSON.
-            store: another store than the run's, for a post-mortem.
-            history: the metrics of the steps before, for a post-mortem.
+            logs: the step's metrics, saved as JSON.
+            store: a store to use instead of the run's own, for a post-mortem.
+            history: the metrics of earlier steps, for a post-mortem.
         """
         self._is_writing = True
         try:
@@ -252,9 +254,9 @@ class Resume(keras.callbacks.Callback):
         }
         before = self._saved_step
         if store is self.store:
-            self._saved_step = self.step  # of every worker, as all of them take part in the next save or none
+            self._saved_step = self.step  # every worker sets this, because all take part in the next save or none does
         if not this_worker(strategy).is_chief:
-            # Variables that are summed on reading need every worker. What this one writes is not kept.
+            # A variable that is summed when it is read needs every worker. The files of this worker are not kept.
             with tempfile.TemporaryDirectory() as aside:
                 self._state.write(aside, content)
             return store.path(self.step)
@@ -272,7 +274,11 @@ class Resume(keras.callbacks.Callback):
         return path
 
     def finish_writing(self) -> None:
-        """Waits for the thread that writes a checkpoint, and raises what went wrong in it."""
+        """Waits for the thread that writes a checkpoint, and raises an error if it failed.
+
+        Raises:
+            StorageError: if the checkpoint could not be written.
+        """
         if self._checkpoint is None:
             return
         was_writing, self._is_writing = self._is_writing, True
@@ -282,7 +288,7 @@ class Resume(keras.callbacks.Callback):
             self._is_writing = was_writing
         if self._pending is None:
             return
-        # TensorFlow's `sync` tells nothing of an error in its thread: it writes the error to its log.
+        # TensorFlow's `sync` does not raise an error of its thread; it only logs the error.
         step, self._pending = self._pending, None
         path, free = self.store.path(step), free_bytes(self.store.directory)
         good = self._saved_step = self.store.newest(lambda text: None)
@@ -303,13 +309,13 @@ class Resume(keras.callbacks.Callback):
         try:
             with explained(path, self._state.size, _survivor(good)):
                 yield
-        except BaseException:  # raised again; a half-written checkpoint is left by whatever ends the writing
+        except BaseException:  # any exception, even an exit, leaves a half-written checkpoint; it is raised again
             self._saved_step = good
             store.discard()
             raise
 
     def count(self, batch: int) -> int:
-        """Counts the steps up to a batch of this epoch, and returns the run's step. Every callback may call it."""
+        """Counts the steps up to a batch of this epoch, and returns the run's step. Any callback may call it."""
         done = batch - self._last_batch
         if done <= 0:
             return self.step
@@ -331,7 +337,7 @@ class Resume(keras.callbacks.Callback):
                 "fit, start the data at batch resume.batches and fit for the steps that are left."
             )
         if self._random is not None:
-            set_process_random_state(self._random)  # here, since building a data set may draw numbers too
+            set_process_random_state(self._random)  # set here, because building a data set may draw numbers too
             self._random = None
         self._has_stepped = False
         self._interruption.install()
@@ -370,7 +376,7 @@ class Resume(keras.callbacks.Callback):
         leave_together(self.model.distribute_strategy, self.directory)
 
     def close(self) -> None:
-        """Puts back the signal handlers and gives the folder free; `fit` does it unless it ends by an exception."""
+        """Restores the signal handlers and releases the folder. `fit` does this unless it raises an exception."""
         self._interruption.remove()
         self._owner.release()
 
@@ -383,13 +389,13 @@ class Resume(keras.callbacks.Callback):
         self.save(logs)
 
     def _grace(self) -> float:
-        """Seconds that the running step has to end after a signal."""
+        """Returns how many seconds the current step may take to end after a signal."""
         if self._is_writing:
             return _WRITING_GRACE
         return max(_GRACE, 2 * self._longest_step) if self._has_stepped else 0.0
 
     def _lost(self) -> str:
-        """What a process leaves behind when it ends in the middle of a step."""
+        """Returns a message that says what remains when the process ends in the middle of a step."""
         step = self.step if self._saved_step is None else self._saved_step
         kept = (
             f"The checkpoint of step {step:,} is whole" if self._saved_step is not None else "No checkpoint was written"
@@ -409,7 +415,7 @@ def _survivor(step: int | None) -> str:
 
 
 def _joined(positions: list[dict[str, Any]]) -> dict[str, Any]:
-    """One position from every worker's."""
+    """Joins the positions of all workers into one."""
     if len(positions) == 1:
         return positions[0]
     from siglip_tf.data.order.position import merge_states

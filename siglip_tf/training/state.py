@@ -1,7 +1,7 @@
-"""The whole state of training in one folder: variables by `tf.train.Checkpoint`, everything else as JSON.
+"""Stores the whole state of training in one folder: variables by `tf.train.Checkpoint`, everything else as JSON.
 
 The variables are saved as flat lists in the order of `model.variables` and `optimizer.variables`, not as an object
-graph: a graph follows attribute names, misses a seed generator here and holds a variable twice there.
+graph. A graph follows attribute names; it can miss a seed generator or hold a variable twice.
 """
 
 import json
@@ -20,10 +20,10 @@ _FORMAT = 1
 
 
 class TrainingState:
-    """Weights, seed generators, optimizer and metrics of a compiled model, to and from a folder.
+    """Saves the weights, seed generators, optimizer, and metrics of a compiled model to a folder, and restores them.
 
     Args:
-        model: a built and compiled model. The optimizer is built here, inside the model's strategy scope.
+        model: a built and compiled model. Its optimizer is built here if needed, inside the model's strategy scope.
         trackables: more objects for `tf.train.Checkpoint`, by name, such as a `tf.random.Generator`.
 
     Raises:
@@ -38,7 +38,7 @@ class TrainingState:
                 f"Compile the model {model.name!r} with an optimizer before its training state is restored."
             )
         if not model.optimizer.built:
-            # Outside the scope the optimizer's variables would belong to no replica.
+            # Outside the scope, the optimizer's variables would not belong to the replicas.
             with model.distribute_strategy.scope():
                 model.optimizer.build(model.trainable_variables)
         self.model = model
@@ -47,12 +47,12 @@ class TrainingState:
 
     @property
     def size(self) -> int:
-        """Bytes of a checkpoint's variables."""
+        """The size of a checkpoint's variables in bytes."""
         groups = self.variables().values()
         return sum(math.prod(v.shape) * tf.as_dtype(v.dtype).size for group in groups for v in group)
 
     def variables(self) -> dict[str, list[keras.Variable]]:
-        """The variables to save: "model", "optimizer" and "metrics" (which Keras resets when `fit` starts)."""
+        """Returns the variables to save: "model", "optimizer", and "metrics" (which Keras resets when `fit` starts)."""
         metrics = list(self.model.metrics_variables)
         known = {id(variable) for variable in metrics}
         return {
@@ -72,10 +72,10 @@ class TrainingState:
 
         Args:
             path: the folder.
-            more: JSON values to keep beside the variables.
-            done: called with the path of what was written. With it, the variables are copied now and a thread writes
-                them.
-            checkpoint: what `checkpoint()` returned earlier, to use one writing thread for all.
+            more: JSON values to store with the variables.
+            done: a function that is called with the path of the written checkpoint. If it is given, the variables are
+                copied now and a thread writes them.
+            checkpoint: a result of `checkpoint()`. Pass the same one each time, so that all writes share one thread.
         """
         described = {name: _described(variables) for name, variables in self.variables().items()}
         content = {"format": _FORMAT, **more, "variables": described}
@@ -89,17 +89,17 @@ class TrainingState:
         (checkpoint or self.checkpoint()).write(tf.io.gfile.join(path, _PREFIX), options=options)
 
     def checkpoint(self) -> tf.train.Checkpoint:
-        """The `tf.train.Checkpoint` of the variables and trackables."""
+        """Returns a `tf.train.Checkpoint` of the variables and trackables."""
         lists = {name: [variable.value for variable in group] for name, group in self.variables().items()}
         return tf.train.Checkpoint(**lists, **self._trackables)
 
     def read(self, path: str) -> dict[str, Any]:
-        """Puts a folder's state into the model and returns the JSON values kept with it.
+        """Restores a folder's state into the model, and returns the JSON values that are stored with it.
 
-        The metrics' values are kept in `metrics` for the caller, since `fit` resets them when it starts.
+        The values of the metrics are also kept in `self.metrics`, because `fit` resets the variables when it starts.
 
         Raises:
-            ValueError: if the checkpoint is of another model or optimizer; it names the first difference.
+            ValueError: if the checkpoint is of another model or optimizer. It names the first difference.
         """
         content = read_json(path)
         for name, group in self.variables().items():
@@ -116,21 +116,21 @@ class TrainingState:
         return content
 
     def _io_device(self) -> str | None:
-        # A TPU's host may be another machine, which does not see this one's files.
+        # A TPU's host may be another machine that cannot access the files of this one.
         tpu = isinstance(self.model.distribute_strategy, tf.distribute.TPUStrategy)
         return "/job:localhost" if tpu else None
 
     def restore_metrics(self) -> None:
-        """Puts back the running metrics that `read` found."""
+        """Restores the metrics that `read` found."""
         for variable, value in zip(self.variables()["metrics"], self.metrics, strict=False):
             variable.assign(value)
 
 
 def read_json(path: str) -> dict[str, Any]:
-    """The JSON values that a checkpoint folder holds beside the variables.
+    """Returns the JSON values that a checkpoint folder holds with its variables.
 
     Raises:
-        ValueError: for a folder of another format.
+        ValueError: if the folder has another format.
     """
     with tf.io.gfile.GFile(tf.io.gfile.join(path, _STATE), "r") as file:
         content = json.loads(file.read())
@@ -142,7 +142,7 @@ def read_json(path: str) -> dict[str, Any]:
 
 
 def data_fault(path: str) -> str | None:
-    """Reads every tensor of a checkpoint folder, which checks their checksums: what is wrong, or None."""
+    """Reads every tensor of a checkpoint folder, which verifies the checksums. Returns an error message or None."""
     try:
         reader = tf.compat.v1.train.NewCheckpointReader(tf.io.gfile.join(path, _PREFIX))
         for name in reader.get_variable_to_shape_map():
@@ -154,7 +154,10 @@ def data_fault(path: str) -> str | None:
 
 
 def _described(variables: list[keras.Variable]) -> list[list]:
-    """Name without the model's and numbering, shape and dtype: equal for the same model built in another process."""
+    """Returns the name, shape, and dtype of each variable.
+
+    The names omit the model's name and Keras' numbering, so that they are the same in every process.
+    """
     return [
         [re.sub(r"_\d+(?=[/_]|$)", "", variable.path.partition("/")[2]), list(variable.shape), str(variable.dtype)]
         for variable in variables

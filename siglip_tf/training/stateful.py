@@ -1,4 +1,4 @@
-"""What else than the model may have a state that goes with a checkpoint."""
+"""Protocols of the objects whose state is stored in a checkpoint together with the model's."""
 
 from typing import Any, Protocol
 
@@ -8,30 +8,30 @@ import tensorflow as tf
 class Stateful(Protocol):
     """An object whose state belongs in the checkpoint, such as a reader's count of bad records.
 
-    An object with an attribute `optional_state = True` also resumes from a checkpoint that holds no state for it:
-    `set_state(None)` then tells it so. Its state is the same on every worker.
+    An object with the attribute `optional_state = True` can also resume from a checkpoint that holds no state for it;
+    then `set_state(None)` is called. Its state must be the same on every worker.
     """
 
     def get_state(self) -> Any:
-        """JSON values that stand for the state."""
+        """Returns the state as JSON values."""
 
     def set_state(self, state: Any) -> None:
-        """Puts back what `get_state` gave."""
+        """Restores what `get_state` returned."""
 
 
 class PositionedData(Protocol):
     """Training data that knows its position, such as `siglip_tf.data.TrainingData`."""
 
     def dataset(self, context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
-        """Endless batches from the restored position on; with a context, one worker's for each of its replicas."""
+        """Returns endless batches from the restored position on. With a context, they are one worker's batches."""
 
     def state(self, step: int) -> dict[str, Any]:
-        """JSON values that stand for the position after `step` global batches of the run."""
+        """Returns the position after `step` global batches of the run, as JSON values."""
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continues at a position."""
+        """Sets the position that `state` returned."""
 
 
 def is_optional(item: Stateful) -> bool:
-    """Whether an object resumes without a state of its own."""
+    """Whether an object can resume from a checkpoint that holds no state for it."""
     return getattr(item, "optional_state", False)

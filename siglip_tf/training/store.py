@@ -1,4 +1,4 @@
-"""A folder of checkpoints by step: written in one step, torn ones told from whole ones, old ones removed."""
+"""A folder of checkpoints, one per step. Writes are atomic, incomplete checkpoints are found, and old ones removed."""
 
 import contextlib
 import json
@@ -18,17 +18,17 @@ _DELETING = ".deleting"
 class CheckpointStore:
     """Checkpoints of one run, one folder per step.
 
-    A local folder is written under another name and renamed when all its files are there. Object stores such as `gs://`
-    cannot rename a folder in one step; there the marker, which lists the files and their sizes, is written last. In
-    both cases a checkpoint without a marker that agrees with its files is torn and never read.
+    A local folder is written under another name, and renamed when it is complete. Object stores such as `gs://` cannot
+    rename a folder in one step; there, the marker, which lists the files and their sizes, is written last. In both
+    cases, a checkpoint without a marker that matches its files is incomplete and is never read.
 
     Args:
-        directory: a local folder or any address that `tf.io.gfile` knows.
-        keep_last: how many of the newest checkpoints stay, >= 1.
-        keep_every: checkpoints whose step is a multiple of this stay for ever; None for none of them.
+        directory: a local folder or any address that `tf.io.gfile` supports.
+        keep_last: how many of the newest checkpoints to keep, >= 1.
+        keep_every: a checkpoint whose step is a multiple of this number is never removed. None removes them all.
 
     Raises:
-        ValueError: for numbers below 1.
+        ValueError: if a number is below 1.
     """
 
     def __init__(self, directory: str, keep_last: int = 3, keep_every: int | None = None):
@@ -48,7 +48,7 @@ class CheckpointStore:
         return tf.io.gfile.join(self.directory, f"step_{step:09d}")
 
     def steps(self) -> list[int]:
-        """The steps that have a folder, whole or torn, oldest first."""
+        """Returns the steps that have a folder, complete or not, oldest first."""
         if not tf.io.gfile.isdir(self.directory):
             return []
         names = (name.rstrip("/") for name in tf.io.gfile.listdir(self.directory))
@@ -59,15 +59,15 @@ class CheckpointStore:
         return marker_fault(self.path(step))
 
     def begin(self, step: int, needed: int = 0, more: str = "") -> str:
-        """Makes an empty folder to write a step's files into, and returns it; `commit` makes it count.
+        """Creates an empty folder for a step's files, and returns it. Call `commit` when the files are written.
 
         Args:
             step: the checkpoint's step.
-            needed: bytes that will be written.
-            more: a last sentence for the error of a full disk.
+            needed: how many bytes will be written.
+            more: a sentence to add to the error message if the disk is full.
 
         Raises:
-            StorageError: the disk has not that many bytes free.
+            StorageError: if the disk has fewer bytes free.
         """
         require_space(self.directory, needed, more)
         target = self.path(step) if not self._renames else self.path(step) + _WRITING
@@ -77,7 +77,7 @@ class CheckpointStore:
         return target
 
     def commit(self, step: int) -> str:
-        """Marks what was written since `begin` as whole, removes old checkpoints and returns the step's folder."""
+        """Marks what was written since `begin` as complete, removes old checkpoints, and returns the step's folder."""
         written = self.path(step) if not self._renames else self.path(step) + _WRITING
         write_marker(written, step)
         if self._renames:
@@ -88,13 +88,13 @@ class CheckpointStore:
         return self.path(step)
 
     def discard(self) -> None:
-        """Removes what was written since `begin`, after a failure: a full disk should not stay full."""
+        """Removes what was written since `begin`. Call it after a failure, so that a full disk does not stay full."""
         if self._renames:
             with contextlib.suppress(tf.errors.OpError, OSError):
                 self.sweep()
 
     def prune(self) -> list[int]:
-        """Removes the whole checkpoints that `keep_last` and `keep_every` do not keep, and returns their steps."""
+        """Removes the complete checkpoints that `keep_last` and `keep_every` do not keep, and returns their steps."""
         whole = [step for step in self.steps() if self.fault(step) is None]
         removed = [
             step for step in whole[: -self.keep_last] if self.keep_every is None or step % self.keep_every or step == 0
@@ -104,7 +104,7 @@ class CheckpointStore:
         return removed
 
     def sweep(self) -> None:
-        """Removes what a killed process left half written or half deleted. Only the one writer may call this."""
+        """Removes what a killed process left half written or half deleted. Only the folder's owner may call this."""
         if not tf.io.gfile.isdir(self.directory):
             return
         for name in tf.io.gfile.listdir(self.directory):
@@ -114,11 +114,11 @@ class CheckpointStore:
     def newest(
         self, say: Callable[[str], None] = print, usable: Callable[[str], str | None] | None = None
     ) -> int | None:
-        """The newest step whose checkpoint is whole, or None.
+        """Returns the newest step with a complete checkpoint, or None.
 
         Args:
-            say: receives a message for every torn checkpoint that is skipped.
-            usable: a further check of a folder, such as reading every tensor; it returns what is wrong, or None.
+            say: a function that receives a message for every bad checkpoint that is skipped.
+            usable: a further check of a folder, such as reading every tensor. It returns an error message or None.
         """
         for step in reversed(self.steps()):
             fault = self.fault(step) or (usable and usable(self.path(step)))
@@ -128,7 +128,7 @@ class CheckpointStore:
         return None
 
     def _remove(self, path: str) -> None:
-        # A half-deleted checkpoint has no marker or another name, so it is never taken for a whole one.
+        # A half-deleted checkpoint has no marker or another name, so nothing mistakes it for a complete one.
         if self._renames:
             aside = path + _DELETING
             if tf.io.gfile.exists(aside):
@@ -168,15 +168,15 @@ def marker_fault(path: str) -> str | None:
 
 
 def find_checkpoint(path: str, say: Callable[[str], None], usable: Callable[[str], str | None]) -> str:
-    """The folder of a checkpoint, given as itself, as a run's folder, or as a folder of checkpoints.
+    """Finds a checkpoint's folder.
 
     Args:
-        path: where to look.
-        say: receives a message for every torn checkpoint that is skipped.
+        path: the checkpoint's folder, a run's folder, or a folder of checkpoints.
+        say: a function that receives a message for every bad checkpoint that is skipped.
         usable: as in `CheckpointStore.newest`.
 
     Raises:
-        ValueError: there is no good checkpoint.
+        ValueError: if there is no good checkpoint.
     """
     path = str(path).rstrip("/")
     if not tf.io.gfile.isdir(path):

@@ -1,4 +1,4 @@
-"""Weights & Biases and MLflow as loggers, by their own Keras callbacks or a few lines, where they are installed."""
+"""Logs metrics to Weights & Biases and MLflow, if they are installed."""
 
 import importlib
 import math
@@ -13,15 +13,15 @@ NAMES = ("wandb", "mlflow")
 
 
 class TrackerLog(keras.callbacks.Callback):
-    """Sends a run's metrics, and the figures of its evaluations, to a tracker every so many steps.
+    """Sends a run's metrics, and the metrics of its evaluations, to a tracker every few steps.
 
     Args:
-        send: called with a step and its metrics.
-        step: returns the number of steps done (`lambda: resume.step`).
-        every: steps between two calls. Steps with an evaluation are sent too.
-        evaluation: what is evaluated while training.
-        close: called at the end of training.
-        say: receives a message when the tracker fails; training continues without it.
+        send: a function that is called with a step and its metrics.
+        step: a function that returns the number of steps done (`lambda: resume.step`).
+        every: number of steps between two calls. Steps with an evaluation are sent too.
+        evaluation: the run's evaluation callback.
+        close: a function that is called at the end of training.
+        say: a function that receives a message if the tracker fails. Training continues without the tracker.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class TrackerLog(keras.callbacks.Callback):
             return
         try:
             act()
-        except Exception as error:  # a tracker is a service elsewhere: a run of days is not lost to it
+        except Exception as error:  # a failure of an external service must not end a run of days
             self._failed = True
             self._say(f"The tracker failed and is left out from here on. {type(error).__name__}: {error}")
 
@@ -77,23 +77,24 @@ def tracker_callbacks(
     evaluation: Any = None,
     say: Callable[[str], None] = print,
 ) -> list[keras.callbacks.Callback]:
-    """A callback for each tracker, for `train(..., callbacks=...)`. Only the chief should make them.
+    """Returns a callback for each tracker, for `train(..., callbacks=...)`. Only the chief should create them.
 
-    A resumed run continues its run in the tracker: its name is the run's folder. Where a tracker keeps its data, and
-    under which account, is set as its own documentation says (`WANDB_PROJECT`, `WANDB_MODE`, `MLFLOW_TRACKING_URI`).
+    The tracker's run is named after the run's folder, so a resumed run continues the same run in the tracker. A
+    tracker's own documentation says how to set its server and account (`WANDB_PROJECT`, `WANDB_MODE`,
+    `MLFLOW_TRACKING_URI`).
 
     Args:
-        names: among `NAMES`.
+        names: names from `NAMES`.
         directory: the run's folder.
         settings: the run's settings, by dotted name.
-        step: returns the number of steps done (`lambda: resume.step`).
-        every: steps between metrics.
-        evaluation: what is evaluated while training.
-        say: receives messages.
+        step: a function that returns the number of steps done (`lambda: resume.step`).
+        every: number of steps between metrics.
+        evaluation: the run's evaluation callback.
+        say: a function that receives messages.
 
     Raises:
-        ValueError: another name.
-        ImportError: a tracker that is not installed; the message says how to install it.
+        ValueError: if a name is not in `NAMES`.
+        ImportError: if a tracker is not installed. The message says how to install it.
     """
     if unknown := [name for name in names if name not in NAMES]:
         raise ValueError(f"Expected trackers among {NAMES}. Received: {unknown[0]!r}")
@@ -128,7 +129,7 @@ def _mlflow(
     else:
         mlflow.start_run(run_name=name, tags={"siglip_tf_run": _identity(directory)})
         mlflow.log_params({key: str(value)[:500] for key, value in settings.items()})
-    # MLflow refuses some characters that stand in metric names, such as "@".
+    # MLflow refuses some characters that occur in metric names, such as "@".
     allowed = str.maketrans({"@": "_at_"})
 
     def send(at: int, metrics: Mapping[str, float]) -> None:
@@ -138,5 +139,5 @@ def _mlflow(
 
 
 def _identity(directory: str) -> str:
-    """A name for a run's folder that both trackers take as an identifier."""
+    """Returns a name for a run's folder that both trackers accept as an identifier."""
     return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in directory.rstrip("/"))[-64:]

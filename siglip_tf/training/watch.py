@@ -1,4 +1,4 @@
-"""Watches the metrics for NaN and spikes (section 4.7, figure 5): stop, or go back and skip the data."""
+"""Watches the metrics for NaN and spikes (section 4.7, figure 5), and stops the run or skips the data."""
 
 import math
 import statistics
@@ -15,12 +15,12 @@ from siglip_tf.training.store import CheckpointStore
 
 
 class UnstableTrainingError(RuntimeError):
-    """A metric that is not finite, or a spike.
+    """Raised if a metric is not finite or has a spike.
 
     Attributes:
-        step: the step whose metrics show it.
-        batches: batches consumed by then; the fault's batch is the last of them.
-        may_skip: whether the run is to go back to the last checkpoint and pass over the batches since.
+        step: the step whose metrics show the fault.
+        batches: the number of batches consumed by then. The last of them caused the fault.
+        may_skip: whether the run may go back to the last checkpoint and skip the batches since then.
     """
 
     def __init__(self, message: str, step: int, batches: int, may_skip: bool):
@@ -31,26 +31,27 @@ class UnstableTrainingError(RuntimeError):
 
 
 class Watch(keras.callbacks.Callback):
-    """Ends `fit` by a `UnstableTrainingError` when a metric is not finite or leaves its own recent past.
+    """Raises `UnstableTrainingError` during `fit` if a metric is not finite or has a spike.
 
-    The state at that moment is written to `directory/post_mortem` with the last steps' metrics, so that the step and
-    its batch can be examined. With `action="skip"` `train` goes back to the last checkpoint and skips the batches
-    since then, as large runs do by hand; with `action="stop"` the error reaches the user. A step that a loss scaler
-    passes over (`mixed_float16`) is no fault, unless its loss is not finite.
+    The state at that moment is written to `directory/post_mortem` with the metrics of the last steps, so that the step
+    and its batch can be examined. With `action="skip"`, `train` goes back to the last checkpoint and skips the batches
+    since then, as people do by hand in large runs. With `action="stop"`, the error reaches the user. A step that a loss
+    scaler skips (`mixed_float16`) is not a fault unless its loss is not finite.
 
-    Put it before `Resume` among the callbacks, so that a broken state never becomes a checkpoint.
+    Put this callback before `Resume`, so that a broken state is never saved as a checkpoint.
 
     Args:
-        resume: the run's `Resume`, which knows the step and writes the state.
+        resume: the run's `Resume` callback, which counts the steps and writes the state.
         action: "stop" or "skip".
-        spikes: for each metric, how many times the median of its last `window` values is a spike; empty for NaN alone.
+        spikes: a factor for each metric to watch. A value is a spike if it is larger than this factor times the median
+            of the last `window` values. By default only NaN is watched.
         window: how many steps the median covers.
-        patience: steps before spikes count.
-        every: steps between looks; each look waits for the device.
-        say: receives messages.
+        patience: number of steps before spikes count.
+        every: number of steps between checks. Each check waits for the device.
+        say: a function that receives messages.
 
     Raises:
-        ValueError: for another action or numbers out of range.
+        ValueError: if the action is unknown or a number is out of range.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class Watch(keras.callbacks.Callback):
         raise UnstableTrainingError(message, self.resume.step, self.resume.batches, self.action == "skip")
 
     def fault(self, metrics: Mapping[str, Any]) -> str | None:
-        """What is wrong with a step's metrics beside the recent ones, or None."""
+        """Returns an error message if a step's metrics are not finite or have a spike, else None."""
         passed_over = self.resume.passed_over
         for name in passed_over.relevant(metrics):
             if not math.isfinite(metrics[name]):

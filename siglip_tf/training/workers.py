@@ -1,4 +1,4 @@
-"""Which process of a multi-worker run this is, and what its workers must agree on."""
+"""Workers of a run with several processes: which one this is, and how they share values and stop together."""
 
 import dataclasses
 import json
@@ -25,12 +25,12 @@ class Worker:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process writes what is shared."""
+        """Whether this process writes the files that all workers share."""
         return self.index == 0
 
 
 def this_worker(strategy: tf.distribute.Strategy) -> Worker:
-    """This process's place. TPUStrategy and MirroredStrategy have one controlling process."""
+    """Returns this process's index among the workers. TPUStrategy and MirroredStrategy have one process."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return Worker()
     resolver = strategy.cluster_resolver
@@ -43,18 +43,19 @@ def this_worker(strategy: tf.distribute.Strategy) -> Worker:
 
 
 def left_files(strategy: tf.distribute.Strategy, directory: str) -> dict[int, str]:
-    """The file by which each worker but the chief says that it has finished."""
+    """Returns the files with which the workers other than the chief report that they have finished."""
     return {i: tf.io.gfile.join(directory, f"left_{i}") for i in range(1, this_worker(strategy).count)}
 
 
 def leave_together(strategy: tf.distribute.Strategy, directory: str) -> None:
-    """Lets the chief wait until the other workers have finished, or for a minute: one of them may have been killed.
+    """Makes the chief wait until the other workers have finished, at most a minute, since one may have been killed.
 
-    A worker that has the result of a collective may still owe its parts to another worker, which fails if this process
-    ends first. A collective cannot tell when that is over, so the others say by a file that they have finished.
+    A worker that has the result of a collective may still have to send its part to another worker, which fails if this
+    process ends first. A collective cannot tell when that is done, so each other worker writes a file when it has
+    finished.
 
     Args:
-        strategy: the run's strategy; nothing happens with one worker.
+        strategy: the run's strategy. With one worker, nothing happens.
         directory: a folder that all workers share.
     """
     worker = this_worker(strategy)
@@ -72,7 +73,7 @@ def leave_together(strategy: tf.distribute.Strategy, directory: str) -> None:
 
 
 def share(strategy: tf.distribute.Strategy, value: Any) -> list[Any]:
-    """Every worker's JSON value, by worker; all workers must call it at the same step."""
+    """Returns the JSON values of all workers, in order. All workers must call it at the same step."""
     if this_worker(strategy).count == 1:
         return [value]
 
@@ -82,7 +83,7 @@ def share(strategy: tf.distribute.Strategy, value: Any) -> list[Any]:
         return context.all_gather(tf.expand_dims(mine, 0), axis=0)
 
     def gathered(tensor):
-        # A worker may have several replicas, which all say the same. The first of each is taken.
+        # A worker may have several replicas, which all hold the same value. Take the first of each.
         rows = strategy.experimental_local_results(strategy.run(gather, args=(tensor,)))[0].numpy()
         return rows[:: len(rows) // this_worker(strategy).count]
 
@@ -93,10 +94,10 @@ def share(strategy: tf.distribute.Strategy, value: Any) -> list[Any]:
 
 
 def agree(strategy: tf.distribute.Strategy, value: int, what: str) -> int:
-    """Returns `value` if every worker has the same.
+    """Returns `value` if every worker has the same value.
 
     Raises:
-        RuntimeError: if the workers differ; `what` says about what.
+        RuntimeError: if the workers' values differ. `what` names the value in the message.
     """
     everyone = share(strategy, value)
     if len(set(everyone)) > 1:
@@ -108,14 +109,14 @@ def agree(strategy: tf.distribute.Strategy, value: int, what: str) -> int:
 
 
 class StopQuestion:
-    """Asks all workers, now and then, whether one of them was told to stop, so that they stop after the same step.
+    """Asks all workers from time to time whether one of them was told to stop, so that they stop after the same step.
 
-    One worker asks itself after every step. Several workers need a collective for it, about one a second: each answer
-    comes with the seconds that a step takes, from which all of them work out the same next step to ask at.
+    A single worker asks itself after every step. Several workers need a collective, about once per second. Each answer
+    contains the seconds per step, from which all workers compute the same step for the next question.
 
     Args:
         strategy: the run's strategy.
-        seconds: between two questions.
+        seconds: the time between two questions.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy, seconds: float = 1.0):
@@ -126,10 +127,10 @@ class StopQuestion:
         self._last: tuple[int, float] | None = None
 
     def __call__(self, step: int, received: int | None) -> int | None:
-        """The signal that some worker received, or None.
+        """Returns the signal that any worker received, or None.
 
         Args:
-            step: steps done, the same on every worker.
+            step: the number of steps done, the same on every worker.
             received: the signal that this worker received.
         """
         if self._worker.count == 1:

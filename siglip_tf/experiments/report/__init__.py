@@ -1,2 +1,2 @@
-"""The report of a run: `assessment` measures on the held-out part, beside a `baseline`; `advice` says what follows;
-`page` and its `charts` show it; and `run_report` puts them together at the end of a run."""
+"""The report of a run. `assessment` evaluates the model on the held-out part and compares it with a `baseline`.
+`advice` says what to try next. `page` and its `charts` show the results. `run_report` does all this when a run ends."""

@@ -1,4 +1,4 @@
-"""Puts a run's figures into words: whether a baseline wins, and what to try next."""
+"""Explains the results of a run: whether a baseline is better, and what to try next."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from siglip_tf.experiments.report.page import Figure
 _FEW_PAIRS = 20_000
 _GOOD = 0.9  # a figure above this needs no advice
 _FEW_TOKENS = 16
-_LONGER, _AT_MOST = 8, 3_300  # to train longer: how many times the steps, and about how many seconds for the whole
+_LONGER, _AT_MOST = 8, 3_300  # a longer training: how many times the steps, and at most about how many seconds in all
 
 
 def warning(figures: Sequence[Figure]) -> str:
-    """The first sentence of a report whose model is no better than a baseline; empty where it is."""
+    """Returns the first sentence of a report whose model is not better than a baseline, or "" if it is better."""
     for figure in figures:
         for name in figure.winners:
             return (
@@ -39,17 +39,17 @@ def advice(
     command: str = "",
     continues: bool = False,
 ) -> list[str]:
-    """What to try next, the most promising first; nothing where the first figure is good.
+    """Returns sentences that say what to try next, the most promising first. Empty if the first figure is good.
 
     Args:
         c: the settings of the run.
-        figures: what was measured; the first is the one that counts.
+        figures: the results. The first one is the most important.
         metrics: the lines of `metrics.jsonl`.
-        steps: of the run.
-        examples: pairs of the training data.
-        seconds: that training took.
+        steps: number of steps of the run.
+        examples: number of pairs in the training data.
+        seconds: the duration of training in seconds.
         command: the command line of the run.
-        continues: whether the run continues if it is given more steps.
+        continues: whether the run can continue with more steps.
     """
     if not figures or (figures[0].value >= _GOOD and not figures[0].winners):
         return []
@@ -85,7 +85,7 @@ def advice(
 
 
 def _train_longer(steps: int, seconds: float, command: str, continues: bool) -> str:
-    """How to train longer, with the command: up to an hour for the whole, if the run was shorter."""
+    """Returns a sentence with the command that trains longer. It takes at most about an hour if the run was shorter."""
     more = min(_LONGER, max(2.0, _AT_MOST / max(seconds, 1.0)))
     longer = 100 * round(more * steps / 100) if steps >= 100 else round(more * steps)
     minutes = (longer - continues * steps) / steps * seconds / 60
@@ -97,12 +97,12 @@ def _train_longer(steps: int, seconds: float, command: str, continues: bool) -> 
 
 
 def longer_command(command: str, steps: int, continues: bool) -> str:
-    """The command line of a run with another number of steps, as it was given: by make or by itself.
+    """Returns the command line of a run with another number of steps, for `make` if the run was started by `make`.
 
     Args:
         command: the command line of the run.
-        steps: of the whole run.
-        continues: whether a run with more steps starts where it ended, as quickstart's does, or at the beginning.
+        steps: number of steps of the whole run.
+        continues: whether a run with more steps continues where it ended, as quickstart does, or starts again.
     """
     words = shlex.split(command)
     module, words = words[:3], words[3:]  # python -m recipes.quickstart
@@ -131,7 +131,7 @@ def _tokens(c: ConfigDict) -> int:
 
 
 def _still_improves(metrics: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a figure measured on the way, or else the loss, was better in the last fifth than in the one before."""
+    """Whether an evaluation metric, or else the loss, was better in the run's last fifth than in the one before."""
     names = [name for line in metrics for name in line if "/" in name and "failures" not in name]
     name, sign = (names[0], 1.0) if names else ("loss", -1.0)
     values = [sign * line[name] for line in metrics if isinstance(line.get(name), int | float)]

@@ -1,4 +1,4 @@
-"""Evaluates a model on the held-out part: zero-shot and retrieval beside chance and a baseline, and examples."""
+"""Evaluates a model on the held-out part: zero-shot accuracy and retrieval with chance, a baseline, and examples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LARGE_FILE, _THUMBNAIL = 40_000, 160  # bytes, pixels
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Sound examples in memory: picture bytes, captions of each, labels (-1 for none)."""
+    """Usable examples in memory: encoded pictures, the captions of each, and labels (-1 means no label)."""
 
     images: list[bytes]
     captions: list[list[str]]
@@ -39,13 +39,13 @@ class Examples:
 
     @property
     def image_of_text(self) -> np.ndarray:
-        """Which picture each of `texts` describes."""
+        """The index of the picture that each of `texts` describes, int (texts,)."""
         return np.repeat(np.arange(len(self.captions)), [len(captions) for captions in self.captions])
 
 
 @dataclasses.dataclass(frozen=True)
 class Assessment:
-    """What the report shows of an evaluation."""
+    """The parts of an evaluation that the report shows."""
 
     figures: list[Figure]
     found: list[Found]
@@ -56,10 +56,10 @@ class Assessment:
 
 
 def load(source: Source, model: Any, limit: int = MAX_EVALUATED) -> Examples:
-    """The first `limit` examples of a source; those that cannot be used are counted and left out.
+    """Loads the first `limit` examples of a source. Examples that cannot be used are counted and left out.
 
     Raises:
-        ValueError: none can be used.
+        ValueError: if no example can be used.
     """
     images, captions, labels, left_out = [], [], [], 0
     for index in range(min(source.size, limit)):
@@ -86,10 +86,10 @@ def assess(
 
     Args:
         model: a `SigLIP` with its preprocessing.
-        task: what to evaluate on.
-        baseline: what the figures are compared with.
-        say: called with a line for each step.
-        batch_size: pictures or texts at a time.
+        task: the data to evaluate on.
+        say: a function that receives a line of progress for each part.
+        baseline: a baseline to compare with, or None.
+        batch_size: number of pictures or texts per step.
     """
     embedder = Embedder(model, batch_size)
     examples = load(task.held_out, model)
@@ -155,14 +155,15 @@ def _retrieval_figures(
     captions_each = [len(captions) for captions in examples.captions]
     rows = []
     for name, recalls, chance in (
-        # The best of a picture's c captions out of m: at rank 1 chance is c / m, at rank k about k times that.
+        # A picture has c right captions among m. At rank 1, chance is c / m; at rank k, about k times that.
         ("Image to text", result.image_to_text, float(np.mean(captions_each)) / len(texts)),
         ("Text to image", result.text_to_image, 1 / len(images)),
     ):
         for k, recall in recalls.items():
             guess = min(1.0, k * chance)
             goal = None
-            if task.chance_times_goal and k == 1 and task.chance_times_goal * guess < 1.0:  # few pictures: no such goal
+            # With few pictures, the goal would be above 100 %.
+            if task.chance_times_goal and k == 1 and task.chance_times_goal * guess < 1.0:
                 goal = task.chance_times_goal * guess
             baselines = {}
             if baseline is not None and k == 1 and name == "Image to text" and not task.labels:
@@ -172,7 +173,7 @@ def _retrieval_figures(
 
 
 def _class_queries(task: HeldOut, examples: Examples, images: np.ndarray, classes: np.ndarray) -> list[Found]:
-    """Classes spread over those that occur, and what they find."""
+    """Returns some of the classes that occur, evenly spread, with the pictures that they find."""
     occurring = np.unique(examples.labels[examples.labels >= 0])
     chosen = occurring[np.linspace(0, len(occurring) - 1, min(_CLASS_QUERIES, len(occurring))).round().astype(int)]
     best, _ = top_k(classes[chosen], images, min(_FOUND_EACH, len(images)))
@@ -187,7 +188,7 @@ def _class_queries(task: HeldOut, examples: Examples, images: np.ndarray, classe
 
 
 def _caption_queries(examples: Examples, images: np.ndarray, texts: np.ndarray, count: int) -> list[Found]:
-    """The longest caption of the first pictures: the one that says most about its own."""
+    """Returns the longest caption of each of the first pictures, with the pictures that it finds."""
     owner = examples.image_of_text
     all_texts = examples.texts
     chosen = [
@@ -202,7 +203,7 @@ def _caption_queries(examples: Examples, images: np.ndarray, texts: np.ndarray, 
 
 
 def _worst_ranked(examples: Examples, images: np.ndarray, texts: np.ndarray, result: RetrievalResult) -> list[Mistake]:
-    """Pictures whose right captions rank worst, and what ranks first instead."""
+    """Returns the pictures whose own captions rank worst, with the caption that ranks first instead."""
     worst = np.argsort(-result.image_ranks, kind="stable")[:_MISTAKES]
     worst = worst[result.image_ranks[worst] > 0]
     if not len(worst):
@@ -216,7 +217,7 @@ def _worst_ranked(examples: Examples, images: np.ndarray, texts: np.ndarray, res
 
 
 def shown(picture: bytes) -> bytes:
-    """The picture for a page: itself, or a smaller copy of a large file."""
+    """Returns the encoded picture for a page. A large file is replaced with a smaller copy."""
     return picture if len(picture) <= _LARGE_FILE else thumbnail(picture, _THUMBNAIL)
 
 

@@ -1,4 +1,4 @@
-"""A baseline without training: the nearest training picture, pixel by pixel."""
+"""A baseline without training: the training picture with the nearest pixels."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from siglip_tf.data import ImagePreprocessing
 from siglip_tf.data.sources.base import Source
 
 _SIDE = 16
-MOST = 20_000  # training pictures that are compared with
-MOST_DRAWN = 2_000  # of an endless source, which draws them first
+MOST = 20_000  # the largest number of training pictures to compare with
+MOST_DRAWN = 2_000  # the same for synthetic data, whose pictures must be drawn first
 _ENDLESS = 1 << 32
 _WORDS = 5_000
 
@@ -21,10 +21,13 @@ _as_written = tf.autograph.experimental.do_not_convert
 
 
 class Baseline:
-    """Answers with the label or captions of the training picture that is nearest on 16 x 16 pixels.
+    """Answers with the label or the captions of the training picture that is nearest at 16 x 16 pixels.
 
     Args:
-        train: the training pictures; the first 20,000 are read, of endless drawings 2,000. Broken ones are left out.
+        train: the training pictures. The first 20,000 are read, or 2,000 of synthetic data. Broken ones are left out.
+
+    Raises:
+        ValueError: if no training picture can be used.
     """
 
     name = "nearest neighbor on 16 x 16 pixels"
@@ -51,7 +54,7 @@ class Baseline:
         self._nearest: tuple[int, np.ndarray] | None = None
 
     def nearest(self, images: Sequence[bytes]) -> np.ndarray:
-        """For each encoded picture the number of the training picture that is nearest to it, int (n,)."""
+        """Returns the number of the nearest training picture for each encoded picture, int (images,)."""
         if self._nearest is not None and self._nearest[0] == id(images):
             return self._nearest[1]
         dataset = tf.data.Dataset.from_tensor_slices(list(images))
@@ -67,12 +70,16 @@ class Baseline:
         return answer
 
     def accuracy(self, images: Sequence[bytes], labels: np.ndarray) -> float:
-        """How often the nearest training picture has the same label, over the pictures that have one."""
+        """Returns how often the nearest training picture has the same label, for the pictures that have a label."""
         counted = labels >= 0
         return float((self._labels[self.nearest(images)] == labels)[counted].mean()) if counted.any() else 0.0
 
     def recall(self, images: Sequence[bytes], captions: Sequence[Sequence[str]]) -> float:
-        """R@1 from image to text: the held-out caption that shares most words with the nearest picture's captions."""
+        """Returns the image-to-text R@1 of this baseline.
+
+        The answer to a picture is the held-out caption with the most words in common with the captions of the nearest
+        training picture.
+        """
         texts = [text for each in captions for text in each]
         owner = np.repeat(np.arange(len(captions)), [len(each) for each in captions])
         common = Counter(word for text in texts for word in set(text.lower().split())).most_common(_WORDS)
@@ -88,7 +95,7 @@ def _flat(pixels: np.ndarray) -> np.ndarray:
 
 
 def _words(texts: Sequence[str], number: dict[str, int]) -> np.ndarray:
-    """Unit vectors of the words that occur, float32 (texts, words)."""
+    """Returns unit vectors of the words that occur in each text, float32 (texts, words)."""
     rows = np.zeros((len(texts), max(1, len(number))), np.float32)
     for row, text in zip(rows, texts, strict=True):
         row[[number[word] for word in set(text.lower().split()) if word in number]] = 1.0

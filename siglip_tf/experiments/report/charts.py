@@ -1,4 +1,4 @@
-"""Line charts as inline SVG, colored by the page's own CSS variables."""
+"""Line charts as inline SVG. The page's CSS variables define the colors."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 14, 12, 30
 
 @dataclass(frozen=True)
 class Series:
-    """A line: its name in the legend, and its points with finite coordinates."""
+    """A line of a chart: its name in the legend, and its points. The coordinates must be finite."""
 
     name: str
     x: Sequence[float]
@@ -20,12 +20,12 @@ class Series:
 
 
 def line_chart(series: Sequence[Series], x_label: str, log_y: bool = False, reference: float | None = None) -> str:
-    """One chart.
+    """Draws one chart.
 
     Args:
         series: up to four lines.
-        x_label: name of the horizontal axis.
-        log_y: logarithmic vertical axis; values must be positive then.
+        x_label: the name of the horizontal axis.
+        log_y: whether the vertical axis is logarithmic. Then all values must be positive.
         reference: a value that a dashed line marks.
 
     Returns:
@@ -67,7 +67,7 @@ def line_chart(series: Sequence[Series], x_label: str, log_y: bool = False, refe
 
 
 def _linear_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers that enclose the range."""
+    """Returns round numbers that enclose the range."""
     if high - low < 1e-12 * max(abs(low), abs(high), 1e-9):
         pad = max(abs(low), 1.0) * 0.05
         low, high = low - pad, high + pad
@@ -79,7 +79,7 @@ def _linear_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten times 1, 2, 5 that enclose the range, thinned to at most seven."""
+    """Returns powers of ten times 1, 2, and 5 that enclose the range, or only powers of ten if these are too many."""
     marks = [
         m * 10.0**e for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for m in (1, 2, 5)
     ]

@@ -1,4 +1,4 @@
-"""The report of a run in one HTML file: figures beside chance and baselines, curves, and pictures found."""
+"""The report of a run as one HTML file: results with chance and baselines, curves, and the pictures found."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from siglip_tf.storage import write_file
 
 @dataclass(frozen=True)
 class Figure:
-    """One row of the table: a share in 0..1 beside what guessing gives, a goal, and what baselines reach, by name."""
+    """One row of the table: a result from 0 to 1, with the value of chance, a goal, and the values of baselines."""
 
     name: str
     value: float
@@ -25,7 +25,7 @@ class Figure:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the goal is met; None without one."""
+        """Whether the goal is reached, or None if there is no goal."""
         return None if self.goal is None else self.value >= self.goal
 
     @property
@@ -36,7 +36,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Found:
-    """A text and the pictures found for it, best first, each with whether it is right."""
+    """A text and the encoded pictures that it found, best first, each with whether it is right."""
 
     query: str
     pictures: Sequence[tuple[bytes, bool]]
@@ -44,7 +44,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Asked:
-    """A picture that the exported model was shown, the truth, and its answers: label, share and probability."""
+    """A picture that was shown to the exported model, the truth, and the answers: label, share, and probability."""
 
     picture: bytes
     truth: str
@@ -53,7 +53,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A picture put into the wrong class."""
+    """A picture with a wrong answer."""
 
     picture: bytes
     truth: str
@@ -65,11 +65,11 @@ class Page:
     """Everything on the page.
 
     Attributes:
-        warning: what a reader must know before anything else, such as that a baseline wins.
-        advice: what to try next, sentence by sentence.
+        warning: what a reader must know first, for example that a baseline is better.
+        advice: sentences that say what to try next.
         metrics: the lines of the run's `metrics.jsonl`.
-        faults: what is wrong in the training data -> how many records.
-        facts: name and value of what a reader may look up.
+        faults: the faults of the training data, each with the number of records.
+        facts: names and values of further facts about the run.
     """
 
     title: str
@@ -92,13 +92,13 @@ class Page:
         write_file(path, self.to_html())
 
     def to_html(self) -> str:
-        """The page as text."""
+        """Returns the page as HTML."""
         shown = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "metrics"}
         baselines = list(dict.fromkeys(name for figure in self.figures for name in figure.baselines))
         return pages.render("run.html", __package__, charts=self._charts(), baselines=baselines, **shown)
 
     def _charts(self) -> list[dict[str, Any]]:
-        """Title, legend and SVG of each chart that there are numbers for."""
+        """Returns the title, legend, and SVG of each chart that has values."""
         charts = [
             ("Loss", ["loss"], False, None),
             *((name, [name], False, None) for name in self._evaluated()),
@@ -118,7 +118,7 @@ class Page:
         return drawn
 
     def _evaluated(self) -> list[str]:
-        """Names of the figures that were measured on the way: they have a slash, as in `zero_shot/birds/top1`."""
+        """Returns the names of evaluation metrics. They contain a slash, as in `zero_shot/birds/top1`."""
         names = [name for line in self.metrics for name in line if "/" in name]
         return list(dict.fromkeys(names))[:4]
 

@@ -1,4 +1,4 @@
-"""The end of a run: evaluates on the held-out part, asks the exported model in a new process, and writes the page."""
+"""Ends a run: evaluates it on the held-out part, queries the exported model in a new process, and writes the page."""
 
 from __future__ import annotations
 
@@ -47,22 +47,25 @@ def report(
     """Writes `report.html` into the run's folder.
 
     Args:
-        recipe: that was trained.
-        c: its settings.
-        folder: the run's; its checkpoint is written.
+        recipe: the recipe that was trained.
+        c: the settings of the run.
+        folder: the run's folder, which already holds the checkpoint.
         model: the trained model.
         prepared: the data of the run.
         metrics: the lines of `metrics.jsonl`.
-        run: "steps", "pairs" and "seconds" of the run.
+        run: "steps", "pairs", and "seconds" of the run.
         command: the command line.
-        say: receives what a person may want to know, line by line.
+        say: a function that receives lines of text for the user.
 
     Returns:
-        The figures, JSON-able.
+        The results as JSON values.
+
+    Raises:
+        ValueError: if the exported model does not answer in another process.
     """
     assessment = None
     asked: list[Asked] = []
-    if model.image is None:  # SigLiT trains a text tower alone; its checkpoint joins both
+    if model.image is None:  # SigLiT trains only a text tower; its final checkpoint holds both towers
         model = siglip_tf.SigLIP.from_checkpoint(folder / "checkpoint", verbose=False) if prepared.finish else model
     held_out = prepared.held_out
     if held_out is not None and model.image is not None:
@@ -102,7 +105,7 @@ def report(
 
 
 def show(figures: Mapping[str, Any], say: Callable[[str], None]) -> None:
-    """Prints the figures of a finished run, the warning first, and the report's path."""
+    """Prints the results of a finished run: the warning first, and the report's path last."""
     if figures.get("warning"):
         say(figures["warning"])
     if figures.get("seconds"):
@@ -138,7 +141,7 @@ def _assess(c: ConfigDict, model: Any, held_out: HeldOut, say: Callable[[str], N
 def _export_and_ask(
     script: str, folder: RunFolder, model: Any, held_out: HeldOut, assessment: Assessment, say: Callable[[str], None]
 ) -> list[Asked]:
-    """Exports the model, and shows held-out pictures to it in a process that knows nothing of this package."""
+    """Exports the model, and shows held-out pictures to it in a process that does not import this package."""
     from siglip_tf.export import export_saved_model
 
     exported = export_saved_model(model, folder / "saved_model", templates=held_out.templates).path
@@ -198,7 +201,7 @@ def _tiles(figures: Sequence[Figure], run: Mapping[str, Any]) -> list[tuple[str,
 
 
 def _faults(folder: RunFolder) -> list[tuple[str, int]]:
-    """Causes of the records that training skipped, with their counts."""
+    """Returns why training skipped records, with the number of records for each cause."""
     counts: dict[str, int] = {}
     for path in tf.io.gfile.glob(folder / "bad_records*.jsonl"):
         with tf.io.gfile.GFile(path) as file:
