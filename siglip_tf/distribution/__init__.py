@@ -1,7 +1,8 @@
-"""The strategy of this machine, and the ring of replicas that the loss goes round (section 3.3) under any strategy.
+"""The distribution strategy of this machine, and the ring of replicas that the loss uses (section 3.3).
 
-`finding` chooses the strategy; `cluster` reads TF_CONFIG for it and `rendezvous` waits for the other workers. `ring`
-has a hop for every strategy, and `collectives` holds what TensorFlow offers no public function for.
+`finding` chooses the strategy. `cluster` reads TF_CONFIG for it, `rendezvous` waits for the other workers, and
+`tpu_system` connects to a TPU. `ring` implements a hop (a send to the next replica) for every strategy, and
+`collectives` holds the hops that have no public function in TensorFlow.
 """
 
 from siglip_tf.distribution.cluster import Cluster, rank_in_cluster, read_tf_config

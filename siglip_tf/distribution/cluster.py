@@ -1,4 +1,4 @@
-"""TF_CONFIG, read and checked before any server starts: who the workers are, and which of them this process is."""
+"""Reads and checks TF_CONFIG before any server starts: the workers' addresses, and which worker this process is."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _EXAMPLE = (
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """The processes that train together, and this one's place among them.
+    """The processes that train together, and this process's place among them.
 
     Attributes:
-        tasks: address "host:port" of every process that trains, the chief first, by role.
-        role: "chief" or "worker", of this process.
-        index: of this process within its role.
+        tasks: the addresses "host:port" of all processes that train, by role. The chief comes first.
+        role: the role of this process, "chief" or "worker".
+        index: the index of this process within its role.
     """
 
     tasks: dict[str, list[str]]
@@ -33,30 +33,30 @@ class Cluster:
 
     @property
     def addresses(self) -> list[str]:
-        """Of all processes, in the order of their ranks."""
+        """The addresses of all processes, in the order of their ranks."""
         return [*self.tasks.get("chief", []), *self.tasks.get("worker", [])]
 
     @property
     def rank(self) -> int:
-        """This process's place in [0, number of processes): the chief is 0, workers follow."""
+        """This process's place in [0, number of processes). The chief is 0, and workers follow."""
         return self.index + (len(self.tasks.get("chief", [])) if self.role == "worker" else 0)
 
     def resolver(self) -> tf.distribute.cluster_resolver.ClusterResolver:
-        """What `MultiWorkerMirroredStrategy` takes."""
+        """Returns the cluster resolver for `MultiWorkerMirroredStrategy`."""
         return tf.distribute.cluster_resolver.SimpleClusterResolver(
             tf.train.ClusterSpec(self.tasks), task_type=self.role, task_id=self.index, rpc_layer="grpc"
         )
 
 
 def read_tf_config(text: str | None) -> Cluster | None:
-    """The cluster of `TF_CONFIG`; None where it is unset or empty, or names no cluster.
+    """Returns the cluster of `TF_CONFIG`, or None if it is unset or empty or names no cluster.
 
-    An evaluator in the cluster is left out: it takes no part in training.
+    An evaluator in the cluster is left out, because it takes no part in training.
 
     Raises:
-        ValueError: in one sentence, for anything that cannot train: JSON that is malformed or no object, a missing or
-            unknown task, an index out of range, an address that is none or stands twice, and the roles "ps",
-            "evaluator" and "master" of this process.
+        ValueError: the configuration cannot train: the JSON is malformed or not an object, the task is missing or
+            unknown, an index is out of range, an address is invalid or occurs twice, the cluster has a role "ps" or
+            "master", or this process is an evaluator.
     """
     if text is None or not text.strip():
         return None
@@ -77,11 +77,11 @@ def read_tf_config(text: str | None) -> Cluster | None:
 
 
 def check_own_port(cluster: Cluster) -> None:
-    """Raises ValueError if something on this machine listens on this process's port already."""
+    """Raises a ValueError if another process on this machine already listens on this process's port."""
     address = cluster.addresses[cluster.rank]
     port = int(address.rpartition(":")[2])
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port of a run that has just ended is free
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # The port of a run that just ended is free.
         try:
             probe.bind(("", port))
             probe.listen()
@@ -96,7 +96,7 @@ def check_own_port(cluster: Cluster) -> None:
 
 
 def rank_in_cluster(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> int:
-    """This process's place among all that train; TensorFlow counts its `task_id` within a role."""
+    """Returns this process's place among all processes that train. TensorFlow's `task_id` counts within a role."""
     chiefs = len(resolver.cluster_spec().as_dict().get("chief", ()))
     return resolver.task_id + (chiefs if resolver.task_type == "worker" else 0)
 

@@ -1,4 +1,4 @@
-"""The distribution strategy of this machine, found by looking: several workers, a TPU, several GPUs, one device."""
+"""Finds the distribution strategy of this machine: for several workers, a TPU, several GPUs, or one device."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from siglip_tf.distribution.rendezvous import meet
 from siglip_tf.distribution.tpu_system import TPUError, connect, has_tpu
 from siglip_tf.primitives.compilation import are_ampere_or_later
 
-_REASONS = "_siglip_tf_reason"  # Set on a strategy: why it was chosen, for `describe`.
+_REASONS = "_siglip_tf_reason"  # The attribute of a strategy that says why it was chosen, for `describe`.
 
 
 def find_strategy(
     devices: int | None = None, *, cpus: bool = False, steps_per_execution: int = 1
 ) -> tf.distribute.Strategy:
-    """MultiWorkerMirroredStrategy where TF_CONFIG names several workers, else this machine's `local_strategy`.
+    """Returns a MultiWorkerMirroredStrategy if TF_CONFIG names several workers, or else the `local_strategy`.
 
-    Call it before anything else of TensorFlow runs: the workers' connections are made here. Several workers with a TPU
-    are refused: they would train on their hosts' processors. One process trains on all hosts of a TPU.
+    Call it before any other TensorFlow code runs, because it connects the workers. Several workers with a TPU are
+    refused, because they would train on their hosts' processors. A single process trains on all hosts of a TPU.
 
     Args:
-        devices: as `local_strategy` takes it.
-        cpus: as `local_strategy` takes it.
-        steps_per_execution: as `local_strategy` takes it.
+        devices: see `local_strategy`.
+        cpus: see `local_strategy`.
+        steps_per_execution: see `local_strategy`.
 
     Raises:
-        ValueError: more devices than there are, or fewer than one; a TF_CONFIG that cannot train, a port that is taken,
-            several workers with a TPU, or a TPU that cannot be used. Nothing has started then.
-        TimeoutError: a worker has not come within ten minutes.
+        ValueError: `devices` is less than one or more than the machine has, TF_CONFIG cannot train, the port is taken,
+            several workers have a TPU, or the TPU cannot be used. Nothing has started in these cases.
+        TimeoutError: a worker has not started within ten minutes.
     """
     cluster = read_tf_config(os.environ.get("TF_CONFIG"))
     if cluster is None or len(cluster.addresses) == 1:
@@ -58,15 +58,15 @@ def find_strategy(
 def local_strategy(
     devices: int | None = None, *, cpus: bool = False, steps_per_execution: int = 1
 ) -> tf.distribute.Strategy:
-    """TPUStrategy where there is a TPU, MirroredStrategy over several devices, else the default strategy of one.
+    """Returns TPUStrategy for a TPU, MirroredStrategy for several devices, or the default strategy for one device.
 
     Args:
-        devices: how many GPUs, or CPU devices; all accelerators by default.
-        cpus: whether several logical CPU devices, where there is no accelerator, are a replica each.
-        steps_per_execution: as `compile` will get it. Above 1, NCCL cannot sum the gradients of several GPUs.
+        devices: number of GPUs, or of CPU devices without GPUs; all accelerators by default.
+        cpus: whether each logical CPU device is a replica if there is no accelerator.
+        steps_per_execution: the argument of `compile`. Above 1, NCCL cannot sum the gradients of several GPUs.
 
     Raises:
-        ValueError: more devices than there are, or fewer than one; a TPU that cannot be used.
+        ValueError: `devices` is less than one or more than the machine has, or the TPU cannot be used.
     """
     if devices is None and has_tpu():
         return connect()
@@ -83,10 +83,10 @@ def local_strategy(
 
 
 def reduction(gpus: bool, steps_per_execution: int = 1) -> tuple[tf.distribute.CrossDeviceOps, str]:
-    """How MirroredStrategy sums gradients over its devices, and why, for people.
+    """Returns how MirroredStrategy sums gradients over its devices, and the reason for people.
 
-    TensorFlow's NCCL and collective sums fail inside the loop that `steps_per_execution > 1` makes. There the sum goes
-    over one card, by a tree within each half of the machine where there are GPUs.
+    TensorFlow's NCCL and collective sums fail inside the loop that `steps_per_execution > 1` makes. Such a run sums the
+    gradients of GPUs by hierarchical copies.
     """
     if not gpus:
         return tf.distribute.ReductionToOneDevice(), "sums on one CPU device"
@@ -97,7 +97,7 @@ def reduction(gpus: bool, steps_per_execution: int = 1) -> tuple[tf.distribute.C
 
 
 def prepare_gpus(gpus: list[tf.config.PhysicalDevice]) -> None:
-    """Lets each GPU's memory grow, so that other programs find room. Nothing changes once TensorFlow has started."""
+    """Lets each GPU's memory grow, so that other programs can use the rest. Has no effect after TensorFlow starts."""
     for gpu in gpus:
         try:
             tf.config.experimental.set_memory_growth(gpu, True)
@@ -106,10 +106,10 @@ def prepare_gpus(gpus: list[tf.config.PhysicalDevice]) -> None:
 
 
 def recommended_dtype_policy(gpus: list[tf.config.PhysicalDevice] | None = None) -> str:
-    """ "mixed_bfloat16" on TPUs and where every GPU computes in bfloat16 (Ampere and later), else "float32".
+    """Returns "mixed_bfloat16" for TPUs, and if all GPUs compute in bfloat16 (Ampere and later), or else "float32".
 
     Args:
-        gpus: those of this machine by default.
+        gpus: the GPUs; by default those of this machine.
     """
     if isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy):
         return "mixed_bfloat16"
@@ -118,7 +118,7 @@ def recommended_dtype_policy(gpus: list[tf.config.PhysicalDevice] | None = None)
 
 
 def describe(strategy: tf.distribute.Strategy) -> str:
-    """One line for people: the strategy, its replicas, and why it is as it is."""
+    """Describes a strategy in one line for people: its name, its number of replicas, and why it was chosen."""
     replicas = strategy.num_replicas_in_sync
     if not tf.distribute.has_strategy() and strategy is tf.distribute.get_strategy():
         kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"

@@ -1,8 +1,8 @@
-"""All workers of TF_CONFIG meet before TensorFlow starts: who is missing or there twice is told by name.
+"""Waits for all workers of TF_CONFIG before TensorFlow starts, and names workers that are missing or duplicated.
 
-TensorFlow waits for missing workers for an hour, without a word and deaf to signals, and two processes of one index
-confuse it. So each process first says hello to the first one, on the address that TensorFlow will use. When all have
-come, the first one says go, all close these connections, and TensorFlow starts.
+TensorFlow waits for missing workers for an hour, without a message and without reacting to signals, and two processes
+with the same index confuse it. So each process first sends a hello to the first process, on the address that TensorFlow
+will use. When all have connected, the first process answers "go", all close these connections, and TensorFlow starts.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _LONGEST_LINE = 4096
 def meet(cluster: Cluster, limit: float = _LIMIT_SECONDS) -> None:
     """Returns when all processes of `cluster` have called it.
 
-    While it waits, it says on stderr whom it waits for. Signals end the wait as they end any Python code.
+    While it waits, it prints to stderr which processes are missing. Signals end the wait like any Python code.
 
     Args:
-        cluster: who trains together.
+        cluster: the processes that train together.
         limit: seconds to wait.
 
     Raises:
-        ValueError: two processes have one index, or their TF_CONFIG differ.
-        TimeoutError: someone has not come within `limit`; the message names the missing addresses.
+        ValueError: two processes have the same index, or their TF_CONFIG differ.
+        TimeoutError: a process has not called it within `limit`; the message names the missing addresses.
     """
     wait = _Wait(limit)
     if cluster.rank == 0:
@@ -43,7 +43,7 @@ def meet(cluster: Cluster, limit: float = _LIMIT_SECONDS) -> None:
 
 
 class _Wait:
-    """Tells people whom the process waits for, now and then, and ends the wait at its limit."""
+    """Prints, from time to time, which processes are missing, and ends the wait at its limit."""
 
     def __init__(self, limit):
         self._start, self._limit, self._next = time.monotonic(), limit, _FIRST_WORD_SECONDS
@@ -91,7 +91,7 @@ def _gather(cluster, wait):
 
 
 def _receive(guest, cluster):
-    """The rank of a guest, None if it is no process of ours; raises ValueError if its TF_CONFIG is another one."""
+    """Returns the rank of a guest, or None for a stranger. Raises a ValueError if the guest's TF_CONFIG differs."""
     guest.settimeout(5.0)
     hello = _read(guest)
     if not isinstance(hello, dict) or not isinstance(hello.get("rank"), int):
@@ -129,7 +129,7 @@ def _say_hello(cluster, wait):
             return
         if isinstance(answer, dict) and answer.get("error"):
             raise ValueError(answer["error"])
-        time.sleep(_POLL_SECONDS)  # The first process is not there yet, or has ended while it waited.
+        time.sleep(_POLL_SECONDS)  # The first process has not started yet, or it ended while it waited.
 
 
 def _names(cluster):
@@ -148,7 +148,7 @@ def _listen(cluster):
 
 
 def _is_open(guest):
-    """Whether the other side still waits: it sends nothing after its hello, so that an empty read is its end."""
+    """Says whether the other side still waits. It sends nothing after its hello, so an empty read means it closed."""
     guest.setblocking(False)
     try:
         return bool(guest.recv(1, socket.MSG_PEEK))
@@ -163,11 +163,11 @@ def _send(connection, message):
         connection.setblocking(True)
         connection.sendall(json.dumps(message).encode() + b"\n")
     except OSError:
-        pass  # It has ended; whoever waits for it is told.
+        pass  # The other process has ended; the wait will name it as missing.
 
 
 def _read(connection):
-    """One line as JSON; False where the other side has closed or sends something else. TimeoutError if none comes."""
+    """Reads one line of JSON. Returns False if the other side closed or sent something else; may raise TimeoutError."""
     line = b""
     while not line.endswith(b"\n") and len(line) < _LONGEST_LINE:
         part = connection.recv(_LONGEST_LINE)

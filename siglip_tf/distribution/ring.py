@@ -1,7 +1,7 @@
-"""The replicas of a strategy in a circle: each sends tensors to the next and receives those of the previous one.
+"""The replicas of a strategy as a ring: each replica sends tensors to the next and receives those of the previous one.
 
-The loss goes round this ring (section 3.3). Its code asks `current_ring`, which asks `tf.distribute`; a user never
-chooses. One class a strategy says how a hop is made there.
+The loss uses this ring (section 3.3). It calls `current_ring`, which finds the ring of the current `tf.distribute`
+strategy, so a user never chooses. Each strategy has a class that implements its hop.
 """
 
 import abc
@@ -14,11 +14,11 @@ from siglip_tf.distribution.collectives import devices_per_worker, permute_on_tp
 
 
 class Ring(abc.ABC):
-    """The replicas of one strategy in a circle; replica r receives what replica r - 1 holds.
+    """The replicas of one strategy as a ring. Replica r receives what replica r - 1 holds.
 
     Attributes:
         size: number of replicas D.
-        loops: whether `shift` may be called inside `tf.while_loop`; where it may not, hops are unrolled in Python.
+        loops: whether `shift` may be called inside `tf.while_loop`. If not, the loss unrolls the hops in Python.
     """
 
     size: int
@@ -26,19 +26,19 @@ class Ring(abc.ABC):
 
     @abc.abstractmethod
     def shift(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Sends each tensor, of any static shape and dtype, to the next replica; returns those of the previous one."""
+        """Sends tensors of any static shape and dtype to the next replica, and returns the previous replica's."""
 
     @abc.abstractmethod
     def sum(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """The sum of each tensor over all replicas, the same on every replica."""
+        """Returns the sum of each tensor over all replicas. Every replica gets the same result."""
 
     @abc.abstractmethod
     def index(self) -> tf.Tensor:
-        """A number in [0, D), int32 scalar, that names this replica. It says nothing of the order of the ring."""
+        """Returns this replica's number in [0, D), an int32 scalar. It is not the replica's place in the ring."""
 
 
 class SingleDevice(Ring):
-    """A ring of one: nothing travels."""
+    """A ring of one replica, which sends nothing."""
 
     size = 1
     loops = True
@@ -54,7 +54,7 @@ class SingleDevice(Ring):
 
 
 class StrategyRing(Ring):
-    """What the rings of all strategies share: sums and ids come from the replica context."""
+    """The common part of the rings of all strategies: sums and ids come from the replica context."""
 
     def __init__(self, context: tf.distribute.ReplicaContext):
         self._context = context
@@ -68,9 +68,9 @@ class StrategyRing(Ring):
 
 
 class MirroredRing(StrategyRing):
-    """Replicas in one process: each device reads its neighbor's tensor, which TensorFlow copies from device to device.
+    """The replicas of one process. TensorFlow copies the tensor of the previous device to each device.
 
-    `merge_call` cannot be traced inside `tf.while_loop`, hence `loops = False`.
+    `loops` is False, because `merge_call` cannot be traced inside `tf.while_loop`.
     """
 
     loops = False
@@ -91,10 +91,10 @@ class MirroredRing(StrategyRing):
 
 
 class MultiWorkerRing(StrategyRing):
-    """One device in each of D worker processes; point to point, nothing is gathered.
+    """One device in each of D worker processes. Workers send tensors point to point, and nothing is gathered.
 
-    A stalled or dead neighbor ends the step with an error within a minute: the receive has a timeout, and the
-    coordination service of TensorFlow reports a closed connection.
+    If a neighbor stalls or ends, the step ends with an error within a minute, because the receive has a timeout and
+    TensorFlow's coordination service reports a closed connection.
     """
 
     loops = True
@@ -115,7 +115,7 @@ class MultiWorkerRing(StrategyRing):
 
 
 class TPURing(StrategyRing):
-    """Chips of a slice."""
+    """The chips of a TPU slice."""
 
     loops = True
 
@@ -124,11 +124,11 @@ class TPURing(StrategyRing):
 
 
 def current_ring() -> Ring:
-    """The ring of the strategy whose replica is being traced.
+    """Returns the ring of the strategy whose replica is being traced.
 
     Raises:
-        RuntimeError: in cross-replica context (outside `strategy.run`), where no replica's data is at hand.
-        ValueError: for a strategy whose hop is not known. Negatives never fall back to one replica's own.
+        RuntimeError: the context is a cross-replica context (outside `strategy.run`), which has no replica's data.
+        ValueError: the strategy is not supported. The loss never falls back to the negatives of one replica.
     """
     context = tf.distribute.get_replica_context()
     strategy = tf.distribute.get_strategy()

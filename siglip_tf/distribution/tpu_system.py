@@ -1,7 +1,8 @@
-"""Connecting to a TPU, and one sentence for each way in which that fails.
+"""Connects to a TPU, and explains each way in which that fails in one sentence.
 
-Who names the TPU: `TPU_NAME` where Cloud or a user sets it (a name, or "grpc://host:port"), else the chips of this
-machine. On machines without Cloud's metadata server libtpu would ask for it for minutes, so it is told not to.
+The TPU is the one that `TPU_NAME` names, if Cloud or a user sets it (a name, or "grpc://host:port"), or else the chips
+of this machine. On a machine without Cloud's metadata server, libtpu would try to reach the server for minutes, so
+`skip_metadata_server` turns that off.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ import tensorflow as tf
 
 _PCI = Path("/sys/bus/pci/devices")
 _GOOGLE = "0x1ae0"
-# Device ids of TPU v2 and v3, v4, v5p, v5e, v6e and 7x, as jax's hardware_utils lists them.
+# Device ids of TPU v2 and v3, v4, v5p, v5e, v6e, and 7x, from jax's hardware_utils.
 _TPU_DEVICES = {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}
 _PRODUCT = Path("/sys/class/dmi/id/product_name")
 
 
 class TPUError(ValueError):
-    """A TPU that cannot be used; the message says why and what to do."""
+    """A TPU cannot be used. The message says why, and what to do."""
 
 
 def attached_chips(pci: Path = _PCI) -> int:
-    """How many TPU chips this machine has, by its PCI bus; no library is asked."""
+    """Counts this machine's TPU chips on its PCI bus, without a library."""
     return sum(_id(card / "vendor") == _GOOGLE and _id(card / "device") in _TPU_DEVICES for card in pci.glob("*"))
 
 
@@ -34,12 +35,12 @@ def _id(path: Path) -> str:
 
 
 def is_cloud_machine(product: Path = _PRODUCT) -> bool:
-    """Whether this is a Google Compute Engine machine, which has a metadata server."""
+    """Says whether this is a Google Compute Engine machine, which has a metadata server."""
     return product.exists() and product.read_text().strip() == "Google Compute Engine"
 
 
 def skip_metadata_server(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Keeps libtpu from asking a metadata server that is not there; call it before TensorFlow looks for devices."""
+    """Keeps libtpu from calling a metadata server that does not exist. Call it before TensorFlow looks for devices."""
     if not is_cloud_machine():
         environment.setdefault("TPU_SKIP_MDS_QUERY", "1")
         environment.setdefault("TPU_ACCELERATOR_TYPE", "v4-8")
@@ -47,10 +48,10 @@ def skip_metadata_server(environment: MutableMapping[str, str] = os.environ) -> 
 
 
 def has_tpu(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether a TPU is named or attached.
+    """Says whether a TPU is named by `TPU_NAME` or attached to this machine.
 
     Raises:
-        TPUError: chips are attached, and the installed TensorFlow has no runtime for them.
+        TPUError: chips are attached, but TensorFlow cannot use them.
     """
     skip_metadata_server()
     if environment.get("TPU_NAME") or tf.config.list_physical_devices("TPU"):
@@ -65,14 +66,14 @@ def has_tpu(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def connect(name: str | None = None) -> tf.distribute.TPUStrategy:
-    """The strategy of a TPU.
+    """Connects to a TPU, and returns its strategy.
 
     Args:
-        name: of the TPU, its address "grpc://host:port", or "local" for this machine's chips; `TPU_NAME` by default,
-            else "local".
+        name: the TPU's name, its address "grpc://host:port", or "local" for this machine's chips. The default is
+            `TPU_NAME`, or "local" if that is not set.
 
     Raises:
-        TPUError: there is none, it is in use, or it cannot be reached.
+        TPUError: there is no TPU, it is in use, or it cannot be reached.
     """
     skip_metadata_server()
     name = name or os.environ.get("TPU_NAME") or "local"
@@ -87,7 +88,7 @@ _NO_CHIPS_HERE = (
     "installed (docs/tpu.md), or name a TPU by TPU_NAME."
 )
 _NO_SYSTEM = "The host of TPU {name!r} has no TPU system: check its name, that it is ready, and its runtime version."
-# What errors hold, and what they mean; {0} and on are the pattern's groups.
+# Patterns in error messages, and what the errors mean. {0} and so on are the groups of the pattern.
 _MEANINGS = (
     (
         r"already in use by process with pid (\d+)",
@@ -116,7 +117,7 @@ _MEANINGS = (
 
 
 def explain(error: Exception | str, name: str = "local") -> str:
-    """What TensorFlow's or libtpu's error means, and what to do, in one sentence."""
+    """Explains in one sentence what an error of TensorFlow or libtpu means, and what to do."""
     text = str(error)
     for pattern, meaning in _MEANINGS:
         if found := re.search(pattern, text):
@@ -126,12 +127,12 @@ def explain(error: Exception | str, name: str = "local") -> str:
 
 
 def input_hosts(strategy: tf.distribute.Strategy) -> int:
-    """How many hosts' runtimes make the strategy's data sets; 1 for all but TPUStrategy."""
+    """Returns on how many hosts the strategy's data sets run: 1 for every strategy except TPUStrategy."""
     return strategy.extended.num_hosts if isinstance(strategy, tf.distribute.TPUStrategy) else 1
 
 
 def is_remote(strategy: tf.distribute.Strategy) -> bool:
-    """Whether batches are made by a runtime in another process, which knows no op of this project."""
+    """Says whether a runtime in another process, without this project's ops, makes the batches."""
     if not isinstance(strategy, tf.distribute.TPUStrategy):
         return False
     jobs = {tf.DeviceSpec.from_string(device).job for device in strategy.extended.worker_devices}

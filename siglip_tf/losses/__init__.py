@@ -1,9 +1,8 @@
-"""The sigmoid loss (section 3.2) and its softmax baseline (section 3.1), tiled and round the ring (section 3.3).
+"""The sigmoid loss (section 3.2) and its softmax baseline (section 3.1), tiled and around the ring (section 3.3).
 
-The way through the files: `sigmoid` holds the loss and its gradients; `all_pairs` takes images and texts round the ring
-and through tiles; `numerics` the products and sums of a tile. `pair_labels` (pairs that are no negatives) and
-`negatives` (section 4.8) change the weight of a pair. `interface` checks what comes in and makes the result
-differentiable.
+Start with `sigmoid`, which holds the loss and its gradients. `all_pairs` takes images and texts around the ring and
+through tiles, and `numerics` has the products and sums of a tile. `pair_labels` (pairs that are not negatives) and
+`negatives` (section 4.8) change the weight of a pair. `interface` checks the inputs and makes the loss differentiable.
 """
 
 from siglip_tf.losses.interface import LossResult, check_precision, check_tile_size

@@ -1,11 +1,11 @@
-"""Every image meets every text of the global batch once: round the ring of replicas, tile by tile (section 3.3).
+"""Every image meets every text of the global batch once, around the ring of replicas and tile by tile (section 3.3).
 
-Round the ring: texts travel, with what has been gathered for them; images stay. While the pairs of one chunk are
-computed, the next chunk is on its way. After D hops the texts' totals are home.
+Around the ring, images stay, and texts move together with their totals. While one chunk of pairs is computed, the next
+chunk is sent. After D hops, the totals of the texts are back on their own replica.
 
-Tile by tile: b images beside b texts are cut into square tiles, with a smaller tile at the end where the tile size does
-not divide b. What a tile adds to its images and to its texts is gathered in `Total`s; nothing else outlives a tile. So
-memory is O(b d + tile^2), and no tensor of the global batch or of b x b exists anywhere.
+A block of b images and b texts is divided into square tiles, with a smaller tile at the end if the tile size does not
+divide b. `Total`s accumulate the results of tiles for each image and each text, and nothing else of a tile is kept. So
+the memory is O(b d + tile^2), and no tensor of the global batch or of shape b x b ever exists.
 """
 
 import dataclasses
@@ -16,19 +16,19 @@ import tensorflow as tf
 from siglip_tf.distribution import Ring
 from siglip_tf.primitives.compilation import target_device
 
-# (image tensors (i, ...), text tensors (j, ...), diagonal) -> (what each total of the images gains, of the texts).
-# `diagonal` says that row k and column k are an image and its own text.
+# Maps (image tensors (i, ...), text tensors (j, ...), diagonal) to what the tile adds to each total of the images and
+# to each total of the texts. `diagonal` says that row k and column k are an image and its own text.
 TileFunction = Callable[[list[tf.Tensor], list[tf.Tensor], bool], tuple[list[tf.Tensor], list[tf.Tensor]]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Total:
-    """What is gathered for each example of a side.
+    """A quantity that is accumulated for each image, or for each text.
 
     Attributes:
-        shape: shape of one example's part, for instance (d,) for a gradient or () for a loss.
-        start: the value before any pair was seen.
-        combine: an associative function of two tensors that merges two parts.
+        shape: its shape for one example, for instance (d,) for a gradient or () for a loss.
+        start: its value before any pair was visited.
+        combine: an associative function of two tensors that combines two partial values.
     """
 
     shape: tuple[int, ...] = ()
@@ -36,15 +36,15 @@ class Total:
     combine: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = tf.add
 
     def initial(self, examples: int, dtype: tf.DType) -> tf.Tensor:
-        """The total of `examples` examples that have seen no pair, (examples, *shape)."""
+        """Returns the total before any pair was visited, (examples, *shape)."""
         return tf.fill((examples, *self.shape), tf.constant(self.start, dtype))
 
 
 def automatic_tile_size(examples: int) -> int:
-    """The tile size for a replica's examples: as even as can be, so that no thin tail remains.
+    """Returns the tile size for a replica's examples. Tiles are nearly equal, so that no thin tile remains at the end.
 
-    On a CPU and on a TPU's core, tiles of about 1,024 rows stay near the arithmetic. A GPU reads and writes its totals
-    once a tile, and needs large products: on an H100, 65,536 pairs take 174 ms by tiles of 1,024 and 53 ms by 8,192.
+    On a CPU and on a TPU core, tiles of about 1,024 rows stay in fast memory. A GPU reads and writes its totals once
+    per tile and needs large products: on an H100, 65,536 pairs take 174 ms with tiles of 1,024 and 53 ms with 8,192.
     """
     largest = 8192 if target_device() == "GPU" else 1024
     return -(-examples // -(-examples // largest))
@@ -59,16 +59,16 @@ def visit_all_pairs(
     tile_function: TileFunction,
     tile_size: int,
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """One pass round the ring that visits every pair of the global batch exactly once.
+    """Visits every pair of the global batch exactly once, in one pass around the ring.
 
     Args:
         ring: the replicas.
-        images: tensors (b, ...) of this replica's images; the first decides the dtype of the totals.
+        images: tensors (b, ...) of this replica's images. The dtype of the first is the dtype of the totals.
         texts: tensors (b, ...) of this replica's texts.
-        image_totals: what the tile function gathers for each image.
-        text_totals: what it gathers for each text.
-        tile_function: the maths of one tile, see `TileFunction`.
-        tile_size: rows and columns of a tile; need not divide b.
+        image_totals: the totals of the images.
+        text_totals: the totals of the texts.
+        tile_function: the computation of one tile, see `TileFunction`.
+        tile_size: number of rows and columns of a tile. It need not divide b.
 
     Returns:
         The totals of this replica's images and of its texts over the global batch, each (b, *total.shape).
@@ -88,7 +88,7 @@ def visit_all_pairs(
 
     texts = list(texts)
     next_texts = ring.shift(texts) if ring.size > 1 else texts
-    # A replica meets its own texts first: these are the positives, whatever the order of the ring.
+    # A replica visits its own texts first. They are the positives, whatever the order of the ring.
     image_values, travelling = visit(texts, [None] * len(image_totals), own=True)
     if ring.size == 1:
         return image_values, travelling
@@ -118,16 +118,16 @@ def _visit_block(
     """Visits every pair of b images and b texts exactly once.
 
     Args:
-        images: tensors (b, ...) that the tile function reads for its images.
-        texts: tensors (b, ...) that it reads for its texts.
-        image_totals: what is gathered for the images, each with its value so far (b, *shape), or None before any pair.
+        images: tensors (b, ...) that the tile function reads for the images.
+        texts: tensors (b, ...) that it reads for the texts.
+        image_totals: the totals of the images, each with its value so far (b, *shape), or None before any pair.
         text_totals: the same for the texts.
-        tile_function: the maths of one tile.
-        tile_size: rows and columns of a tile.
+        tile_function: the computation of one tile.
+        tile_size: number of rows and columns of a tile.
         own: whether the texts are those of the images, so that positives lie on the diagonal.
 
     Returns:
-        The values of the totals with these pairs combined in.
+        The values of the totals after these pairs.
     """
     examples = images[0].shape[0]
     cut = _Cut(examples, tile_size)
@@ -182,7 +182,7 @@ def _visit_block(
 
 
 def _off_diagonal(rows):
-    """k -> the k-th (i, j) with i != j of a rows x rows grid."""
+    """Returns a function from k to the k-th (i, j) with i != j of a rows x rows grid."""
 
     def pair(k):
         i, j = k // (rows - 1), k % (rows - 1)
@@ -192,7 +192,7 @@ def _off_diagonal(rows):
 
 
 def _loop(trips, pair, visit, row_parts, column_parts):
-    """`visit` at pair(0), ..., pair(trips - 1), carrying the parts; a Python call where one trip needs no loop."""
+    """Calls `visit` at pair(0), ..., pair(trips - 1), and carries the parts. A single trip needs no loop."""
     if trips == 0:
         return row_parts, column_parts
     if trips == 1:
@@ -218,7 +218,7 @@ def _loop(trips, pair, visit, row_parts, column_parts):
 
 
 class _Cut:
-    """b examples as a group of whole tiles and, where the tile size does not divide b, a group of one smaller tile."""
+    """Divides b examples into a group of whole tiles and, if the tile size does not divide b, one smaller tile."""
 
     def __init__(self, examples, tile_size):
         whole, rest = divmod(examples, tile_size)
@@ -235,7 +235,7 @@ class _Cut:
         ]
 
     def start(self, total, dtype):
-        """The parts of a total before any pair; a stack of zeros takes no memory until its tiles are written."""
+        """Returns the parts of a total before any pair. A stack of zeros uses no memory until its tiles are written."""
         return [
             _Single(total.initial(size, dtype))
             if count == 1
@@ -271,7 +271,7 @@ class _Single:
 
 @dataclasses.dataclass(frozen=True)
 class _Stack:
-    """A group of equal tiles in a `TensorArray`: one tile is replaced without a copy of the others."""
+    """A group of equal tiles in a `TensorArray`, which can replace one tile without copying the others."""
 
     value: tf.TensorArray
     shape: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""What every loss takes and gives: checked inputs, one result of loss and gradients, and a differentiable function."""
+"""The common interface of the losses: checked inputs, a result of loss and gradients, and a differentiable function."""
 
 import dataclasses
 import functools
@@ -9,7 +9,7 @@ import tensorflow as tf
 from siglip_tf.distribution import Ring, SingleDevice
 from siglip_tf.losses.numerics import PRECISIONS
 
-# Traces that eager calls keep. An eager loop over more shapes than this traces the oldest anew.
+# How many traces eager calls keep. An eager loop over more shapes than this traces the oldest ones again.
 _KEPT_TRACES = 32
 
 
@@ -18,15 +18,16 @@ class LossResult:
     """One replica's part of a loss over the global batch.
 
     Attributes:
-        loss: scalar; the shares of all replicas add up to the loss.
-        positive_logits: (b,) logits of each image with its own text.
-        image_gradient: (b, d) whole gradient of the loss in this replica's image embeddings, or None if not asked for.
-        text_gradient: (b, d) likewise for its texts.
-        log_temperature_gradient: scalar share.
-        bias_gradient: scalar share; None where the loss has no bias.
-        pair_sums: of other pairs that are no negatives, None where there is no label: {"positive_pairs": how many are
-            positives, "positive_pair_logits": the sum of their logits, "ignored_pairs" and "ignored_pair_logits":
-            likewise for those that are left out}; scalar shares.
+        loss: scalar, this replica's share. The shares of all replicas add up to the loss.
+        positive_logits: (b,), the logit of each image with its own text.
+        image_gradient: (b, d), the whole gradient with respect to this replica's image embeddings, or None if it was
+            not requested.
+        text_gradient: (b, d), the same for the text embeddings.
+        log_temperature_gradient: scalar, this replica's share.
+        bias_gradient: scalar, this replica's share, or None if the loss has no bias.
+        pair_sums: sums over the other pairs that are not negatives, or None without labels: {"positive_pairs": the
+            number of positives, "positive_pair_logits": the sum of their logits, "ignored_pairs" and
+            "ignored_pair_logits": the same for ignored pairs}. Scalars, this replica's shares.
     """
 
     loss: tf.Tensor
@@ -38,7 +39,7 @@ class LossResult:
     pair_sums: dict[str, tf.Tensor] | None = None
 
     def gradients(self) -> list[tf.Tensor]:
-        """Gradients of images, texts, log temperature and, where there is one, bias."""
+        """Returns the gradients of images, texts, log temperature, and bias, without those that are None."""
         found = [self.image_gradient, self.text_gradient, self.log_temperature_gradient, self.bias_gradient]
         return [gradient for gradient in found if gradient is not None]
 
@@ -46,22 +47,23 @@ class LossResult:
 def differentiable_loss(
     evaluate: Callable[..., LossResult], ring: Ring, inputs: Sequence[tf.Tensor], keys: Sequence[tf.Tensor], **options
 ) -> tf.Tensor:
-    """The loss as a scalar whose gradient is the stored result times the upstream gradient: no second pass.
+    """Returns the loss as a scalar whose backward pass reuses the stored gradients instead of computing them again.
 
     Args:
-        evaluate: (ring, inputs, keys, **options) -> the result, with one gradient for each of `inputs`.
+        evaluate: maps (ring, inputs, keys, **options) to a result with one gradient for each of `inputs`.
         ring: the replicas.
         inputs: float tensors that the loss depends on.
-        keys: integer tensors that say which pairs are alike.
+        keys: integer tensors; see `PairLabels.keys`.
         **options: hashable settings of `evaluate`.
     """
 
     if tf.executing_eagerly() and ring.size == 1:
-        # Thousands of tiles one by one from Python would be slow. A merge call may not stand in a nested function.
+        # Running thousands of tiles eagerly would be slow. With several replicas there is no trace, because a merge
+        # call cannot be in a nested function.
         signature = tuple((tuple(t.shape), t.dtype) for t in (*inputs, *keys))
         trace = _trace(evaluate, len(inputs), tuple(sorted(options.items())), signature)
 
-        # A tape that saw the call would build the backward pass of the whole graph, which nobody asks for.
+        # If a tape recorded the call, it would build the backward pass of the whole graph, which is not needed.
         def flat(*tensors):
             return trace(*[tf.stop_gradient(t) for t in tensors])
     else:
@@ -76,7 +78,7 @@ def differentiable_loss(
 
 
 def _flat(evaluate, ring, count, options):
-    """`evaluate` from tensors to tensors: the loss, then its gradients."""
+    """Returns `evaluate` as a function from tensors to tensors: the loss, then its gradients."""
 
     def flat(*tensors):
         result = evaluate(ring, tensors[:count], tensors[count:], **options)
@@ -87,19 +89,19 @@ def _flat(evaluate, ring, count, options):
 
 @functools.lru_cache(maxsize=_KEPT_TRACES)
 def _trace(evaluate, count, options, signature):
-    """`_flat` of one device as a graph for inputs of one signature, traced once and dropped when others replace it."""
+    """Traces `_flat` for one device and one signature of inputs. The cache keeps the most recently used traces."""
     flat = tf.function(_flat(evaluate, SingleDevice(), count, dict(options)), autograph=False)
     with tf.device(None):  # The graph runs on the device of its caller.
         return flat.get_concrete_function(*[tf.TensorSpec(shape, dtype) for shape, dtype in signature])
 
 
 def as_embeddings(image_embeddings, text_embeddings) -> tuple[tf.Tensor, tf.Tensor]:
-    """Both sides as float tensors (b, d) of one static shape.
+    """Returns both sides as float tensors (b, d) of the same static shape.
 
-    Half precision becomes float32: bfloat16 cannot hold the logits (log_sigmoid(0) is -0.691 there).
+    Half precision becomes float32, because bfloat16 is too coarse for the logits (log_sigmoid(0) would be -0.691).
 
     Raises:
-        ValueError: for another rank, a dtype that is not floating, an unknown batch size or unequal shapes.
+        ValueError: the rank is not 2, the dtype is not floating, the batch size is unknown, or the shapes differ.
     """
     sides = []
     for name, value in (("image_embeddings", image_embeddings), ("text_embeddings", text_embeddings)):
@@ -126,7 +128,7 @@ def as_embeddings(image_embeddings, text_embeddings) -> tuple[tf.Tensor, tf.Tens
 
 
 def as_scalar(name: str, value, dtype: tf.DType) -> tf.Tensor:
-    """A scalar of `dtype`; raises ValueError for anything of more than one element."""
+    """Returns a value as a scalar of `dtype`. Raises a ValueError unless it has exactly one element."""
     value = tf.cast(tf.convert_to_tensor(value), dtype)
     if value.shape.num_elements() != 1:
         raise ValueError(f"Expected {name} to be a scalar. Received: shape {value.shape}.")
@@ -134,13 +136,13 @@ def as_scalar(name: str, value, dtype: tf.DType) -> tf.Tensor:
 
 
 def check_tile_size(tile_size: int | None) -> None:
-    """Raises ValueError unless `tile_size` is None or a positive integer."""
+    """Raises a ValueError unless `tile_size` is None or a positive integer."""
     whole = isinstance(tile_size, int) and not isinstance(tile_size, bool)
     if tile_size is not None and (not whole or tile_size < 1):
         raise ValueError(f"Expected tile_size to be None (automatic) or a positive integer. Received: {tile_size!r}.")
 
 
 def check_precision(precision: str) -> None:
-    """Raises ValueError unless `precision` is one of `PRECISIONS`."""
+    """Raises a ValueError unless `precision` is one of `PRECISIONS`."""
     if precision not in PRECISIONS:
         raise ValueError(f"Expected precision to be one of {', '.join(PRECISIONS)}. Received: {precision!r}.")

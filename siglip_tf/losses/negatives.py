@@ -1,14 +1,14 @@
-"""Masks for negatives (section 4.8): random, hardest or easiest, at a positive : negative ratio over the global batch.
+"""Masks for negatives (section 4.8): random, hardest, or easiest, at a given ratio over the global batch.
 
-Which pairs are the k hardest of n (n - 1) is found without their matrix. Every pair has an integer key: of a logit, the
-bits of the float in an order-preserving form; of a random choice, a hash of the pair's ids. The k-th largest key is
-built four bits at a time: each of eight rounds goes once round the ring and counts, tile by tile, the keys that reach
-fifteen candidate thresholds.
+The k hardest of n (n - 1) pairs are found without their matrix. Every pair has an integer key: for a choice by logit,
+the bits of the float in an order-preserving form; for a random choice, a hash of the pair's ids. The k-th largest key
+is found four bits at a time. Each of eight rounds goes around the ring once and counts, tile by tile, how many keys
+reach each of fifteen candidate thresholds.
 
-A compiler that fuses the rounds and the loss differently may round one logit in two ways. So the loss does not ask
-whether a logit is equal to the threshold. Pairs within `_MARGIN` of the threshold share what the pairs above leave, in
-equal parts; a last round counts both. So the weight of exactly k negatives is kept, whatever the number of replicas,
-the tile size and the compiler, also where many logits are equal.
+A compiler may fuse the rounds and the loss differently and then round the same logit in two ways. So the loss does not
+test whether a logit equals the threshold. Instead, a last round counts the pairs above the threshold and the pairs
+within `_MARGIN` of it, and the latter share the remaining weight equally. So the total weight is exactly k, for any
+number of replicas, tile size, and compiler, even if many logits are equal.
 """
 
 import dataclasses
@@ -24,11 +24,12 @@ from siglip_tf.primitives.hashing import hash_bits
 _LOWEST = -(2**31)
 _BITS = 4
 _CANDIDATES = 2**_BITS - 1
-# Counts cross replicas in parts that float32 holds exactly, also when thousands of them are added: a batch of a million
-# has 10^12 pairs, and integers are not reduced on every strategy.
+# Replicas sum counts in parts that float32 holds exactly, even when thousands of them are added. A batch of a million
+# has 10^12 pairs, and not every strategy can reduce integers.
 _PART = 2**12
 _PARTS = 4
-# Of t + |b|, the largest magnitude of a logit: some twenty times what the order of a float32 sum changes.
+# A fraction of t + |b|, the largest magnitude of a logit. It is about twenty times as large as the effect of the order
+# of a float32 sum.
 _MARGIN = 2.0**-19
 
 
@@ -37,8 +38,8 @@ class Negatives:
     """A choice of negatives.
 
     Attributes:
-        keep: "random", "hardest" (highest loss) or "easiest" (lowest loss).
-        ratio: negatives kept for each positive, averaged over the global batch; at most n - 1 exist.
+        keep: "random", "hardest" (highest loss), or "easiest" (lowest loss).
+        ratio: number of negatives per positive, averaged over the global batch. At most n - 1 exist.
     """
 
     keep: str
@@ -51,7 +52,8 @@ class Negatives:
             raise ValueError(f"Expected a ratio of negatives to positives above 0. Received: {self.ratio!r}.")
 
 
-# (logits (i, j), image extras, text extras, diagonal) -> weights (i, j) of pairs as negatives, None where all are 1.
+# Maps (logits (i, j), image extras, text extras, diagonal) to the weights (i, j) of pairs as negatives, or to None if
+# all weights are 1.
 WeightFunction = Callable[[tf.Tensor, list[tf.Tensor], list[tf.Tensor], bool], tf.Tensor | None]
 
 
@@ -67,22 +69,22 @@ def weigh(
     tile_size: int,
     seed: tf.Tensor | int,
 ) -> tuple[list[tf.Tensor], WeightFunction]:
-    """The weight of every pair as a negative.
+    """Computes the weight of every pair as a negative.
 
     Args:
-        negatives: the choice; None keeps all of them at no cost.
+        negatives: the choice of negatives. None keeps all of them at no cost.
         ring: the replicas.
-        scaled_images: (b, d) images times temperature.
-        texts: (b, d).
-        logits_of: (images, texts, diagonal) -> the logits of a tile.
-        labels: pairs that are no negatives; their weight is 0.
+        scaled_images: (b, d), image embeddings times temperature.
+        texts: (b, d), text embeddings.
+        logits_of: maps (images, texts, diagonal) to the logits of a tile.
+        labels: pairs that are not negatives. Their weight is 0.
         largest: scalar, the largest magnitude that a logit can have.
-        tile_size: as in the loss.
-        seed: int32 scalar of a random choice.
+        tile_size: number of rows and columns of a tile.
+        seed: int32 scalar, the seed of a random choice.
 
     Returns:
-        Tensors (b, ...) that the weight function reads of images and of texts beside their embeddings, the keys of
-        `labels` first, and that function.
+        The extras, which are tensors (b, ...) that the weight function reads for images and for texts besides their
+        embeddings (the keys of `labels` come first), and the weight function.
     """
     b = scaled_images.shape[0]
     n = b * ring.size
@@ -102,7 +104,7 @@ def weigh(
 
 
 def _random(pairs, kept, seed):
-    """Weights that keep the pairs of the largest hashes; integers are the same bits in every program."""
+    """Returns weights that keep the pairs with the largest hashes. Integers have the same bits in every program."""
 
     def hashes(_, image_extras, text_extras):
         bits = hash_bits(seed, image_extras[-1][:, None], text_extras[-1][None, :])
@@ -121,7 +123,7 @@ def _random(pairs, kept, seed):
 
 
 def _by_score(pairs, kept, sign, largest):
-    """Weights that keep the pairs of the largest sign * logit."""
+    """Returns weights that keep the pairs with the largest sign * logit."""
     one, nothing, sign = pairs.scalar(1), pairs.scalar(0), pairs.scalar(sign)
     threshold, _, _ = pairs.last_kept(lambda logits, *_: tf.maximum(_ordered(sign * logits), _LOWEST + 1), kept)
     threshold = tf.cast(_value_of(threshold), one.dtype)
@@ -139,7 +141,7 @@ def _by_score(pairs, kept, sign, largest):
 
 @dataclasses.dataclass(frozen=True)
 class _Pairs:
-    """The pairs of the global batch, as `weigh` gets them, and what can be counted of them."""
+    """The pairs of the global batch, and counts over them. The attributes are the arguments of `weigh`."""
 
     ring: Ring
     images: tf.Tensor
@@ -153,7 +155,7 @@ class _Pairs:
         return tf.constant(value, self.images.dtype)
 
     def are_negatives(self, image_extras, text_extras, diagonal):
-        """bool (i, j); None where all pairs but (k, k) are negatives."""
+        """Returns bool (i, j), or None if all pairs except (k, k) are negatives."""
         if not self.labels:
             return None
         positive, ignored = self.labels.of_tile(image_extras, text_extras, diagonal)
@@ -166,7 +168,7 @@ class _Pairs:
         return tf.where(mask, self.scalar(1) if weights is None else weights, self.scalar(0))
 
     def count(self, tests, size):
-        """How many negatives of the global batch pass each of `size` tests, int64 (size,)."""
+        """Counts the negatives of the global batch that pass each of `size` tests: int64 (size,)."""
 
         def tile(images, texts, diagonal):
             images, *image_extras = images
@@ -188,7 +190,7 @@ class _Pairs:
         return tf.add_n([tf.cast(parts[i], tf.int64) * _PART**i for i in range(_PARTS)])
 
     def last_kept(self, keys_of, kept):
-        """The key of the last negative that is kept, how many have a larger one, and how many reach it."""
+        """Returns the key of the last negative kept, how many keys are larger, and how many are at least as large."""
 
         def reaching(candidates):
             def tests(logits, image_extras, text_extras):
@@ -202,18 +204,18 @@ class _Pairs:
 
 
 def _share(kept, above, reaching, dtype):
-    """The weight of each pair at the threshold; within [0, 1] also where rounding moved a pair across it."""
+    """Returns the weight of each pair at the threshold, within [0, 1] even if rounding moved a pair across it."""
     share = tf.math.divide_no_nan(tf.cast(kept - above, dtype), tf.cast(reaching - above, dtype))
     return tf.clip_by_value(share, 0, 1)
 
 
 def _kth_largest(reaching_of, k, pairs):
-    """The k-th largest key, how many keys are above it, and how many reach it; eight rounds of `reaching_of`."""
+    """Finds, in eight rounds, the k-th largest key, how many keys are larger, and how many are at least as large."""
     threshold = tf.constant(_LOWEST, tf.int32)
     above, reaching = tf.zeros((), tf.int64), tf.constant(pairs, tf.int64)
     for shift in range(32 - _BITS, -1, -_BITS):
         candidates = threshold + tf.range(1, _CANDIDATES + 1) * tf.constant(1 << shift, tf.int32)
-        # counts[0] reaches the threshold itself; the last entry reaches the one after the last candidate.
+        # counts[0] belongs to the threshold itself, the last entry to the threshold after the last candidate.
         counts = tf.concat([reaching[None], reaching_of(candidates), above[None]], 0)
         chosen = tf.reduce_sum(tf.cast(counts[1:-1] >= k, tf.int32))
         threshold += chosen * tf.constant(1 << shift, tf.int32)
@@ -222,13 +224,13 @@ def _kth_largest(reaching_of, k, pairs):
 
 
 def _ordered(values):
-    """float -> int32 with the same order: negative floats have their bits below the sign flipped."""
+    """Maps floats to int32 of the same order. The bits below the sign of negative floats are flipped."""
     bits = tf.bitcast(tf.cast(values, tf.float32), tf.int32)
     return _flipped(bits)
 
 
 def _value_of(key):
-    """The float of a key of `_ordered`; minus infinity where fewer negatives exist than are to be kept."""
+    """Returns the float of a key of `_ordered`, or minus infinity if there are fewer negatives than k."""
     return tf.where(key == _LOWEST, -tf.constant(float("inf")), tf.bitcast(_flipped(key), tf.float32))
 
 

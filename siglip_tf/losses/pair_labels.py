@@ -1,9 +1,9 @@
-"""Pairs that are no negatives: several pictures of one thing, or one caption on several pictures.
+"""Pairs that are not negatives: several pictures of the same thing, or the same caption on several pictures.
 
-An image and the text of another pair may belong together. Each pair of the batch then carries a key: the number of its
-group, or a hash of its caption's token ids. Two pairs of equal keys anywhere in the global batch are positives, or are
-left out. Keys are 64 bits, kept as two int32, which every collective of every strategy carries. They travel with the
-texts and are compared tile by tile.
+An image and the text of another pair may belong together. For this, each pair of the batch has a key: the number of its
+group, or a hash of its caption's token ids. Two pairs with equal keys anywhere in the global batch are positives or are
+ignored. Keys have 64 bits, stored as two int32, which the collectives of every strategy support. They move around the
+ring with the texts and are compared tile by tile.
 """
 
 import dataclasses
@@ -15,20 +15,20 @@ from siglip_tf.distribution import Ring
 from siglip_tf.primitives.hashing import hash_bits
 
 CHOICES = ("negative", "positive", "ignore")
-_PADDING = "padding"  # a choice of our own: every pair with a row that only fills the batch
-# What is known of pairs that are no negatives, beside an image and its own text.
+_PADDING = "padding"  # An internal choice, for every pair with a row that only pads the batch.
+# Sums over the pairs that are not negatives, except an image with its own text.
 PAIR_SUMS = ("positive_pairs", "positive_pair_logits", "ignored_pairs", "ignored_pair_logits")
 
 
 @dataclasses.dataclass(frozen=True)
 class PairLabels:
-    """What pairs of equal keys are.
+    """The rules for pairs with equal keys.
 
     Attributes:
-        keys: tensors (b, 2) int32 of this replica's pairs, one for each rule; see `group_keys` and `caption_keys`.
-        choices: "positive" or "ignore" for each of them. Where two rules disagree, the pair is a positive.
-        mask: bool (b,), which rows are examples; the others fill a last, smaller batch, and no pair of theirs counts.
-            None where all rows are. Only for a loss without gradients.
+        keys: int32 tensors (b, 2) of this replica's pairs, one for each rule; see `group_keys` and `caption_keys`.
+        choices: "positive" or "ignore" for each rule. If two rules disagree, the pair is a positive.
+        mask: bool (b,), which rows are examples. The other rows pad a last, smaller batch, and their pairs do not
+            count. None means that all rows are examples. Only for a loss without gradients.
     """
 
     keys: tuple[tf.Tensor, ...] = ()
@@ -41,13 +41,14 @@ class PairLabels:
     def of_tile(
         self, of_images: Sequence[tf.Tensor], of_texts: Sequence[tf.Tensor], diagonal: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Which pairs of a tile are positives and which are left out, each bool (i, j).
+        """Returns which pairs of a tile are positives and which are ignored, each bool (i, j).
 
-        Pairs (k, k) of a tile on the diagonal are neither: the losses compute an image with its own text apart.
+        Pairs (k, k) of a tile on the diagonal are neither, because the losses compute an image with its own text
+        separately.
 
         Args:
-            of_images: (i, 2) for each rule; tensors after these are not read.
-            of_texts: (j, 2), likewise.
+            of_images: keys (i, 2) for each rule. Further tensors are not read.
+            of_texts: keys (j, 2) for each rule.
             diagonal: whether pair (k, k) is an image with its own text.
         """
         found = {
@@ -66,11 +67,11 @@ class PairLabels:
         return positive, (found["ignore"] | found[_PADDING]) & ~positive
 
     def of_examples(self, values: tf.Tensor) -> tf.Tensor:
-        """Values (b,) of this replica's rows, 0 where a row is no example."""
+        """Returns values (b,) of this replica's rows, with 0 for rows that are not examples."""
         return values if self.mask is None else tf.where(self.mask, values, tf.zeros((), values.dtype))
 
     def count(self, ring: Ring, examples: int, dtype: tf.DType) -> int | tf.Tensor:
-        """The examples of the global batch: an integer, or a scalar where some rows are none."""
+        """Counts the examples of the global batch: an integer, or a scalar tensor if there is a mask."""
         if self.mask is None:
             return examples * ring.size
         (count,) = ring.sum([tf.reduce_sum(tf.cast(self.mask, dtype))])
@@ -78,7 +79,7 @@ class PairLabels:
 
 
 def pair_sums(positive: tf.Tensor, ignored: tf.Tensor, logits: tf.Tensor) -> list[tf.Tensor]:
-    """`PAIR_SUMS` of a tile, for each of its images, (i,)."""
+    """Returns `PAIR_SUMS` of a tile, (i,) each, one value for each image."""
     sums = []
     for mask in (positive, ignored):
         sums.append(tf.reduce_sum(tf.cast(mask, logits.dtype), 1))
@@ -89,18 +90,19 @@ def pair_sums(positive: tf.Tensor, ignored: tf.Tensor, logits: tf.Tensor) -> lis
 def pair_labels(
     group, same_group: str, token_ids, equal_captions: str, examples: int, mask: tf.Tensor | None = None
 ) -> PairLabels:
-    """The labels of a batch.
+    """Returns the labels of a batch.
 
     Args:
-        group: integers (b,), or None where there are no groups.
-        same_group: what pairs of one group are, one of `CHOICES`.
+        group: integers (b,), or None.
+        same_group: what two pairs of the same group are, one of `CHOICES`.
         token_ids: integers (b, length), or None.
-        equal_captions: what pairs of equal token ids are, one of `CHOICES`.
-        examples: b.
-        mask: as `PairLabels.mask`.
+        equal_captions: what two pairs with equal token ids are, one of `CHOICES`.
+        examples: number of pairs b.
+        mask: see `PairLabels`.
 
     Raises:
-        ValueError: for another choice, shape or dtype, and for negative groups where their values can be seen.
+        ValueError: a choice, shape, or dtype is not as above, or a group is negative and its value is known at trace
+            time.
     """
     check_choices(same_group=same_group, equal_captions=equal_captions)
     rules = []
@@ -114,18 +116,19 @@ def pair_labels(
 
 
 def check_choices(**choices: str) -> None:
-    """Raises ValueError unless every value is one of `CHOICES`."""
+    """Raises a ValueError unless every value is one of `CHOICES`."""
     for name, choice in choices.items():
         if choice not in CHOICES:
             raise ValueError(f"Expected {name} to be one of {', '.join(CHOICES)}. Received: {choice!r}.")
 
 
 def as_group(group, examples: int | None = None) -> tf.Tensor:
-    """Numbers of groups as int64 (b,).
+    """Returns the numbers of groups as int64 (b,).
 
     Raises:
-        ValueError: for another rank or dtype, another number of pairs than `examples`, or a negative number. In a graph
-            the last is an error of the step, as far as the device checks assertions; a TPU does not.
+        ValueError: the rank is not 1, the dtype is not an integer, the number of pairs is not `examples`, or a number
+            is negative. In a graph, a negative number is an error of the step, if the device checks assertions; a TPU
+            does not.
     """
     group = tf.convert_to_tensor(group)
     if not group.dtype.is_integer:
@@ -142,7 +145,7 @@ def as_group(group, examples: int | None = None) -> tf.Tensor:
         if (value < 0).any():
             raise ValueError(f"Expected 'group' of numbers from 0 on. Received: {int(value[value < 0][0])}.")
         return group
-    # The op by itself: `tf.debugging` puts it into a branch, which a compiled step would have to run.
+    # Use the raw op, because `tf.debugging` puts it into a branch, which a compiled step would have to run.
     check = tf.raw_ops.Assert(
         condition=tf.reduce_all(group >= 0),
         data=["Expected 'group' of numbers from 0 on. Received:", group],
@@ -153,7 +156,7 @@ def as_group(group, examples: int | None = None) -> tf.Tensor:
 
 
 def group_keys(group, examples: int | None = None) -> tf.Tensor:
-    """Numbers of groups (b,) as keys (b, 2) int32; errors as `as_group`."""
+    """Returns the numbers of groups (b,) as keys, int32 (b, 2). Errors are those of `as_group`."""
     group = as_group(group, examples)
     return tf.stack(
         [tf.cast(group, tf.int32), tf.cast(tf.bitwise.right_shift(group, tf.constant(32, tf.int64)), tf.int32)], 1
@@ -161,13 +164,13 @@ def group_keys(group, examples: int | None = None) -> tf.Tensor:
 
 
 def caption_keys(token_ids, examples: int | None = None) -> tf.Tensor:
-    """Two 32-bit hashes of each row of token ids (b, length), as keys (b, 2) int32.
+    """Returns two 32-bit hashes of each row of token ids (b, length) as keys, int32 (b, 2).
 
-    Captions that are equal after tokenization get equal keys. Two of a million different captions share a key with a
-    probability of 3e-8.
+    Captions that are equal after tokenization get equal keys. The probability that any two of a million different
+    captions share a key is 3e-8.
 
     Raises:
-        ValueError: for another rank or dtype, or another number of pairs than `examples`.
+        ValueError: the rank is not 2, the dtype is not an integer, or the number of pairs is not `examples`.
     """
     token_ids = tf.convert_to_tensor(token_ids)
     if not token_ids.dtype.is_integer or token_ids.shape.rank != 2 or examples not in (None, token_ids.shape[0]):
@@ -177,6 +180,6 @@ def caption_keys(token_ids, examples: int | None = None) -> tf.Tensor:
         )
     token_ids = tf.cast(token_ids, tf.int32)
     position = tf.range(token_ids.shape[1])
-    # int32 sums wrap around, which a sum of hashes may do.
+    # int32 sums wrap around, which is fine for a sum of hashes.
     hashes = [tf.bitcast(hash_bits(seed, position, token_ids), tf.int32) for seed in (1, 2)]
     return tf.stack([tf.reduce_sum(values, 1) for values in hashes], 1)

@@ -1,15 +1,15 @@
-"""The sigmoid loss (Algorithm 1) with gradients in closed form: one pass round the ring, nothing kept for a second.
+"""The sigmoid loss (Algorithm 1) with gradients in closed form, in one pass around the ring.
 
-With z = 1 for a positive pair and -1 for a negative one, logit = t * x.y + b and n the global batch,
+Let z = 1 for a positive pair and z = -1 for a negative pair, logit = t * x.y + b, and n the global batch size. Then
 
     loss = sum softplus(-z * logit) / n,    d loss / d logit = -z * sigmoid(-z * logit) / n.
 
-The n images with their own texts are dot products, computed apart: beside their large terms float32 loses the many
-small negatives. All other pairs are visited by tiles. The gradient of log t needs no pass of its own: it is
-sum_i x_i . d loss / d x_i.
+The n images with their own texts are dot products, which are computed separately, because float32 would lose the many
+small negatives next to their large terms. All other pairs are visited tile by tile. The gradient of log t follows from
+the gradients of the images: it is sum_i x_i . d loss / d x_i.
 
-Pairs that belong together although they are not one example (`pair_labels`) are positives with z = 1, or are left out
-of the sum. Either way the sum is divided by n, as in Algorithm 1, and not by the number of positives.
+Pairs that belong together although they are different examples (`pair_labels`) are positives with z = 1, or are left
+out of the sum. In either case the sum is divided by n, as in Algorithm 1, and not by the number of positives.
 """
 
 import tensorflow as tf
@@ -43,29 +43,31 @@ def sigmoid_loss(
     equal_captions: str = "ignore",
     precision: str = "float32",
 ) -> tf.Tensor:
-    """The sigmoid loss of a batch of pairs, and of the global batch inside `strategy.run`.
+    """Computes the sigmoid loss of a batch of pairs or, inside `strategy.run`, of the global batch.
 
     Args:
         image_embeddings: (batch, dim) l2-normalized, as `SigLIP.encode_image` returns them.
         text_embeddings: (batch, dim) l2-normalized; row i is the text of image i.
         log_temperature: scalar t'; logits are exp(t') * x.y + b.
         bias: scalar b.
-        tile_size: rows and columns of the largest matrix of logits that ever exists; None chooses.
-        group: integers (batch,) from 0 on; what pairs of equal numbers are is said by `same_group`.
-        same_group: "positive", "ignore" (left out of the sum) or "negative".
-        token_ids: integers (batch, length) of the texts; what pairs of equal rows are is said by `equal_captions`.
-        equal_captions: "ignore", "positive" or "negative". Where it disagrees with `same_group`, the pair is a
-            positive.
-        precision: of the matrix products, "float32" or "bfloat16" (inputs rounded to bfloat16, sums in float32); see
-            `siglip_tf.losses.numerics.matmul`.
+        tile_size: number of rows and columns of the largest matrix of logits that ever exists. None chooses.
+        group: integers (batch,), 0 or greater, the group of each pair; see `same_group`.
+        same_group: what an image and the text of another pair of its group are: "positive", "ignore" (left out of the
+            sum), or "negative".
+        token_ids: integers (batch, length) of the texts; see `equal_captions`.
+        equal_captions: what an image and the text of another pair with equal token ids are: "ignore", "positive", or
+            "negative". If this and `same_group` disagree, the pair is a positive.
+        precision: precision of the matrix products, "float32" or "bfloat16" (inputs rounded to bfloat16, sums in
+            float32); see `siglip_tf.losses.numerics.matmul`.
 
     Returns:
-        Scalar: -sum_ij log_sigmoid(z_ij * logit_ij) / n. On one of D replicas it is this replica's share: the shares,
-        and likewise the gradients of weights behind them, add up to those of the global batch. Computed and returned
-        in float32 (float64 for float64 embeddings). Differentiable once in the first four arguments.
+        Scalar: -sum_ij log_sigmoid(z_ij * logit_ij) / n. On one of D replicas it is this replica's share. The shares
+        add up to the loss of the global batch, and so do the gradients of the towers' weights. It is computed and
+        returned in float32 (float64 for float64 embeddings), and differentiable once in the first four arguments.
 
     Raises:
-        ValueError: for a wrong rank, dtype, unequal or unknown batch sizes, an unknown option or strategy.
+        ValueError: a rank or dtype is wrong, batch sizes differ or are unknown, or an option or the strategy is
+            unknown.
 
     Source: Algorithm 1 and section 3.3 of the paper.
     """
@@ -96,21 +98,21 @@ def sigmoid_loss_and_gradients(
     labels: PairLabels | None = None,
     precision: str = "float32",
 ) -> LossResult:
-    """Loss and all gradients in one pass round the ring.
+    """Computes the loss and all gradients in one pass around the ring.
 
     Args:
         ring: the replicas.
-        images: (b, d) l2-normalized embeddings of this replica, float32 or float64.
-        texts: (b, d), likewise.
+        images: (b, d), l2-normalized image embeddings of this replica, float32 or float64.
+        texts: (b, d), l2-normalized text embeddings of the same dtype.
         log_temperature: scalar.
         bias: scalar.
-        tile_size: rows and columns of a tile; None chooses.
-        negatives: which negatives count (section 4.8); None for all of them.
-        seed: int32 scalar for randomly chosen negatives.
+        tile_size: number of rows and columns of a tile. None chooses.
+        negatives: which negatives count (section 4.8). None counts all of them.
+        seed: int32 scalar, the seed for randomly chosen negatives.
         frozen_images: True leaves out the gradient of the images, a third of the matmuls (SigLiT).
         gradients: False computes the loss alone, at a third of the cost.
-        labels: pairs that are no negatives; None where each image has its own text alone.
-        precision: of the matrix products.
+        labels: pairs that are not negatives. None means that only an image and its own text are a positive.
+        precision: precision of the matrix products; see `siglip_tf.losses.numerics.matmul`.
 
     Returns:
         This replica's part; see `LossResult`.
@@ -121,7 +123,7 @@ def sigmoid_loss_and_gradients(
     n = labels.count(ring, b, images.dtype)
     temperature = tf.exp(log_temperature)
     scaled_images = temperature * images
-    scale_by_tile = target_device() == "GPU"  # a copy of all images would be a third of the memory there
+    scale_by_tile = target_device() == "GPU"  # A copy of all images would be a third of the memory on a GPU.
 
     def logits_of(scaled_images, texts, diagonal):
         return tile_logits(scaled_images, texts, diagonal, bias, precision)

@@ -1,12 +1,12 @@
-"""The softmax baseline (section 3.1), tiled and round the ring as the sigmoid loss is, with gradients in closed form.
+"""The softmax baseline (section 3.1) with gradients in closed form, tiled and around the ring like the sigmoid loss.
 
     loss = mean over pairs of (log-sum-exp of the row + log-sum-exp of the column) / 2 - logit of the pair.
 
-Softmax needs two passes: the first gathers the log-sum-exp of every row and column online, the second the gradients.
-The sigmoid loss needs one. That is the paper's point, and it is measured against this.
+Softmax needs two passes: the first accumulates the log-sum-exp of every row and column online, and the second computes
+the gradients. The sigmoid loss needs one pass, which is a main point of the paper.
 
-Where other pairs are positives too (`pair_labels`), the logit of the pair becomes the mean over all positives of the
-row, and of the column: the target is uniform over them. Pairs that are left out count in no log-sum-exp.
+If other pairs are positives, too (`pair_labels`), the target is uniform over all positives of the row, and of the
+column: the logit of the pair becomes their mean. Ignored pairs do not count in any log-sum-exp.
 """
 
 import tensorflow as tf
@@ -37,20 +37,22 @@ def softmax_loss(
     equal_captions: str = "ignore",
     precision: str = "float32",
 ) -> tf.Tensor:
-    """The softmax contrastive loss, mean of both directions, of a batch or of the global batch inside `strategy.run`.
+    """Computes the softmax contrastive loss of a batch or, inside `strategy.run`, of the global batch.
+
+    The loss is the mean over both directions, images to texts and texts to images.
 
     Args:
         image_embeddings: (batch, dim) l2-normalized, as `SigLIP.encode_image` returns them.
         text_embeddings: (batch, dim) l2-normalized; row i is the text of image i.
         log_temperature: scalar t'; logits are exp(t') * x.y.
-        tile_size: rows and columns of the largest matrix of logits that ever exists; None chooses.
-        group, same_group, token_ids, equal_captions, precision: as in `sigmoid_loss`.
+        tile_size: number of rows and columns of the largest matrix of logits that ever exists. None chooses.
+        group, same_group, token_ids, equal_captions, precision: see `sigmoid_loss`.
 
     Returns:
-        Scalar in float32 (float64 for float64 embeddings); on one of D replicas this replica's share.
+        Scalar in float32 (float64 for float64 embeddings). On one of D replicas it is this replica's share.
 
     Raises:
-        ValueError: as `sigmoid_loss`.
+        ValueError: see `sigmoid_loss`.
 
     Source: the equation of section 3.1 of the paper.
     """
@@ -78,7 +80,10 @@ def softmax_loss_and_gradients(
     labels: PairLabels | None = None,
     precision: str = "float32",
 ) -> LossResult:
-    """Loss and gradients in two passes round the ring; arguments and result as `sigmoid_loss_and_gradients`."""
+    """Computes the loss and its gradients in two passes around the ring.
+
+    See `sigmoid_loss_and_gradients` for the arguments and the result.
+    """
     b, d = images.shape
     tile_size = tile_size or automatic_tile_size(b)
     labels = labels or PairLabels()
@@ -88,7 +93,7 @@ def softmax_loss_and_gradients(
     normalizer = Total((), NOT_A_NEGATIVE, _log_add)
 
     def logits_of(scaled_images, texts, diagonal, image_keys, text_keys):
-        """Logits with `NOT_A_NEGATIVE` where a pair is left out, and both masks of the labels."""
+        """Returns the logits with `NOT_A_NEGATIVE` for ignored pairs, the plain logits, and both masks."""
         logits = tile_logits(scaled_images, texts, diagonal, None, precision)
         if not labels:
             return logits, logits, None, None
@@ -116,12 +121,12 @@ def softmax_loss_and_gradients(
         tile_size,
     )
     own_logits = tf.reduce_sum(scaled_images * texts, 1)
-    # log-sum-exp of a row less its own logit, without the cancellation: log(1 + exp(others - own)).
+    # The log-sum-exp of a row minus its own logit, without cancellation: log(1 + exp(others - own)).
     row_margins, column_margins = row_others - own_logits, column_others - own_logits
     losses = 0.5 * (tf.nn.softplus(row_margins) + tf.nn.softplus(column_margins))
     positives, pairs = tf.ones_like(own_logits), None
     if labels:
-        # To be of one group is symmetric: image i has as many positives as text i.
+        # Positives are symmetric: image i has as many positives as text i.
         positives += of_images[0]
         losses += own_logits - (own_logits + 0.5 * (of_images[1] + of_texts[0])) / positives
         pairs = {name: total(values) for name, values in zip(PAIR_SUMS, of_images, strict=True)}
@@ -149,7 +154,7 @@ def softmax_loss_and_gradients(
         gradient_tile,
         tile_size,
     )
-    # 1 / positives less the pair's own share of its row and of its column.
+    # This is 1 / positives minus the pair's own share of its row and of its column.
     own_slopes = (0.5 * (tf.sigmoid(row_margins) + tf.sigmoid(column_margins)) - (1 - 1 / positives))[:, None]
     text_gradient = (text_sums - own_slopes * scaled_images) / n
     image_gradient = None
@@ -166,5 +171,5 @@ def softmax_loss_and_gradients(
 
 
 def _log_add(a, b):
-    """log(exp(a) + exp(b)); stable, and right where one of them is the empty sum."""
+    """Returns log(exp(a) + exp(b)). It is stable, and correct if one of them is the empty sum."""
     return tf.maximum(a, b) + tf.math.log1p(tf.exp(-tf.abs(a - b)))

@@ -1,4 +1,4 @@
-"""Optimizers in the reference chain's order, schedules in 0..1, durations and parameter groups."""
+"""Optimizers with the steps of the reference chain, schedules in 0..1, durations, and parameter groups."""
 
 from siglip_tf.optimizers.adafactor import ScalingViTAdafactor
 from siglip_tf.optimizers.adamw import AdamW

@@ -1,7 +1,7 @@
 """ScalingViT-Adafactor: factored second moments over the two largest axes, bfloat16 momentum, no relative step.
 
-Source: "Scaling Vision Transformers", arXiv 2106.04560, section 3.4, on Adafactor, arXiv 1804.04235;
-paper section 4.1 (beta2 capped at 0.95). `keras.optimizers.Adafactor` is another algorithm.
+Source: "Scaling Vision Transformers", arXiv 2106.04560, section 3.4, based on Adafactor, arXiv 1804.04235;
+paper section 4.1 (beta2 capped at 0.95). `keras.optimizers.Adafactor` is a different algorithm.
 """
 
 import contextlib
@@ -18,9 +18,9 @@ _SQUARE_FLOOR = 1e-30
 
 
 def factored_axes(shape: Sequence[int]) -> tuple[int, int] | None:
-    """The second largest and the largest axis if both have at least 32 entries, else None.
+    """Returns the second largest and the largest axis if both have at least 32 entries, and None otherwise.
 
-    (768, 12, 64) gives (2, 0): the axes of 64 and 768. Equal axes count as larger the later they stand.
+    (768, 12, 64) gives (2, 0), the axes of 64 and 768. Of equal axes, the later one counts as larger.
     """
     if len(shape) < 2:
         return None
@@ -30,17 +30,20 @@ def factored_axes(shape: Sequence[int]) -> tuple[int, int] | None:
 
 @keras.saving.register_keras_serializable("siglip_tf")
 class ScalingViTAdafactor(ReferenceChain):
-    """Gradient over its factored RMS, then a momentum of that, without bias correction.
+    """Divides the gradient by its factored RMS and applies momentum to the result, without bias correction.
 
-    The second moment's decay is `min(beta_2_cap, 1 - (step + 1) ** -0.8)`; there is no clipping of the update, no
-    relative step size and no scaling by the parameter. A kernel of n parameters costs 2 n bytes of state plus
-    two float32 vectors, against 8 n for Adam.
+    The decay of the second moment is `min(beta_2_cap, 1 - (step + 1) ** -0.8)`. There is no clipping of the update, no
+    relative step size, and no scaling by the parameter. A kernel of n parameters needs 2 n bytes of state plus two
+    float32 vectors; Adam needs 8 n bytes.
 
     Args:
         learning_rate, schedule, weight_decay, groups, decay_pattern, global_clipnorm, name: see `ReferenceChain`.
-        beta_1: decay of the momentum of the normalised update.
+        beta_1: decay of the momentum of the normalized update.
         beta_2_cap: largest decay of the second moment.
-        momentum_dtype: the momentum's storage, "bfloat16" or "float32"; the step is float32.
+        momentum_dtype: dtype in which the momentum is stored, "bfloat16" or "float32". The step is float32.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class ScalingViTAdafactor(ReferenceChain):
 
     def build_state(self, variables: Sequence[keras.Variable]) -> None:
         self._momentums = []
-        self._moments = []  # a pair (rows, columns) where factored, else one of the variable's shape
+        self._moments = []  # A pair (rows, columns) if factored, or else one of the variable's shape.
         for variable in variables:
             shape = tuple(variable.shape)
             self._momentums.append(self._state(variable, shape, "momentum", self.momentum_dtype))
@@ -108,17 +111,17 @@ class ScalingViTAdafactor(ReferenceChain):
             after = [decayed(moments[0], squares)]
             normalised = gradient * tf.math.rsqrt(after[0])
         else:
-            # From the back, as several variables have a leading axis in front.
+            # Count axes from the end, because stacked variables have a leading axis.
             second, largest = (axis - len(shape) for axis in axes)
             by_row = decayed(moments[0], tf.reduce_mean(squares, axis=largest))
             by_column = decayed(moments[1], tf.reduce_mean(squares, axis=second))
             after = [by_row, by_column]
-            # `by_row` has lost the largest axis; the mean is over what is left of the second largest.
+            # `by_row` lacks the largest axis, so the index of the second largest may have changed.
             of_rows = second if second > largest else second + 1
             mean = tf.reduce_mean(by_row, axis=of_rows, keepdims=True)
             normalised = gradient * tf.expand_dims(tf.math.rsqrt(by_row / mean), largest)
             normalised *= tf.expand_dims(tf.math.rsqrt(by_column), second)
-        # The product is taken in the momentum's dtype, as in the reference: there a bfloat16 momentum decays by
+        # The product is computed in the momentum's dtype, as in the reference, where a bfloat16 momentum decays by
         # bfloat16(0.9) = 0.8984 and is rounded before the float32 sum. A float32 product is 5e-3 off after 50 steps.
         kept = tf.cast(self.beta_1, self.momentum_dtype) * momentum
         step = (1.0 - self.beta_1) * normalised + tf.cast(kept, gradient.dtype)
@@ -135,7 +138,7 @@ class ScalingViTAdafactor(ReferenceChain):
 
 @contextlib.contextmanager
 def _initialised_on_each_worker(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Zeros are the same everywhere; TensorFlow would broadcast them to the other workers, and no bfloat16 can be."""
+    """Creates variables of zeros on each worker. TensorFlow would broadcast them, but it cannot broadcast bfloat16."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         yield
         return

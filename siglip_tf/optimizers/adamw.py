@@ -13,13 +13,16 @@ from siglip_tf.optimizers.chain import ReferenceChain
 
 @keras.saving.register_keras_serializable("siglip_tf")
 class AdamW(ReferenceChain):
-    """Adam's direction with bias correction, decoupled decay scaled by the schedule.
+    """Adam with bias correction, and decoupled weight decay that is scaled by the schedule.
 
     Args:
         learning_rate, schedule, weight_decay, groups, decay_pattern, global_clipnorm, name: see `ReferenceChain`.
         beta_1: decay of the first moment.
-        beta_2: decay of the second moment; 0.95 keeps large batches stable (section 4.7).
+        beta_2: decay of the second moment. 0.95 keeps training stable with large batches (section 4.7).
         epsilon: added to the square root of the bias-corrected second moment (Keras adds it to the uncorrected one).
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -61,9 +64,9 @@ class AdamW(ReferenceChain):
         return corrected / (root + self.epsilon), [first, second]
 
     def update_step(self, gradient, variable, learning_rate) -> None:
-        """Updates one variable: by TensorFlow's one-pass kernel, or on TPU, where XLA fuses, by the formula.
+        """Updates one variable by TensorFlow's one-pass kernel or, on a TPU, where XLA fuses ops, by the formula.
 
-        On CPU the kernel takes a third of the time of the formula op by op (0.5 against 1.4 s for B/16 on 2 cores).
+        On a CPU, the kernel takes a third of the time of the formula's ops (0.5 s against 1.4 s for B/16 on 2 cores).
         """
         if isinstance(self._distribution_strategy, tf.distribute.TPUStrategy):
             super().update_step(gradient, variable, learning_rate)
@@ -84,7 +87,7 @@ class AdamW(ReferenceChain):
             lr=tf.cast(rate, dtype),
             beta1=tf.cast(self.beta_1, dtype),
             beta2=tf.cast(self.beta_2, dtype),
-            # The kernel divides by sqrt(v) + epsilon with the correction sqrt(1 - beta2^t) drawn out in front.
+            # The kernel divides by sqrt(v) + epsilon and applies the correction sqrt(1 - beta2^t) as a factor.
             epsilon=tf.cast(self.epsilon * tf.sqrt(1.0 - scalars["beta_2_power"]), dtype),
             grad=tf.cast(gradient, dtype),
         )

@@ -1,10 +1,10 @@
-"""The reference chain round an optimizer's direction, shared by AdamW, Lion and ScalingViT-Adafactor.
+"""The reference chain around an optimizer's direction, which AdamW, Lion, and ScalingViT-Adafactor share.
 
     sum over replicas -> clip by global norm -> direction -> * learning rate -> * group multiplier
     -> + weight decay * parameter (kernels only) -> * schedule in 0..1 -> subtract
 
-Weight decay is scaled by the schedule and not by the learning rate. Keras' own order is another one: it clips before
-the sum over replicas and multiplies the decay by the learning rate.
+Weight decay is scaled by the schedule and not by the learning rate. Keras uses a different order: it clips before the
+sum over replicas, and it multiplies the decay by the learning rate.
 
 Source: the reference implementation's `optax.py` (big_vision); paper section 4.1 and 4.5 (decay and multipliers).
 """
@@ -20,23 +20,24 @@ from siglip_tf.primitives.stacking import groups_of, stack, sums_of_squares, uns
 
 
 class ReferenceChain(keras.optimizers.Optimizer, abc.ABC):
-    """Base of this project's optimizers; a subclass gives the direction of the step.
+    """The base class of this project's optimizers. A subclass computes the direction of the step.
+
+    A subclass creates its state in `build_state`, returns it in `state_of`, and computes the step in `direction`. It
+    may extend `step_scalars`. Under TPUStrategy, variables of the same shape and group are updated as one stacked
+    tensor.
 
     Args:
-        learning_rate: the peak learning rate, float or Keras schedule.
-        schedule: factor in 0..1 by step (`siglip_tf.optimizers.Cosine` ...), or None for 1.
+        learning_rate: the peak learning rate, a float or a Keras schedule.
+        schedule: a function from the step to a factor in 0..1, such as `siglip_tf.optimizers.Cosine`, or None for 1.
         weight_decay: decoupled weight decay, scaled by the schedule only.
-        groups: `ParameterGroup`s or mappings of their arguments; the first match wins.
-        decay_pattern: regular expression for the paths that decay; kernels by default, so that biases, normalisation,
-            embeddings, the probe, temperature and loss bias do not.
-        global_clipnorm: largest norm of all gradients together after the sum over replicas, or None.
+        groups: `ParameterGroup`s, or mappings of their arguments. The first group that matches applies.
+        decay_pattern: regular expression for the paths that decay. The default is kernels, so that biases,
+            normalization, embeddings, the probe, the temperature, and the bias of the loss do not decay.
+        global_clipnorm: largest norm of all gradients together, after the sum over replicas, or None.
         name: name of the optimizer.
 
     Raises:
-        ValueError: for values out of range, misspelt patterns, frozen variables among those to train.
-
-    A subclass makes its state in `build_state`, tells it by `state_of` and gives `direction`, a function of values; it
-    may extend `step_scalars`. Under TPUStrategy variables of one shape and one group are updated as one stacked tensor.
+        ValueError: a value is out of range, a pattern is misspelled, or a variable to train is frozen.
     """
 
     def __init__(
@@ -67,10 +68,10 @@ class ReferenceChain(keras.optimizers.Optimizer, abc.ABC):
         compiled(decay_pattern)
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Makes the optimizer's state and finds every variable's group.
+        """Creates the optimizer's state, and finds every variable's group.
 
         Raises:
-            ValueError: if a group matches nothing or a variable to train belongs to a frozen group.
+            ValueError: a group matches nothing, or a variable to train belongs to a frozen group.
         """
         if self.built:
             return
@@ -96,10 +97,10 @@ class ReferenceChain(keras.optimizers.Optimizer, abc.ABC):
         self.build_state(variables)
 
     def build_state(self, variables: Sequence[keras.Variable]) -> None:
-        """Makes the state that the direction needs; none by default."""
+        """Creates the state that the direction needs. The default is none."""
 
     def state_of(self, index: int) -> list[keras.Variable]:
-        """The state of one variable; none by default."""
+        """Returns the state of one variable. The default is none."""
         return []
 
     @abc.abstractmethod
@@ -110,17 +111,20 @@ class ReferenceChain(keras.optimizers.Optimizer, abc.ABC):
         shape: tuple[int, ...],
         scalars: Mapping[str, tf.Tensor],
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """The step before learning rate and sign, of the gradient's shape, and the state behind it.
+        """Computes the step, before the learning rate and the sign, and the new state.
 
         Args:
-            gradient: of a variable of `shape`; a leading axis holds several of them.
+            gradient: the gradient of a variable of `shape`. A leading axis may stack several variables.
             state: values of `state_of`, with the same leading axis.
-            shape: of one variable.
-            scalars: of `step_scalars`.
+            shape: the shape of one variable.
+            scalars: the result of `step_scalars`.
+
+        Returns:
+            The step, shaped like the gradient, and the new values of `state`.
         """
 
     def step_scalars(self, learning_rate: tf.Tensor) -> dict[str, tf.Tensor]:
-        """What is the same for every variable of a step: float32 scalars, computed once."""
+        """Computes the float32 scalars that all variables of a step share."""
         schedule = 1.0 if self.schedule is None else self.schedule(self.iterations)
         return {
             "learning_rate": tf.cast(learning_rate, tf.float32),
@@ -129,12 +133,12 @@ class ReferenceChain(keras.optimizers.Optimizer, abc.ABC):
         }
 
     def update_step(self, gradient, variable, learning_rate) -> None:
-        """Updates one variable and notes the sum of squares of its update."""
+        """Updates one variable, and stores the sum of squares of its update."""
         scalars = learning_rate if isinstance(learning_rate, dict) else self.step_scalars(learning_rate)
         self._update_alike([self._get_variable_index(variable)], [gradient], [variable], scalars)
 
     def _update_alike(self, indices, gradients, variables, scalars) -> None:
-        """Updates variables of one shape, learning rate and decay: several of them as one stacked tensor."""
+        """Updates variables of the same shape, learning rate, and decay. Several are updated as one stacked tensor."""
         dtype, count, first = variables[0].dtype, len(indices), indices[0]
         slots = list(zip(*(self.state_of(index) for index in indices), strict=True))
         state = [stack([tf.convert_to_tensor(variable.value) for variable in slot]) for slot in slots]
@@ -154,7 +158,7 @@ class ReferenceChain(keras.optimizers.Optimizer, abc.ABC):
 
     def note_updates(self, indices: Sequence[int], sums: Sequence[tf.Tensor]) -> None:
         """Writes entries of `update_sum_of_squares`."""
-        # A select over a small vector and not a scatter: XLA fuses the chain of them.
+        # Use a select over a small vector instead of a scatter, because XLA fuses a chain of selects.
         place = {index: position for position, index in enumerate(indices)}
         mine = tf.constant([index in place for index in range(len(self._decays))])
         values = tf.cast(sums[0], tf.float32)
@@ -165,14 +169,15 @@ class ReferenceChain(keras.optimizers.Optimizer, abc.ABC):
 
     @property
     def update_sum_of_squares(self) -> keras.Variable:
-        """Sum of squares of each variable's last update: float32 (variables,), ordered as the optimizer was built.
+        """The sum of squares of each variable's last update, float32 (variables,), in the order of `build`.
 
-        `sqrt(reduce_sum(...))` is the update's norm; a slice of it is a tower's. Equal on every replica.
+        `sqrt(reduce_sum(...))` is the norm of the update, and the same of a slice is the norm of a tower's update. All
+        replicas hold equal values.
         """
         return self._update_squares
 
     def _apply_weight_decay(self, variables) -> None:
-        """Nothing: decay is part of the update here, Keras would scale it by the learning rate."""
+        """Does nothing, because decay is part of the update. Keras would scale it by the learning rate."""
 
     def _clip_gradients(self, grads) -> list[tf.Tensor]:
         pairs = [(_dense(gradient), index) for index, gradient in enumerate(grads)]
@@ -180,12 +185,13 @@ class ReferenceChain(keras.optimizers.Optimizer, abc.ABC):
         if self.global_clipnorm is None:
             return summed
         norm = tf.sqrt(2.0 * tf.add_n([tf.nn.l2_loss(tf.cast(gradient, tf.float32)) for gradient in summed]))
-        # A norm of inf or NaN makes every gradient NaN on purpose: a broken step must not pass for a clipped one.
+        # A norm of inf or NaN makes every gradient NaN on purpose, so that a broken step does not look like a clipped
+        # one.
         scale = self.global_clipnorm / tf.maximum(norm, self.global_clipnorm) + (norm - norm)
         return [gradient * tf.cast(scale, gradient.dtype) for gradient in summed]
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate) -> None:
-        # The gradients are summed already (see _clip_gradients); Keras would do it here, after clipping.
+        # The gradients are already summed (see _clip_gradients). Keras would sum them here, after clipping.
         pairs = [(gradient, getattr(v, "value", v)) for gradient, v in zip(grads, trainable_variables, strict=True)]
         stacks = isinstance(self._distribution_strategy, tf.distribute.TPUStrategy)
         tf.__internal__.distribute.interim.maybe_merge_call(
@@ -239,7 +245,7 @@ class ReferenceChain(keras.optimizers.Optimizer, abc.ABC):
 
 
 def _dense(gradient):
-    """A dense gradient. Keras squares the slices of a sparse one apart, which is wrong for repeated token ids."""
+    """Makes a gradient dense. Keras squares the slices of a sparse one separately, which is wrong for repeated ids."""
     if not isinstance(gradient, tf.IndexedSlices):
         return gradient
     rows = tf.get_static_value(gradient.dense_shape[0]) if gradient.dense_shape is not None else None

@@ -1,4 +1,4 @@
-"""Durations in steps, examples, epochs or percent of a run, converted to steps at one place."""
+"""Durations in steps, examples, epochs, or percent of a run, and their conversion to steps."""
 
 import dataclasses
 import re
@@ -11,16 +11,16 @@ _TEXT = re.compile(r"^\s*(?P<number>[0-9][0-9_,]*(\.[0-9]+)?)\s*(?P<scale>[kKmMb
 
 @dataclasses.dataclass(frozen=True)
 class Duration:
-    """A length of training: 65,000 steps, 40B examples, 3 epochs, 10 % of the run.
+    """A length of training: 65,000 steps, 40B examples, 3 epochs, or 10% of the run.
 
     Args:
-        amount: how much, not negative.
-        unit: "steps", "examples", "epochs" or "percent".
+        amount: the number of units, not negative.
+        unit: "steps", "examples", "epochs", or "percent".
 
     Raises:
-        ValueError: for another unit or a negative amount.
+        ValueError: the unit is unknown, or the amount is negative.
 
-    Source: the paper states durations in examples (section 4.6), steps (section 4.1) and epochs of WebLI.
+    Source: the paper states durations in examples (section 4.6), steps (section 4.1), and epochs of WebLI.
     """
 
     amount: float
@@ -34,7 +34,11 @@ class Duration:
 
     @classmethod
     def of(cls, value: "Duration | int | str | Mapping") -> "Duration":
-        """A duration from an int (steps), "40B examples" / "3 epochs" / "10%" or {"epochs": 3}."""
+        """Makes a duration from an int (steps), a text ("40B examples", "3 epochs", "10%"), or {"epochs": 3}.
+
+        Raises:
+            ValueError: the value has another form.
+        """
         if isinstance(value, Duration):
             return value
         if isinstance(value, int) and not isinstance(value, bool):
@@ -59,15 +63,15 @@ class Duration:
         examples_per_epoch: int | None = None,
         total_steps: int | None = None,
     ) -> int:
-        """The nearest whole number of steps; at least 1 unless the amount is 0.
+        """Returns the nearest whole number of steps, which is at least 1 unless the amount is 0.
 
         Args:
-            global_batch_size: pairs a step over all replicas; needed for examples and epochs.
-            examples_per_epoch: pairs in the data set; needed for epochs.
-            total_steps: steps of the whole run; needed for percent.
+            global_batch_size: pairs per step over all replicas; required for examples and epochs.
+            examples_per_epoch: pairs in the data set; required for epochs.
+            total_steps: steps of the whole run; required for percent.
 
         Raises:
-            ValueError: naming the argument that this unit needs and that is missing.
+            ValueError: an argument that this unit requires is missing; the message names it.
         """
 
         def needed(name: str, value: int | None) -> int:

@@ -17,13 +17,13 @@ class ParameterGroup:
 
     Args:
         pattern: regular expression, searched in `variable.path` (for `SigLIP`: `siglip/image/block_0/mlp/fc1/kernel`).
-        learning_rate_multiplier: factor on the learning rate, > 0 (freeze to stop a group).
-        decay_multiplier: factor on weight decay, >= 0. It never makes a variable decay that
-            the optimizer's `decay_pattern` leaves out.
-        freeze: no gradient is computed for these variables at all; see `freeze`.
+        learning_rate_multiplier: factor on the learning rate, > 0. Use `freeze` to stop a group.
+        decay_multiplier: factor on weight decay, >= 0. Variables that the optimizer's `decay_pattern` does not match
+            never decay.
+        freeze: whether to freeze these variables. No gradient is computed for them; see `freeze`.
 
     Raises:
-        ValueError: for a pattern that does not compile or a multiplier out of range.
+        ValueError: the pattern is not a regular expression, or a multiplier is out of range.
     """
 
     pattern: str
@@ -44,12 +44,12 @@ class ParameterGroup:
             )
 
     def matches(self, path: str) -> bool:
-        """Whether the pattern occurs in a variable's path."""
+        """Says whether the pattern occurs in a variable's path."""
         return compiled(self.pattern).search(path) is not None
 
 
 def compiled(pattern: str) -> re.Pattern:
-    """A compiled pattern, or a `ValueError` that shows the pattern."""
+    """Compiles a pattern, or raises a ValueError that shows it."""
     try:
         return re.compile(pattern)
     except re.error as error:
@@ -57,30 +57,31 @@ def compiled(pattern: str) -> re.Pattern:
 
 
 def parameter_groups(groups: Iterable[ParameterGroup | Mapping] | None) -> tuple[ParameterGroup, ...]:
-    """Groups as given by a user or a config (mappings of `ParameterGroup`'s arguments)."""
+    """Makes groups from `ParameterGroup`s or, as in a config, from mappings of their arguments."""
     return tuple(group if isinstance(group, ParameterGroup) else ParameterGroup(**group) for group in groups or ())
 
 
 def group_of(path: str, groups: Sequence[ParameterGroup]) -> ParameterGroup:
-    """The first group that matches the path, or one that changes nothing."""
+    """Returns the first group that matches the path, or a group that changes nothing."""
     return next((group for group in groups if group.matches(path)), ParameterGroup(pattern=""))
 
 
 def freeze(model: keras.Model, groups: Iterable[ParameterGroup | Mapping]) -> list[str]:
-    """Marks every variable whose first matching group says `freeze` as not trainable.
+    """Makes every variable whose first matching group has `freeze` not trainable.
 
-    `model.trainable_variables` then leaves them out, so that no gradient, clipping norm or optimizer state exists for
-    them. Call it after the model is built and before the optimizer is; Keras does not save the mark with the model.
+    `model.trainable_variables` then leaves these variables out, so that they have no gradient, no part in the clipping
+    norm, and no optimizer state. Call it after the model is built and before the optimizer is built. Keras does not
+    save this property with the model.
 
     Args:
         model: a built Keras model.
-        groups: parameter groups, first match wins.
+        groups: parameter groups. The first group that matches applies.
 
     Returns:
         The paths of the frozen variables.
 
     Raises:
-        ValueError: if the model is not built, a freezing group matches nothing, or everything is frozen.
+        ValueError: the model is not built, a group with `freeze` matches nothing, or all variables would be frozen.
     """
     groups = parameter_groups(groups)
     if not model.built or not model.variables:
@@ -98,13 +99,13 @@ def freeze(model: keras.Model, groups: Iterable[ParameterGroup | Mapping]) -> li
 
 @contextlib.contextmanager
 def gradient_tape(variables: Iterable[keras.Variable]) -> Iterator[tf.GradientTape]:
-    """A gradient tape that knows these variables only, so that nothing is recorded below frozen ones.
+    """Returns a gradient tape that watches these variables only, so that it does not differentiate frozen layers.
 
-    A plain tape watches every `tf.Variable` it meets, and Keras' `trainable = False` does not tell it not to: it then
-    differentiates a frozen tower as well and throws the result away.
+    A plain tape watches every `tf.Variable`, even with Keras' `trainable = False`. It would differentiate a frozen
+    tower, too, and discard the result.
 
     Args:
-        variables: the variables to differentiate by, usually `model.trainable_variables`.
+        variables: the variables to differentiate with respect to, usually `model.trainable_variables`.
     """
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         for variable in variables:
@@ -113,7 +114,7 @@ def gradient_tape(variables: Iterable[keras.Variable]) -> Iterator[tf.GradientTa
 
 
 def check_all_match(paths: Sequence[str], groups: Iterable[ParameterGroup]) -> None:
-    """Raises a `ValueError` for a group that matches no path: almost always a misspelt pattern."""
+    """Raises a ValueError if a group matches no path, which is almost always a misspelled pattern."""
     for group in groups:
         if not any(group.matches(path) for path in paths):
             shown = ", ".join(paths[:5])

@@ -13,12 +13,15 @@ from siglip_tf.optimizers.chain import ReferenceChain
 
 @keras.saving.register_keras_serializable("siglip_tf")
 class Lion(ReferenceChain):
-    """sign(beta_1 m + (1 - beta_1) g), then m <- beta_2 m + (1 - beta_2) g.
+    """Steps by sign(beta_1 m + (1 - beta_1) g), and then updates m to beta_2 m + (1 - beta_2) g.
 
     Args:
         learning_rate, schedule, weight_decay, groups, decay_pattern, global_clipnorm, name: see `ReferenceChain`.
-        beta_1: weight of the momentum in the step's direction.
+        beta_1: weight of the momentum m in the direction of the step.
         beta_2: decay of the momentum.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     def __init__(

@@ -1,8 +1,9 @@
 """Learning rate schedules as factors in 0..1 of the peak: constant, cosine, linear, reciprocal square root.
 
-The factor also scales weight decay, so it is kept apart from the learning rate (see `chain.py`).
-Source: section 4.1 (warm-up then cosine); rsqrt with cooldown from "Scaling Vision Transformers", arXiv 2106.04560,
-section 3.5.
+The factor also scales weight decay, so it is separate from the learning rate (see `chain.py`).
+
+Source: section 4.1 (warm-up, then cosine); reciprocal square root with cooldown from "Scaling Vision Transformers",
+arXiv 2106.04560, section 3.5.
 """
 
 import abc
@@ -13,7 +14,7 @@ import tensorflow as tf
 
 
 class _Schedule(keras.optimizers.schedules.LearningRateSchedule, abc.ABC):
-    """Linear warm-up from 0 and linear cooldown to 0 round a decay that a subclass gives."""
+    """A linear warm-up from 0 and a linear cooldown to 0, multiplied by the decay of a subclass."""
 
     def __init__(self, total_steps: int | None, warmup_steps: int = 0, cooldown_steps: int = 0):
         for name, value in (("warmup_steps", warmup_steps), ("cooldown_steps", cooldown_steps)):
@@ -37,15 +38,15 @@ class _Schedule(keras.optimizers.schedules.LearningRateSchedule, abc.ABC):
 
     @abc.abstractmethod
     def decay(self, step: tf.Tensor) -> tf.Tensor:
-        """The factor at a float32 scalar step before warm-up and cooldown are laid over it."""
+        """Returns the factor at a step, a float32 scalar, before warm-up and cooldown are applied."""
 
     def progress(self, step: tf.Tensor) -> tf.Tensor:
-        """How much of the run after warm-up has passed, in 0..1."""
+        """Returns the fraction of the run after warm-up that has passed, in 0..1."""
         length = max(1, (self.total_steps or 0) - self.warmup_steps)
         return tf.clip_by_value((step - self.warmup_steps) / length, 0.0, 1.0)
 
     def __call__(self, step) -> tf.Tensor:
-        """The factor for the update numbered `step` (from 0): float32 scalar in 0..1."""
+        """Returns the factor for the update number `step` (from 0): a float32 scalar in 0..1."""
         step = tf.cast(step, tf.float32)
         factor = self.decay(step)
         if self.warmup_steps:
@@ -64,12 +65,12 @@ class _Schedule(keras.optimizers.schedules.LearningRateSchedule, abc.ABC):
 
 @keras.saving.register_keras_serializable("siglip_tf")
 class Constant(_Schedule):
-    """1 after warm-up.
+    """A factor of 1 after warm-up.
 
     Args:
-        total_steps: steps of the run; only needed with a cooldown.
-        warmup_steps: steps of linear rise from 0.
-        cooldown_steps: steps of linear fall to 0 at the end.
+        total_steps: number of steps of the run; only required with a cooldown.
+        warmup_steps: number of steps of linear warm-up from 0.
+        cooldown_steps: number of steps of linear cooldown to 0 at the end.
     """
 
     def __init__(self, total_steps: int | None = None, warmup_steps: int = 0, cooldown_steps: int = 0):
@@ -81,12 +82,12 @@ class Constant(_Schedule):
 
 @keras.saving.register_keras_serializable("siglip_tf")
 class Cosine(_Schedule):
-    """Half a cosine from 1 after warm-up to 0 at `total_steps` (the paper's, section 4.1).
+    """Half a cosine, from 1 after warm-up to 0 at `total_steps` (the paper's schedule, section 4.1).
 
     Args:
-        total_steps: steps of the run.
-        warmup_steps: steps of linear rise from 0.
-        cooldown_steps: steps of linear fall laid over the end; 0 in the paper.
+        total_steps: number of steps of the run.
+        warmup_steps: number of steps of linear warm-up from 0.
+        cooldown_steps: number of steps of an additional linear cooldown at the end; 0 in the paper.
     """
 
     def __init__(self, total_steps: int, warmup_steps: int = 0, cooldown_steps: int = 0):
@@ -98,7 +99,7 @@ class Cosine(_Schedule):
 
 @keras.saving.register_keras_serializable("siglip_tf")
 class Linear(_Schedule):
-    """A straight line from 1 after warm-up to 0 at `total_steps`."""
+    """A straight line from 1 after warm-up to 0 at `total_steps`. The arguments are those of `Cosine`."""
 
     def __init__(self, total_steps: int, warmup_steps: int = 0, cooldown_steps: int = 0):
         super().__init__(total_steps, warmup_steps, cooldown_steps)
@@ -109,14 +110,19 @@ class Linear(_Schedule):
 
 @keras.saving.register_keras_serializable("siglip_tf")
 class ReciprocalSqrt(_Schedule):
-    """1 / sqrt(1 + (step - warmup) / timescale): training without a fixed end, cooled down when it is to be used.
+    """The factor 1 / sqrt(1 + (step - warmup) / timescale), for training without a fixed end.
+
+    Use a cooldown to finish the training at any time.
 
     Args:
-        total_steps: steps of the run; only needed with a cooldown.
-        warmup_steps: steps of linear rise from 0.
-        cooldown_steps: steps of linear fall to 0 at the end.
-        timescale: steps after which the factor is 1 / sqrt(2).
-        shift: steps added to the decay's clock, to go on from another run.
+        total_steps: number of steps of the run; only required with a cooldown.
+        warmup_steps: number of steps of linear warm-up from 0.
+        cooldown_steps: number of steps of linear cooldown to 0 at the end.
+        timescale: number of steps after which the factor is 1 / sqrt(2).
+        shift: number of steps that the decay is ahead, to continue another run.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     def __init__(

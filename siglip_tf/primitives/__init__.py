@@ -1,1 +1,4 @@
-"""What the towers are made of, and nothing of this project's: layers, initializers and gradients in closed form."""
+"""The building blocks of the towers: layers, initializers, and gradients in closed form.
+
+This package imports nothing from the rest of `siglip_tf`.
+"""

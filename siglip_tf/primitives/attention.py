@@ -1,4 +1,4 @@
-"""Multi-head attention with kernels by head, (width, heads, head size), as the reference stores them."""
+"""Multi-head attention with kernels of shape (width, heads, head size), as the reference stores them."""
 
 import keras
 import tensorflow as tf
@@ -10,20 +10,20 @@ from siglip_tf.primitives.projection import Projection, with_zero_gradient
 
 @keras.saving.register_keras_serializable(package="siglip_tf")
 class MultiHeadAttention(keras.layers.Layer):
-    """Self-attention: every token attends to every token. There is no mask anywhere in SigLIP, pads are attended.
+    """Self-attention, in which every token attends to every token. SigLIP has no masks, so padding takes part.
 
     Args:
-        num_heads: heads H; must divide the width.
-        fused: one kernel on TPUs and GPUs; see `attention_of_rows`.
+        num_heads: number of heads, which must divide the width.
+        fused: use one fused kernel on TPUs and GPUs; see `attention_of_rows`.
 
     Call arguments:
-        rows: (batch * tokens, width), built for (batch, tokens, width).
+        rows: (batch * tokens, width). The layer is built for (batch, tokens, width).
 
     Returns:
         The same shape.
 
     Raises:
-        ValueError: when built for a width that the heads do not divide.
+        ValueError: `num_heads` does not divide the width. It is raised when the layer is built.
     """
 
     def __init__(self, num_heads: int, fused: bool = False, **kwargs):
@@ -44,12 +44,12 @@ class MultiHeadAttention(keras.layers.Layer):
             projection.build(None)
 
     def call(self, rows):
-        q, k, v = self.query(rows), self.key(rows), self.value(rows)  # heads side by side
+        q, k, v = self.query(rows), self.key(rows), self.value(rows)  # (batch * tokens, heads * head size)
         return self.out(attention_of_rows(q, k, v, self._tokens, self.num_heads, self.fused))
 
     @property
     def matrices(self) -> list[tuple[keras.Variable, tuple[int, ...]]]:
-        """Each weight with the shape that it has in a product of rows: the heads' axes are one there."""
+        """Each weight with its shape in a product of rows, where heads and head size are one axis."""
         projections = (self.query, self.key, self.value, self.out)
         return [pair for projection in projections for pair in projection.matrices]
 
@@ -59,10 +59,11 @@ class MultiHeadAttention(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="siglip_tf")
 class ProbeAttention(MultiHeadAttention):
-    """A few queries that all examples share attend to the tokens of each example.
+    """Attention in which a few queries, shared by all examples, attend to the tokens of each example.
 
-    The same function as attention with projected tokens, in another order: q . (W_k t) = (W_k^T q) . t, and the
-    weighted sum of W_v t is W_v of the weighted sum. So the tokens, by far the largest tensor, pass no projection.
+    It is the same function as attention with projected tokens, computed in another order: q . (W_k t) = (W_k^T q) . t,
+    and the weighted sum of W_v t is W_v times the weighted sum. So the tokens, by far the largest tensor, need no
+    projection.
 
     Call arguments:
         probe: (n, width).

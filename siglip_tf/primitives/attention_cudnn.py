@@ -1,7 +1,7 @@
-"""cuDNN's fused attention as XLA's custom calls: no (tokens, tokens) matrix is written to memory, forward or backward.
+"""cuDNN's fused attention by XLA's custom calls. It never writes a (tokens, tokens) matrix to memory.
 
-XLA for GPUs knows the calls by name and takes a description of the products as JSON. Softmax and sums are float32
-inside, as in the einsum.
+XLA for GPUs recognizes the calls by their names and takes a description of the matrix products as JSON. Softmax and
+sums are float32 inside, as in the einsum.
 """
 
 import json
@@ -12,11 +12,12 @@ from siglip_tf.primitives.compilation import are_ampere_or_later
 from siglip_tf.primitives.tensorflow_internals import xla_custom_call
 
 FORWARD, BACKWARD = "__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"
-_LARGEST_HEAD = 128  # on every card from Ampere on
+_LARGEST_HEAD = 128  # The limit on every card from Ampere on.
 _ELEMENT_TYPES = {"bfloat16": "BF16", "float16": "F16"}
 
-# Which axes each product sums over, and which it keeps side by side. Queries, keys, values, and the gradient of the
-# output are (batch, tokens, heads, head size); weights are (batch, heads, queries, keys).
+# For each matrix product: the axis of each side that it sums over, and the batch axes of each side. Queries, keys,
+# values, and the gradient of the output are (batch, tokens, heads, head size). Weights are (batch, heads, queries,
+# keys).
 _QUERY_BY_KEY = (3, 3, (0, 2), (0, 2))
 _WEIGHTS_BY_VALUE = (3, 1, (0, 1), (0, 2))
 _TURNED_WEIGHTS_BY_QUERY = (2, 1, (0, 1), (0, 2))
@@ -32,16 +33,18 @@ _PRODUCTS = {
 
 
 def supports(dtype: tf.DType, head_size: int) -> bool:
-    """Whether cuDNN has the kernel: half precision, heads of a multiple of 8 up to 128, no card older than Ampere."""
+    """Says whether cuDNN has the kernel: half precision, a head size that is a multiple of 8 up to 128, and Ampere."""
     known = dtype.name in _ELEMENT_TYPES and head_size % 8 == 0 and head_size <= _LARGEST_HEAD
     return known and are_ampere_or_later(tf.config.list_physical_devices("GPU"))
 
 
 def attention(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
-    """softmax(q k^T / sqrt(head size)) v for each example and head, in a graph that XLA compiles for a GPU.
+    """Computes softmax(q k^T / sqrt(head size)) v for each example and head, in a graph that XLA compiles for a GPU.
 
     Args:
-        q: (batch, tokens, heads, head size) of a static shape, likewise `k` and `v`; see `supports`.
+        q: (batch, tokens, heads, head size), a static shape. `supports` says which dtypes and head sizes are possible.
+        k: the same shape and dtype.
+        v: the same shape and dtype.
 
     Returns:
         (batch, tokens, heads, head size), differentiable once.
@@ -49,13 +52,13 @@ def attention(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
     batch, tokens, heads, head_size = q.shape
     config = {target: _config(q.shape, q.dtype, products) for target, products in _PRODUCTS.items()}
     by_head = tf.TensorSpec((batch, heads, tokens, head_size), q.dtype)
-    statistics = tf.TensorSpec((batch, heads, tokens), tf.float32)  # log-sum-exp of each query
-    workspace = tf.TensorSpec((0,), tf.uint8)  # XLA makes it as large as cuDNN asks
+    statistics = tf.TensorSpec((batch, heads, tokens), tf.float32)  # The log-sum-exp of each query.
+    workspace = tf.TensorSpec((0,), tf.uint8)  # XLA makes it as large as cuDNN needs.
 
     @tf.custom_gradient
     def core(q, k, v):
         y, log_sums, _ = xla_custom_call([q, k, v], FORWARD, config[FORWARD], [by_head, statistics, workspace])
-        # A transpose by name alone: XLA lays the call's results out as their readers want them.
+        # This transpose moves no data: XLA chooses the layout of the call's results to suit their consumers.
         y = tf.transpose(y, (0, 2, 1, 3))
 
         def gradient(upstream):

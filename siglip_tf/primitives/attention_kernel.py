@@ -1,12 +1,12 @@
-"""The TPU kernel of self-attention, in Pallas: logits and softmax live in the chip's vector memory and never reach HBM.
+"""The TPU kernel of self-attention, in Pallas. Logits and softmax stay in the chip's vector memory and never reach HBM.
 
-Queries, keys and values are rows (batch * tokens, heads * head size), as their projections give them; heads are cut out
-of the lanes inside the kernel, so nothing is transposed or padded in memory. A block holds a few examples and a few
-heads. Matmuls read aligned windows of rows, as 196 tokens are no multiple of a bfloat16 tile's 16: the few rows of a
-neighbor that come with a window are masked, and so is what short texts, several of which share a window, would see of
-each other. Logits are kept transposed, keys by queries, so that softmax runs down sublanes and not across lanes.
+Queries, keys, and values are rows (batch * tokens, heads * head size), as their projections return them. The kernel
+slices heads from the lanes, so nothing is transposed or padded in memory. A block holds a few examples and a few heads.
+Matmuls read aligned windows of rows, because 196 tokens, for example, are not a multiple of the 16 rows of a bfloat16
+tile. A mask hides the few rows of a neighboring example in a window, and it separates short texts that share a window.
+Logits are transposed, keys by queries, so that softmax runs down sublanes and not across lanes.
 
-Needs jax, at trace time only; imported where a kernel is asked for.
+This file needs jax at trace time only, and is imported only when the kernel is used.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 if not jax.config.jax_platforms:
-    # The chips are TensorFlow's: jax writes a kernel's text here and must not take them.
+    # TensorFlow uses the chips. jax only compiles the text of a kernel and must not claim them.
     jax.config.update("jax_platforms", "cpu")
 
-_ROWS = 16  # rows of a bfloat16 tile
-_SUBLANES = 8  # rows of a float32 tile
+_ROWS = 16  # Rows of a bfloat16 tile.
+_SUBLANES = 8  # Rows of a float32 tile.
 _LANES = 128
 _BLOCK_ROWS = 784
 _MASKED = -1e30
@@ -33,11 +33,11 @@ _MASKED = -1e30
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What a kernel is made for.
+    """The shapes and dtype of a kernel.
 
     Attributes:
         rows: batch * tokens.
-        tokens: tokens of an example; divides rows.
+        tokens: number of tokens of an example, which divides `rows`.
         heads: number of heads.
         head_size: size of a head.
         dtype: name of the dtype of all arguments and results.
@@ -56,7 +56,12 @@ class Shape:
 
 @functools.lru_cache(maxsize=64)
 def backend_config(shape: Shape, direction: str) -> str:
-    """The compiled kernel's text for an XLA custom call `tpu_custom_call`; `direction` is "forward" or "backward"."""
+    """Returns the compiled kernel as text for the XLA custom call `tpu_custom_call`.
+
+    Args:
+        shape: the shapes and dtype.
+        direction: "forward" or "backward".
+    """
     count = 3 if direction == "forward" else 4
     argument = jax.ShapeDtypeStruct((shape.rows, shape.width), shape.dtype)
     call = jax.jit(functools.partial(attend if direction == "forward" else differentiate, shape))
@@ -74,12 +79,15 @@ def backend_config(shape: Shape, direction: str) -> str:
 
 
 def attend(shape: Shape, q, k, v, interpret: bool = False):
-    """(rows, width) x 3 -> (rows, width); `interpret` computes the kernel by plain XLA ops, on any platform."""
+    """Computes attention: q, k, v, (rows, width) each, to (rows, width).
+
+    `interpret` runs the kernel by plain XLA ops on any platform.
+    """
     return _call(_forward, 1, shape, interpret, q, k, v)
 
 
 def differentiate(shape: Shape, q, k, v, upstream, interpret: bool = False):
-    """(rows, width) x 4 -> gradients of q, k, v, each (rows, width). The softmax is computed again."""
+    """Computes the gradients of q, k, v from the upstream gradient, all (rows, width). Computes the softmax again."""
     return _call(_backward, 3, shape, interpret, q, k, v, upstream)
 
 
@@ -99,7 +107,7 @@ def _call(kernel, outputs, shape, interpret, *arguments):
 
 
 def _block(shape):
-    """(examples, columns) of a block: whole tiles of rows where the batch allows, whole lanes of heads."""
+    """Returns (examples, columns) of a block: whole tiles of rows, if the batch allows it, and whole lanes of heads."""
     batch, unit = shape.rows // shape.tokens, _group(shape.tokens)
     unit = math.lcm(unit, _ROWS // math.gcd(_ROWS, shape.tokens))
     examples = batch
@@ -111,12 +119,12 @@ def _block(shape):
 
 
 def _group(tokens):
-    """Examples that share a window."""
+    """Returns how many examples share a window."""
     return max(_LANES // tokens, 1)
 
 
 def _windows(rows, tokens):
-    """(start, stop, first, last) of each window: its rows, and which of them are its own."""
+    """Yields (start, stop, first, last) for each window: its rows, and which of these rows are its own."""
     size = tokens * min(_group(tokens), rows // tokens)
     for low in range(0, rows, size):
         high = min(low + size, rows)
@@ -140,7 +148,7 @@ def _backward(tokens, head_size, q, k, v, upstream, dq, dk, dv):
         for start, stop, first, last in _windows(q.shape[0], tokens):
             rows = slice(start, stop)
             queries, keys = q[rows, columns], k[rows, columns]
-            # A neighbor's queries must add nothing to these keys and values.
+            # The queries of a neighboring example must not add to these keys and values.
             up = _mask_rows(upstream[rows, columns].astype(jnp.float32), first, last, 0.0).astype(upstream.dtype)
             weights = _weights(queries, keys, start, first, last, tokens)
             _put(dv, rows, columns, _dot(weights.astype(up.dtype), up, 1, 0), first, last)
@@ -152,7 +160,7 @@ def _backward(tokens, head_size, q, k, v, upstream, dq, dk, dv):
 
 
 def _weights(queries, keys, start, first, last, tokens):
-    """softmax over keys, transposed: (keys, queries) float32."""
+    """Returns the softmax over keys, transposed: (keys, queries) float32."""
     logits = _dot(keys, queries, 1, 1) * queries.shape[1] ** -0.5
     if _group(tokens) > 1:
         example = [_divided(jax.lax.broadcasted_iota(jnp.int32, logits.shape, axis) + start, tokens) for axis in (0, 1)]
@@ -164,7 +172,7 @@ def _weights(queries, keys, start, first, last, tokens):
 
 
 def _divided(row, tokens):
-    """row // tokens for small rows, in a multiplication and a shift: the chip divides no integers."""
+    """Returns row // tokens for small rows by a multiplication and a shift. The chip cannot divide integers."""
     return (row * -(-(1 << 20) // tokens)) >> 20
 
 
@@ -174,7 +182,7 @@ def _dot(a, b, axis_a, axis_b):
 
 
 def _mask_rows(x, first, last, value):
-    """Rows outside [first, last) become `value`; only the tiles at the edges are touched."""
+    """Replaces rows outside [first, last) by `value`, and touches only the tiles at the edges."""
     top = min(-(-first // _SUBLANES) * _SUBLANES, x.shape[0])
     bottom = max(last // _SUBLANES * _SUBLANES, top) if last < x.shape[0] else x.shape[0]
 
@@ -189,7 +197,7 @@ def _mask_rows(x, first, last, value):
 
 
 def _put(ref, rows, columns, x, first, last):
-    """Writes a window's own rows. Windows come in order: rows behind the last are overwritten by their owner later."""
+    """Writes a window's own rows. Windows come in order, so the next window overwrites the rows after the last."""
     x = x.astype(ref.dtype)
     top = -(-first // _ROWS) * _ROWS
     if top:

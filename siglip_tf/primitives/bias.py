@@ -1,7 +1,7 @@
-"""Adding one vector, or one matrix of positions, to all examples: its gradient is a sum over a whole batch.
+"""Adds a vector, or a matrix of positions, to all examples. Its gradient is a sum over the whole batch.
 
-Under mixed_bfloat16 TensorFlow's own executor would add up hundreds of thousands of bfloat16 numbers in bfloat16, where
-a sum of ones ends at 256. Here it sums in float32. XLA does so by itself.
+Under mixed_bfloat16, TensorFlow's own executor would sum hundreds of thousands of bfloat16 numbers in bfloat16, in
+which a sum of ones never exceeds 256. This file sums in float32, as XLA does by itself.
 """
 
 import tensorflow as tf
@@ -10,14 +10,14 @@ from siglip_tf.primitives.compilation import is_compiling_with_xla
 
 
 def add_bias(rows: tf.Tensor, bias: tf.Tensor, by_matmul: bool = False) -> tf.Tensor:
-    """rows + bias.
+    """Returns rows + bias.
 
     Args:
         rows: (rows, width).
         bias: (width,).
-        by_matmul: whether a compiled step sums the gradient by a matmul. What comes back to queries and values leaves a
-            kernel of attention, with which no sum can be fused. A TPU's matrix unit adds it up in a quarter of the time
-            of its vector units; a tile of 8 rows of ones is its smallest.
+        by_matmul: whether a compiled step sums the gradient by a matmul. The gradients of queries and values come from
+            a kernel of attention, which XLA cannot fuse with a sum. A TPU's matrix unit needs a quarter of the time of
+            its vector units for this sum. The matmul uses 8 rows of ones, the smallest tile.
     """
 
     @tf.custom_gradient
@@ -35,7 +35,7 @@ def add_bias(rows: tf.Tensor, bias: tf.Tensor, by_matmul: bool = False) -> tf.Te
 
 @tf.custom_gradient
 def add_to_all(x: tf.Tensor, shared: tf.Tensor):
-    """x (batch, n, width) + shared (1, n, width)."""
+    """Returns x (batch, n, width) + shared (1, n, width)."""
     return x + shared, lambda upstream: (upstream, _sum(upstream, 0, keepdims=True))
 
 

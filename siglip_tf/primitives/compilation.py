@@ -1,4 +1,4 @@
-"""What will compile the graph that is traced now: TensorFlow's own executor, or XLA for a kind of device."""
+"""Tells layers what will run the graph that is being traced: TensorFlow's own executor, or XLA for a kind of device."""
 
 import contextlib
 import threading
@@ -20,10 +20,13 @@ _target = _Target()
 
 @contextlib.contextmanager
 def compiling_for(device: str | None) -> Iterator[None]:
-    """Says what will compile the graph that is traced inside.
+    """Sets what will run the graph that is traced inside the context.
 
     Args:
-        device: XLA for "CPU", "GPU" or "TPU"; None for TensorFlow's own executor.
+        device: "CPU", "GPU", or "TPU" for XLA on that device; None for TensorFlow's own executor.
+
+    Raises:
+        ValueError: the device is unknown.
     """
     if device is not None and device not in DEVICES:
         raise ValueError(f"Expected None or one of {', '.join(DEVICES)}. Received: {device!r}.")
@@ -36,23 +39,23 @@ def compiling_for(device: str | None) -> Iterator[None]:
 
 
 def target_device() -> str | None:
-    """What `compiling_for` says of the graph that is traced now."""
+    """Returns the device that `compiling_for` has set for the graph that is being traced, or None."""
     return _target.device
 
 
 def is_compiling_with_xla() -> bool:
-    """Whether XLA compiles the graph that is traced now."""
+    """Says whether XLA will compile the graph that is being traced."""
     return _target.device is not None
 
 
 def are_ampere_or_later(gpus: Sequence[tf.config.PhysicalDevice]) -> bool:
-    """Whether every card is known to compute in bfloat16 and to have cuDNN's attention; True for no cards."""
+    """Says whether every GPU is known to support bfloat16 and cuDNN's attention. It is True without GPUs."""
     found = [tf.config.experimental.get_device_details(gpu).get("compute_capability") for gpu in gpus]
     return all(capability is not None and tuple(capability) >= (8, 0) for capability in found)
 
 
 @tf.custom_gradient
 def stored(x: tf.Tensor):
-    """The same tensor, which XLA writes to memory once: its producer and its readers stay separate kernels."""
+    """Returns the same tensor, but XLA writes it to memory, so its producer and its consumers are separate kernels."""
     y = optimization_barrier([x])[0] if is_compiling_with_xla() else tf.identity(x)
     return y, lambda upstream: upstream

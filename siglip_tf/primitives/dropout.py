@@ -1,7 +1,7 @@
-"""Dropout and stochastic depth whose masks belong to examples: a batch cut into microbatches draws the same ones.
+"""Dropout and stochastic depth with masks that belong to examples, so that microbatches draw the same masks.
 
-The bits hash (step seed, layer, example, unit), so a mask can be drawn again in the backward pass of a microbatch or of
-a rematerialized block, and does not depend on how many examples stand beside an example.
+The bits of a mask hash (step seed, layer, example, unit). So a mask can be drawn again in the backward pass of a
+microbatch or of a rematerialized block, and it does not depend on the other examples of the batch.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ from siglip_tf.primitives.hashing import hash_bits
 
 @dataclasses.dataclass(frozen=True)
 class RandomState:
-    """What all random layers of a step read.
+    """The random state that all random layers of a step share.
 
     Attributes:
-        seed: int32 scalar, new for every step.
-        first_example: int32 scalar, number of the first example of the batch at hand within the global batch.
+        seed: int32 scalar, a new one for every step.
+        first_example: int32 scalar, the number of the current batch's first example in the global batch.
     """
 
     seed: tf.Tensor
@@ -37,13 +37,13 @@ _current = _Current()
 
 
 def current_random_state() -> RandomState | None:
-    """The state that `random_state` has set in this thread, or None."""
+    """Returns the state that `random_state` has set in this thread, or None."""
     return _current.state
 
 
 @contextlib.contextmanager
 def random_state(state: RandomState | None):
-    """Random layers called inside draw from `state`; outside they draw from a seed of their own."""
+    """Makes random layers inside the context draw from `state`. Outside, they draw from their own seeds."""
     before = _current.state
     _current.state = state
     try:
@@ -53,10 +53,10 @@ def random_state(state: RandomState | None):
 
 
 def own_random_state(layers: Iterable[keras.layers.Layer]) -> RandomState | None:
-    """The current state; where there is none, one drawn from a seed of the first layer that drops anything.
+    """Returns the current state or, if there is none, a state from the seed of the first layer with a nonzero rate.
 
-    What is computed again in a backward pass must not draw again: a caller's own loop, which sets no state, gets one
-    here before the first computation.
+    A computation that is repeated in the backward pass must not draw a new seed. A user's own training loop may set no
+    state, so the state is drawn here, before the first computation.
     """
     seeded = [layer for layer in layers if layer.rate]
     return _current.state or (seeded[0].draw_state() if seeded else None)
@@ -75,7 +75,7 @@ class _MaskedLayer(keras.layers.Layer):
             self.seed_generator = keras.random.SeedGenerator(seed)
 
     def build(self, _):
-        # Tells this layer's masks from those of the other layers, and is the same in every process.
+        # The salt makes this layer's masks differ from those of other layers, and is the same in every process.
         self._salt = zlib.crc32(self.path.encode()) >> 1
 
     def call(self, inputs, training=False):
@@ -90,7 +90,7 @@ class _MaskedLayer(keras.layers.Layer):
         return inputs * tf.reshape(kept, (-1, *shape)) / (1 - self.rate)
 
     def draw_state(self) -> RandomState:
-        """A state from this layer's own seed generator."""
+        """Draws a state from this layer's own seed generator."""
         own_seed = tf.bitcast(tf.cast(self.seed_generator.next()[1], tf.uint32), tf.int32)
         return RandomState(own_seed, tf.zeros((), tf.int32))
 

@@ -1,4 +1,4 @@
-"""Self-attention of rows by one kernel each way on TPUs and GPUs, and by einsum elsewhere: the same function."""
+"""Self-attention of rows, by a fused kernel on TPUs and GPUs and by einsum otherwise. The function is the same."""
 
 import tensorflow as tf
 
@@ -10,20 +10,22 @@ _TARGET = "tpu_custom_call"
 
 
 def attention_of_rows(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, tokens: int, num_heads: int, fused: bool) -> tf.Tensor:
-    """softmax(q k^T / sqrt(head size)) v for each example and head.
+    """Computes softmax(q k^T / sqrt(head size)) v for each example and head.
 
     Args:
-        q: (batch * tokens, heads * head size), likewise `k` and `v`.
-        tokens: tokens of an example.
-        num_heads: heads, cut from the last axis in order.
-        fused: use one kernel, which needs static shapes: that of `attention_kernel` under TPUStrategy, which needs jax
-            installed; cuDNN's where XLA compiles a step for a GPU, if it has one for the dtype and head size.
+        q: (batch * tokens, heads * head size).
+        k: the same shape.
+        v: the same shape.
+        tokens: number of tokens of an example.
+        num_heads: number of heads; the last axis holds them one after another.
+        fused: use a fused kernel, which needs static shapes. Under TPUStrategy it is `attention_kernel`, which needs
+            jax. If XLA compiles a step for a GPU, it is cuDNN's, if cuDNN supports the dtype and head size.
 
     Returns:
-        (batch * tokens, heads * head size). Softmax is float32 whatever the dtype.
+        (batch * tokens, heads * head size). Softmax is float32 for every dtype.
 
     Raises:
-        ImportError: the kernel is to be used and jax is not installed.
+        ImportError: the TPU kernel is requested, but jax is not installed.
     """
     head_size = q.shape[1] // num_heads
     on_gpu = target_device() == "GPU"

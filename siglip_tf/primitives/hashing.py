@@ -1,4 +1,4 @@
-"""A counter-based hash on uint32 tensors: random bits that depend on ids alone, not on how a batch is cut."""
+"""A counter-based hash of uint32 tensors. Its random bits depend on ids only, and not on how a batch is divided."""
 
 import tensorflow as tf
 
@@ -6,7 +6,7 @@ _GOLDEN = 0x9E3779B1
 
 
 def hash_bits(*ids: tf.Tensor | int) -> tf.Tensor:
-    """Well-mixed bits of a tuple of ids: MurmurHash3's finalizer, applied once for each id.
+    """Returns random bits for a tuple of ids, by MurmurHash3's finalizer, which is applied once for each id.
 
     Args:
         ids: int32 tensors that broadcast together, or Python integers below 2^31.

@@ -1,4 +1,4 @@
-"""Initial values of the reference implementation that Keras has no name for."""
+"""Initializers of the reference implementation that Keras does not have."""
 
 import math
 
@@ -6,14 +6,14 @@ import keras
 
 
 def xavier_flattened(inputs: int, outputs: int) -> keras.initializers.Initializer:
-    """Xavier uniform of a kernel (inputs..., outputs...) seen as one (inputs, outputs) matrix.
+    """Returns Xavier uniform for a kernel (inputs..., outputs...) that is treated as one (inputs, outputs) matrix.
 
-    Keras would read (d, H, k) as a convolution. Source: flax's `DenseGeneral`, which flattens first.
+    Keras would treat a kernel (d, H, k) as a convolution's. Source: flax's `DenseGeneral`, which flattens first.
     """
     limit = math.sqrt(6 / (inputs + outputs))
     return keras.initializers.RandomUniform(-limit, limit)
 
 
 def embedding_normal(width: int) -> keras.initializers.Initializer:
-    """Normal with standard deviation 1 / sqrt(width): token and position embeddings."""
+    """Returns a normal initializer with standard deviation 1 / sqrt(width), for token and position embeddings."""
     return keras.initializers.RandomNormal(stddev=1 / math.sqrt(width))

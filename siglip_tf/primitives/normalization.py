@@ -5,16 +5,16 @@ import tensorflow as tf
 
 from siglip_tf.primitives.compilation import is_compiling_with_xla
 
-# Of the reference. It is 0 in float16.
+# The reference's value. In float16 it is 0.
 _L2_EPSILON = 1e-8
 
 
 def l2_normalize(x: tf.Tensor) -> tf.Tensor:
-    """x / (|x| + 1e-8) along the last axis; zeros stay zeros.
+    """Returns x / (|x| + 1e-8) along the last axis. Zeros stay zeros.
 
-    An exporter may store the 1e-8 as float16 (LiteRT does), or compute in float16. Both make it 0, so a zero norm is
-    replaced once more. Nothing of that changes a bit in float32. The gradient of a zero vector is that of a division
-    by 1e-8, where the gradient of the square root alone would be NaN.
+    An exporter may store the 1e-8 as float16 (LiteRT does) or compute in float16. Both make it 0, so a norm of zero is
+    replaced once more. This does not change a bit in float32. The gradient of a zero vector is that of a division by
+    1e-8, while the gradient of the square root alone would be NaN.
 
     Args:
         x: (..., width), floating; computed in float32.
@@ -31,9 +31,10 @@ def l2_normalize(x: tf.Tensor) -> tf.Tensor:
 
 @keras.saving.register_keras_serializable(package="siglip_tf")
 class LayerNorm(keras.layers.Layer):
-    """Normalizes the last axis, then scale and bias; epsilon 1e-6 as in the reference (Keras' default is 1e-3).
+    """Normalizes the last axis, and applies scale and bias. Statistics are float32 for every compute dtype.
 
-    Statistics are float32 whatever the compute dtype.
+    Args:
+        epsilon: added to the variance; 1e-6 as in the reference (Keras' default is 1e-3).
 
     Call arguments:
         inputs: (..., width).
@@ -62,7 +63,7 @@ def _layer_norm(x, scale, bias, epsilon):
         mean = tf.reduce_mean(x32, -1, keepdims=True)
         centered = x32 - mean
         if is_compiling_with_xla():
-            # Both sums in the pass that makes x, as in the reference's framework; elsewhere there is no such pass.
+            # XLA computes both sums in the pass that produces x, as in the reference's framework.
             variance = tf.maximum(tf.reduce_mean(tf.square(x32), -1, keepdims=True) - tf.square(mean), 0.0)
         else:
             variance = tf.reduce_mean(tf.square(centered), -1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The dense layer of the towers, from axes to axes, with an optional low-rank adapter (LoRA)."""
+"""The dense layer of the towers, with any number of input and output axes and an optional low-rank adapter (LoRA)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,20 +13,20 @@ from siglip_tf.primitives.tensorflow_internals import weights_may_be_added
 
 @keras.saving.register_keras_serializable(package="siglip_tf")
 class Projection(keras.layers.Layer):
-    """rows @ kernel + bias; with an adapter, rows @ kernel + bias + scale * (rows @ a) @ b.
+    """Computes rows @ kernel + bias or, with an adapter, rows @ kernel + bias + scale * (rows @ a) @ b.
 
-    The kernel has the input axes and then the output axes, as checkpoints store it, and is one matrix in the product.
+    The kernel has the input axes and then the output axes, as checkpoints store it. The product uses it as one matrix.
 
     Args:
         input_axes: sizes of the input axes.
         output_axes: sizes of the output axes.
-        kernel_initializer: by default Xavier uniform of the kernel as one matrix.
-        bias_initializer: of the bias.
-        bias: "add"; "add_by_matmul", whose gradient a TPU sums on its matrix unit (see `add_bias`); or "unused": the
-            weight exists, as checkpoints have it, and does not act.
+        kernel_initializer: initializer of the kernel; by default Xavier uniform of the kernel as one matrix.
+        bias_initializer: initializer of the bias.
+        bias: "add"; "add_by_matmul", whose gradient a TPU sums on its matrix unit (see `add_bias`); or "unused", which
+            creates the weight, because checkpoints have it, but does not use it.
 
     Call arguments:
-        rows: (..., product of the input axes), with heads side by side.
+        rows: (..., product of the input axes).
 
     Returns:
         (..., product of the output axes).
@@ -59,22 +59,22 @@ class Projection(keras.layers.Layer):
         self.bias = self.add_weight(shape=self.output_axes, initializer=self.bias_initializer, name="bias")
 
     def enable_lora(self, rank: int, lora_alpha: float | None = None) -> None:
-        """Freezes the kernel and trains a low-rank change of it; as `keras.layers.Dense.enable_lora`.
+        """Freezes the kernel and trains a low-rank change to it, like `keras.layers.Dense.enable_lora`.
 
-        Nothing happens where the layer has this adapter already: a loop over all layers with this method meets the
-        model's own first.
+        It does nothing if the layer already has this adapter, because a loop over all layers with this method may visit
+        a layer twice.
 
         Args:
-            rank: of the change.
-            lora_alpha: the change is scaled by lora_alpha / rank; the rank by default.
+            rank: rank of the change.
+            lora_alpha: the change is scaled by lora_alpha / rank. The default is the rank.
 
         Raises:
-            ValueError: for a rank below 1 or above what the kernel has, or another adapter that is there already.
+            ValueError: the rank is below 1 or above the kernel's, or the layer already has another adapter.
         """
         self.check_lora(rank, lora_alpha)
         if self.lora_enabled:
             return
-        # float32 under every policy: the change is small beside the kernel, and so are its steps.
+        # The adapter is float32 under every policy, because the change and its steps are small compared to the kernel.
         weight = {"dtype": "float32"}
         with weights_may_be_added(self):
             self.lora_kernel_a = self.add_weight(
@@ -101,11 +101,11 @@ class Projection(keras.layers.Layer):
 
     @property
     def lora_scale(self) -> float:
-        """Factor of the adapter's product."""
+        """The factor of the adapter's product."""
         return self.lora_alpha / self.lora_rank
 
     def effective_kernel(self, dtype: tf.DType | str) -> tf.Tensor:
-        """The kernel with the adapter merged into it: (*input_axes, *output_axes)."""
+        """Returns the kernel with the adapter merged into it: (*input_axes, *output_axes)."""
         kernel = tf.cast(self.kernel, dtype)
         if not self.lora_enabled:
             return kernel
@@ -129,7 +129,7 @@ class Projection(keras.layers.Layer):
 
     @property
     def matrices(self) -> list[tuple[keras.Variable, tuple[int, ...]]]:
-        """Kernel and bias with the shape that they have in a product of rows."""
+        """The kernel and the bias with their shapes in a product of rows."""
         return [(self.kernel, self.flat), (self.bias, self.flat[1:])]
 
     def get_config(self):
@@ -145,15 +145,15 @@ class Projection(keras.layers.Layer):
 def with_zero_gradient(
     y: tf.Tensor, unused: tf.Tensor
 ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
-    """y. The gradient in `unused` is zero and not missing, so that no optimizer warns of it.
+    """Returns y. The gradient of `unused` is zero rather than missing, so that no optimizer warns about it.
 
-    A bias of the keys adds the same to all logits of a query, which softmax takes away again. To add it would leave
-    rounding noise as its gradient, which every optimizer that normalizes scales up to whole steps.
+    A bias of the keys adds the same number to all logits of a query, which softmax cancels. If it were added, its
+    gradient would be rounding noise, which optimizers that normalize gradients would scale up to full steps.
     """
     return tf.identity(y), lambda upstream: (upstream, tf.zeros_like(unused))
 
 
 def check_rank(rank: int, largest: int, what: str) -> None:
-    """Raises a ValueError for a rank that no adapter of `what` can have."""
+    """Raises a ValueError if no adapter of `what` can have the rank."""
     if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= largest:
         raise ValueError(f"Expected a LoRA rank of 1 to {largest}, for {what}. Received: rank={rank!r}.")

@@ -1,7 +1,7 @@
-"""Computing a block again in the backward pass instead of keeping its tensors, with a barrier that holds.
+"""Computes a block again in the backward pass instead of keeping its tensors.
 
-`tf.recompute_grad` puts no optimization barrier into the graph. XLA then sees the same computation twice and merges
-the two. Here the inputs of the second computation pass through a barrier.
+`tf.recompute_grad` adds no optimization barrier to the graph, so XLA sees the same computation twice and merges the
+two. In this file, the inputs of the second computation pass through a barrier.
 """
 
 import keras
@@ -13,16 +13,16 @@ from siglip_tf.primitives.tensorflow_internals import optimization_barrier
 
 
 def rematerialize(layer: keras.layers.Layer, x: tf.Tensor, **arguments) -> tf.Tensor:
-    """`layer(x, **arguments)`, of which only x and the weights are kept for the backward pass.
+    """Computes `layer(x, **arguments)`, and keeps only x and the weights for the backward pass.
 
     Args:
-        layer: pure but for its weights and the current random state; returns one tensor. Any of its weights may be
-            frozen; a frozen weight gets no gradient and costs none.
+        layer: a layer that returns one tensor and is pure except for its weights and the current random state. Any of
+            its weights may be frozen. No gradient is computed for frozen weights.
         x: a tensor.
-        **arguments: what else the layer is called with; no tensors.
+        **arguments: further arguments of the layer, which are not tensors.
 
     Returns:
-        layer(x), differentiable once in x and in the layer's trainable variables.
+        The layer's result, differentiable once in x and in the layer's trainable variables.
     """
     state, xla = current_random_state(), is_compiling_with_xla()
     weights = floating_weights(layer)
@@ -36,7 +36,7 @@ def rematerialize(layer: keras.layers.Layer, x: tf.Tensor, **arguments) -> tf.Te
     def forward(x, *values):
         def gradient(upstream):
             x_again, *again = _behind_barrier([x, *values], upstream, xla)
-            # Not `watch(again)`: what is not watched, a frozen kernel, takes no product of the backward pass.
+            # Do not watch all of `again`: a frozen kernel that is not watched needs no matmul in the backward pass.
             wanted = [x_again, *(value for value, trained in zip(again, trains, strict=True) if trained)]
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(wanted)
@@ -51,12 +51,12 @@ def rematerialize(layer: keras.layers.Layer, x: tf.Tensor, **arguments) -> tf.Te
 
 
 def floating_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
-    """All weights of a layer that take part in its arithmetic, frozen ones included."""
+    """Returns all floating-point weights of a layer, frozen ones included."""
     return [weight for weight in layer.weights if tf.as_dtype(weight.dtype).is_floating]
 
 
 def _behind_barrier(tensors, upstream, xla):
-    """The same tensors, such that what is computed from them cannot be merged with the same computation before."""
+    """Returns the same tensors, but computations on them cannot be merged with earlier identical computations."""
     if xla:
         return optimization_barrier([*tensors, upstream])[: len(tensors)]
     with tf.control_dependencies([upstream]):

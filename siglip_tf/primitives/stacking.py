@@ -1,7 +1,7 @@
-"""Tensors of one shape as one tensor: a tower of twelve equal blocks is then a twelfth of the operations.
+"""Stacks tensors of the same shape, so that a tower of twelve equal blocks needs a twelfth of the ops.
 
-XLA compiles every reduction apart, so that the weights' updates and norms, and not the towers, are what a TPU's
-compiler spends its time on. TensorFlow's own executor would pay for the copies.
+XLA compiles every reduction separately, so a TPU's compiler spends most of its time on the updates and norms of weights
+rather than on the towers. With TensorFlow's own executor, the copies would cost more than they save.
 """
 
 from collections.abc import Hashable, Sequence
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 
 def groups_of(keys: Sequence[Hashable]) -> list[list[int]]:
-    """Positions of equal keys, in the order of their first."""
+    """Returns the positions of equal keys, in the order of first appearance."""
     found: dict[Hashable, list[int]] = {}
     for position, key in enumerate(keys):
         found.setdefault(key, []).append(position)
@@ -18,17 +18,17 @@ def groups_of(keys: Sequence[Hashable]) -> list[list[int]]:
 
 
 def stack(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-    """A leading axis over the tensors; one alone stays as it is."""
+    """Stacks tensors on a new leading axis. A single tensor stays as it is."""
     return tf.stack(tensors) if len(tensors) > 1 else tf.convert_to_tensor(tensors[0])
 
 
 def unstack(tensor: tf.Tensor, count: int) -> list[tf.Tensor]:
-    """What `stack` was given."""
+    """Returns the `count` tensors that `stack` stacked."""
     return tf.unstack(tensor, count) if count > 1 else [tensor]
 
 
 def sums_of_squares(tensors: Sequence[tf.Tensor], stacked: bool) -> list[tf.Tensor]:
-    """float32 scalar of each tensor; `stacked` takes those of one shape together."""
+    """Returns the sum of squares of each tensor, a float32 scalar. `stacked` computes equal shapes together."""
     if not stacked:
         return [2.0 * tf.nn.l2_loss(tf.cast(t, tf.float32)) for t in tensors]
     sums: list[tf.Tensor] = [None] * len(tensors)
