@@ -121,12 +121,12 @@ def own_tokenizer(c: ConfigDict, source: Source, folder: str) -> bytes:
 
     path = f"{folder}/tokenizer.model"
     if not tf.io.gfile.exists(path):
+        # By "bpe" common words become one piece each. "unigram" spells words that occur inside no other word.
         if isinstance(source, SceneSource):
-            # The synthetic captions have few different words, so every word becomes one piece.
             texts = (text for index in range(_TOKENIZER_SCENES) for text in source.texts(index))
             proto = train_tokenizer(texts, _TOKENIZER_PIECES * c.languages, model_type="bpe")
         else:
-            proto = train_tokenizer(captions_of(source), c.model.vocab_size)
+            proto = train_tokenizer(captions_of(source), c.model.vocab_size, model_type="bpe")
         tf.io.gfile.makedirs(folder)
         storage.write_file(path, proto)
     return storage.read_file(path)

@@ -22,7 +22,7 @@ from siglip_tf.data.sources.kept_pictures import KeptPictures, can_keep
 from siglip_tf.experiments import build
 from siglip_tf.experiments.config import set_value
 from siglip_tf.experiments.held_out import HeldOut, captions_of, held_out_part
-from siglip_tf.experiments.principal_patches import principal_patches
+from siglip_tf.experiments.first_weights import first_weights
 
 # Arguments of `SigLIP` that a checkpoint decides, by tower.
 IMAGE = (
@@ -35,8 +35,8 @@ _TEXT = (
 )  # fmt: skip
 
 SCENES_HELD_OUT = 256
-# A function of the initial values by canonical name. It returns the values that replace some of them.
-FirstWeights = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+# A function of a model with its initial weights. It returns the weights that replace some of them, by canonical name.
+FirstWeights = Callable[[Any], Mapping[str, Any]]
 _FITTING = 98  # percent of the captions that fit into the text length
 
 
@@ -122,7 +122,7 @@ def pairs(
 
     weights: Any = None if start is None else start.weights
     if fit_patches and start is None:
-        weights = functools.partial(principal_patches, c, source, preprocessing.image)
+        weights = functools.partial(first_weights, c, source, preprocessing)
     return Prepared(data, preprocessing, source.size, weights, held_out=held_out)
 
 

@@ -213,7 +213,7 @@ class _Start:
 
     def __call__(self, model: Any) -> None:
         initial = {name: variable.numpy() for name, variable in model.named_weights().items()}
-        self._weights = self._given(initial) if callable(self._given) else self._given
+        self._weights = self._given(model) if callable(self._given) else self._given
         model.assign_weights({**initial, **self._weights})
 
     def __str__(self) -> str:
