@@ -23,23 +23,23 @@ from siglip_tf.experiments.config import settings
 from siglip_tf.experiments.recipe import Option, Recipe
 from siglip_tf.experiments.schema import AUTO
 
-# Own pictures: a few thousand of them are learned by many passes, so a step must be cheap. One patch is a whole picture
-# of 32 pixels: its projection begins with the pictures' principal components, which already find as many pictures as
-# their nearest neighbors in pixels do, and learns slowly; the blocks and the text tower learn the rest. Names need a
-# small text tower. `text_length` is the most; captions that need less get less.
+# Own pictures: a few thousand of them are learned by many passes, so a step must be cheap. The image tower begins as
+# oriented gradients in 8 x 8 cells (siglip_tf/experiments/oriented_gradients.py): that needs a head for each of the 16
+# patches, and units for all pixels of one. The text tower begins as a sum over its tokens (first_words.py there); names
+# need a small one. `text_length` is the most; captions that need less get less.
 MODEL = {
-    "image": "Ti/32",
+    "image": "Ti/8",
     "image_size": 32,
-    "image_width": 128,
-    "image_depth": 2,
+    "image_width": 256,
+    "image_depth": 1,
     "image_mlp_dim": 512,
-    "image_heads": 4,
+    "image_heads": 16,
     "text": "Ti",
     "text_length": 64,
-    "text_width": 128,
+    "text_width": 256,
     "text_depth": 1,
     "text_mlp_dim": 256,
-    "text_heads": 2,
+    "text_heads": 4,
     "init_bias": -5.0,
     # Twins in a batch are no negatives: several pictures of one thing have one caption.
     "equal_captions": "ignore",
@@ -49,7 +49,10 @@ MANY_PAIRS = 20_000
 LARGE = {
     "image": "Ti/16",
     "image_size": 64,
+    "image_width": 128,
     "image_depth": 4,
+    "image_heads": 4,
+    "text_width": 128,
     "text_depth": 2,
     "text_mlp_dim": 512,
     "text_heads": 4,
@@ -80,8 +83,11 @@ VOCABULARY = 4_000
 SCENES = {
     "image": "Ti/24",
     "image_size": 72,
+    "image_width": 128,
     "image_depth": 4,
+    "image_heads": 4,
     "text_length": 24,
+    "text_width": 128,
     "text_depth": 2,
     "text_mlp_dim": 512,
     "text_heads": 4,

@@ -1,32 +1,105 @@
-"""First weights of both towers from the pairs that a model is about to be trained on."""
+"""First weights of both towers from the pairs that a model is about to be trained on.
+
+A few thousand pairs are few to learn from nothing what pictures and words are. Closed forms find much of it in seconds,
+and training begins there: the image tower as oriented gradients (or its patch projection as principal components), the
+text tower as a sum of token vectors.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from ml_collections import ConfigDict
 
 from siglip_tf.data import Preprocessing
 from siglip_tf.data.sources.base import Source
+from siglip_tf.data.sources.groups import NO_GROUP
+from siglip_tf.experiments import oriented_gradients
 from siglip_tf.experiments.first_words import first_words
 from siglip_tf.experiments.principal_patches import principal_patches
+
+MOST_PAIRS = 20_000
+
+_as_written = tf.autograph.experimental.do_not_convert
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Training pairs in memory.
+
+    Attributes:
+        pixels: uint8 (pictures, height, width, 3).
+        things: int (pictures,), equal for pictures of one thing: those of one group, label or first caption.
+        ids: int32 (captions, tokens), of all captions of all pictures.
+        picture: int (captions,), the picture of each caption.
+    """
+
+    pixels: np.ndarray
+    things: np.ndarray
+    ids: np.ndarray
+    picture: np.ndarray
 
 
 def first_weights(c: ConfigDict, source: Source, preprocessing: Preprocessing, model: Any) -> dict[str, np.ndarray]:
     """Weights that a model begins with in place of its initial ones, by canonical name.
 
     Args:
-        c: the settings.
-        source: the training pairs.
+        c: the settings: the seed, and the image tower.
+        source: the training pairs; 20,000 of them are read, evenly spread.
         preprocessing: of the model.
-        model: `SigLIP` with its initial weights. Where a patch is a whole picture, its image tower then has the
-            weights that are returned, since the text tower's are fitted to it.
+        model: `SigLIP` with its initial weights. Its image tower has other weights afterwards, since the text tower's
+            are fitted to its embeddings.
+
+    Returns:
+        The weights of both towers; of the image tower's patch projection alone where the tower is none that can begin
+        as oriented gradients; empty where no picture can be read.
     """
     initial = {name: variable.numpy() for name, variable in model.named_weights().items()}
-    image = principal_patches(c, source, preprocessing.image, initial)
-    patches = initial["image/position_embedding"].shape[1]
-    if not image or patches > 1:  # a grid of patches has to learn first what belongs together
-        return image
-    model.assign_weights({**initial, **image})
-    return image | first_words(model, source, preprocessing, initial)
+    examples = read(source, preprocessing)
+    if examples is None:
+        return {}
+    random = np.random.default_rng(c.seed)
+    if oriented_gradients.fits(model.image):
+        found = oriented_gradients.oriented_gradients(model, examples.pixels, examples.things, initial, random)
+        if found:
+            return found | first_words(model, examples.pixels, examples.ids, examples.picture, preprocessing, initial)
+    # What such a tower sees first tells pictures apart too little to fit words to it.
+    return principal_patches(model.image, examples.pixels, initial, random)
+
+
+def read(source: Source, preprocessing: Preprocessing, most: int = MOST_PAIRS) -> Examples | None:
+    """Reads pictures with their captions; those that cannot be read are left out. None where nothing is left."""
+    chosen = np.unique(np.linspace(0, source.size - 1, min(most, source.size)).astype(np.int64))
+
+    @_as_written
+    def one(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        example = source.read(index)
+        pixels = preprocessing.image.pixels(example["image"], fused=True)
+        return pixels, _thing(example), preprocessing.text(example["captions"])
+
+    found = tf.data.Dataset.from_tensor_slices(chosen).map(one, num_parallel_calls=tf.data.AUTOTUNE)
+    pixels, things, ids = [], [], []
+    for picture, thing, texts in found.ignore_errors().as_numpy_iterator():
+        pixels.append(picture)
+        things.append(thing)
+        ids.append(texts)
+    if not pixels:
+        return None
+    numbers = np.unique(things, return_inverse=True)[1]
+    return Examples(np.stack(pixels), numbers, np.concatenate(ids), np.repeat(np.arange(len(ids)), list(map(len, ids))))
+
+
+def _thing(example: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """What a picture shows, as a string: its group, else its label, else its first caption."""
+    thing = tf.strings.reduce_join(example["captions"][:1])
+    if "label" in example:
+        label = tf.cast(example["label"], tf.int64)
+        thing = tf.where(label >= 0, tf.strings.as_string(label), thing)
+    if "group" in example:
+        group = tf.cast(example["group"], tf.int64)
+        thing = tf.where(group == NO_GROUP, thing, tf.strings.join(["group ", tf.strings.as_string(group)]))
+    return thing

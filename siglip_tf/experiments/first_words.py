@@ -20,9 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from siglip_tf.data import Preprocessing
-from siglip_tf.data.sources.base import Source
 
-_PICTURES = 20_000
 _BATCH, _ROWS = 250, 4_096
 # Added to the number of times that each token occurs: rare tokens take less of their pictures' noise.
 _RIDGE = 0.1
@@ -32,49 +30,36 @@ _TOKEN, _TEXT = 0.3, 1.0
 _ENDS_A_BRANCH = re.compile(r"text/block_\d+/(attention/out|mlp/fc2)/kernel")
 _SMALL = np.float32(0.1)
 
-_as_written = tf.autograph.experimental.do_not_convert
-
 
 def first_words(
-    model: Any, source: Source, preprocessing: Preprocessing, initial: Mapping[str, np.ndarray]
+    model: Any,
+    pixels: np.ndarray,
+    ids: np.ndarray,
+    picture: np.ndarray,
+    preprocessing: Preprocessing,
+    initial: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
     """First weights of the text tower by their canonical names.
 
     Args:
         model: `SigLIP` whose image tower has its first weights already.
-        source: the training pairs; 20,000 of them are read, evenly spread.
-        preprocessing: of the model.
+        pixels: uint8 (pictures, height, width, 3), training pictures.
+        ids: int32 (captions, tokens).
+        picture: int (captions,), the picture of each caption.
+        preprocessing: of the model; it knows which tokens are marks.
         initial: the initial values of all weights.
 
     Returns:
         The table of tokens, the position embedding, the head, and the kernels of the blocks' attention and MLP that
-        have to change. Empty where no pair can be read.
+        have to change. Empty where there are no captions.
     """
-    chosen = np.unique(np.linspace(0, source.size - 1, min(_PICTURES, source.size)).astype(np.int64))
-
-    @_as_written
-    def read(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        example = source.read(index)
-        return preprocessing.image.pixels(example["image"], fused=True), preprocessing.text(example["captions"])
-
-    found = tf.data.Dataset.from_tensor_slices(chosen).map(read, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
-    pixels, texts = [], []
-    for picture, ids in found.as_numpy_iterator():
-        pixels.append(picture)
-        texts.append(ids)
-    if not texts or not sum(map(len, texts)):
+    if not len(ids) or "text/head/kernel" not in initial:
         return {}
-    batches = (np.stack(pixels[start : start + _BATCH]) for start in range(0, len(pixels), _BATCH))
-    images = np.concatenate([model.encode_image(tf.constant(batch)).numpy() for batch in batches])
-    images = images.astype(np.float64)
-    images = (images - images.mean(0)).repeat([len(ids) for ids in texts], axis=0)
-    rows = np.concatenate(texts)
-    vectors = token_vectors(rows, images, model.vocab_size, _marks(preprocessing.text))
+    batches = (tf.constant(pixels[start : start + _BATCH]) for start in range(0, len(pixels), _BATCH))
+    images = np.concatenate([model.encode_image(batch).numpy() for batch in batches]).astype(np.float64)
+    marks = preprocessing.text.eos_id, preprocessing.text.pad_id
+    vectors = token_vectors(ids, (images - images.mean(0))[picture], model.vocab_size, marks)
     return text_weights(vectors, initial)
-
-
-def _marks(tokenizer: Any) -> tuple[int, int]:
-    return tokenizer.eos_id, tokenizer.pad_id
 
 
 def token_vectors(ids: np.ndarray, targets: np.ndarray, vocabulary: int, marks: tuple[int, ...]) -> np.ndarray:
