@@ -60,11 +60,11 @@ LARGE = {
 # Large batches have more negatives, and their products fill the processor better. Few pairs get smaller ones.
 BATCH, LEAST_BATCH = 256, 16
 # Some hundred steps are few for t and b to leave their initial values, which suit long runs: they learn ten times as
-# fast. The text tower begins at random and learns fast too. The image tower does not, and learns at a tenth of that
-# rate. beta_2 is the paper's (section 4.7).
+# fast. Both towers begin near a solution, and the image tower, which is nearer to it, learns at a tenth of the rate.
+# beta_2 is the paper's (section 4.7).
 OPTIMIZER = {
     "name": "adamw",
-    "learning_rate": 5e-3,
+    "learning_rate": 1e-3,
     "weight_decay": 1e-4,
     "beta_2": 0.95,
     "scalars_learning_rate": 10.0,

@@ -105,9 +105,9 @@ def test_the_size_and_the_length_follow_the_data():
     found = []
     for pairs in (20, 1_200, 5_000, 50_000):
         c = quickstart.RECIPE.settings()
-        quickstart.shape(c, {"model.text_width"}, pairs)
+        quickstart.shape(c, {"model.text_heads"}, pairs)
         found.append((c.batch, c.model.image_size, c.model.text_width, c.model.text_depth))
-    assert found == [(16, 32, 128, 1), (150, 32, 128, 1), (256, 32, 128, 1), (256, 64, 128, 2)]
+    assert found == [(16, 32, 256, 1), (150, 32, 256, 1), (256, 32, 256, 1), (256, 64, 128, 2)]
 
 
 def test_texts_are_as_long_as_the_captions_need(tmp_path):
