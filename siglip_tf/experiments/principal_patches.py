@@ -1,8 +1,8 @@
-"""First weights of a patch projection from the pictures themselves: the principal components of their patches.
+"""First weights of an image tower from the training pictures: the principal components of their patches.
 
-From a few thousand pictures a random projection takes hundreds of passes to become a good one. The principal components
-of the training pictures' patches keep what tells the pictures apart from the first step on. The blocks begin as small
-changes of them.
+With only a few thousand pictures, a random projection needs hundreds of epochs to become a good one. The principal
+components of the pictures' patches preserve the differences between pictures from the first step on. The outputs of the
+blocks begin small, so that the blocks hardly change the components at first.
 
 Source: Coates and Ng, "Learning Feature Representations with K-means", 2012 (whitening of patches); Halko et al.,
 "Finding structure with randomness", 2011 (the randomized decomposition).
@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 _PICTURES, _PATCHES = 4_000, 4_000
-_SPARE, _ROUNDS = 16, 3  # directions beyond those that are kept, and power iterations
-# A component of variance v gets the weight v^-_FLATTEN: large ones do not drown small ones, and noise stays small.
+_SPARE, _ROUNDS = 16, 3  # extra directions of the randomized decomposition, and its power iterations
+# A component with variance v gets the weight v^-_FLATTEN, so that large components do not hide small ones and noise
+# stays small.
 _FLATTEN = 0.25
 
 _ENDS_A_BRANCH = re.compile(r"image/(block_\d+/(attention/out|mlp/fc2)|head/mlp/fc2)/kernel")
@@ -28,18 +29,19 @@ _SMALL = np.float32(0.1)
 def principal_patches(
     tower: Any, pixels: np.ndarray, initial: Mapping[str, np.ndarray], random: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """First weights of the image tower by their canonical names: the patch projection, and what ends each branch.
+    """Returns first weights of the image tower: the patch projection, and the last kernel of each residual branch.
 
     Args:
-        tower: `ImageTower`.
-        pixels: uint8 (pictures, height, width, 3), training pictures; 4,000 of them are used, evenly spread.
-        initial: the initial values of all weights.
-        random: of the patches, and of the rotation that spreads the components over the units.
+        tower: the `ImageTower`.
+        pixels: uint8 (pictures, height, width, 3), the training pictures. 4,000 of them are used, evenly spread.
+        initial: the initial values of all weights by canonical name.
+        random: the generator that chooses patches and the rotation that spreads the components over the units.
 
     Returns:
-        Kernel float32 (patch, patch, 3, width) and bias (width,) of the patch projection, by which patches of the
-        training pictures have mean 0 and variance 1 in the mean over the units; and the kernels that end a branch of a
-        block or of the head, a tenth of what they were. Empty where all pictures are alike.
+        Weights by canonical name. The patch projection has a float32 kernel (patch, patch, 3, width) and a bias
+        (width,). With them, the projected patches of the training pictures have mean 0 and, averaged over the units,
+        variance 1. The last kernel of each branch of a block or of the head is a tenth of its initial value. The result
+        is empty if all pictures are alike.
     """
     width = tower.size.width
     chosen = np.unique(np.linspace(0, len(pixels) - 1, min(_PICTURES, len(pixels))).astype(np.int64))
