@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from siglip_tf.data.images.header import checked
 from siglip_tf.data.order.bad_records import first_line
+from siglip_tf.op_errors import op_errors
 from siglip_tf.serve.batching import Batcher
 from siglip_tf.serve.errors import RequestError, invalid, shown
 from siglip_tf.serve.metrics import Metrics
@@ -188,7 +189,8 @@ class Frontend:
         if (pictures := arrays.get("images")) is not None and signature.inputs["images"].dtype == tf.string:
             for i, data in enumerate(pictures.ravel().tolist()):
                 try:
-                    self._header_check(tf.constant(data))
+                    with op_errors():
+                        self._header_check(tf.constant(data))
                 except tf.errors.InvalidArgumentError as error:
                     raise invalid(f"images[{i}]: {shown(first_line(error))}") from None
         pixels = arrays.get("pixels")

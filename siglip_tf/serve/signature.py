@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from siglip_tf.data.order.bad_records import first_line
+from siglip_tf.op_errors import op_errors
 from siglip_tf.serve.errors import RequestError, invalid, shown
 
 # Signatures of `siglip_tf.export` with several inputs: pictures may be merged if all other inputs are equal.
@@ -102,7 +103,8 @@ class Signature:
             name: tf.constant(array.tolist() if array.dtype == object else array, self.inputs[name].dtype, array.shape)
             for name, array in arrays.items()
         }
-        outputs = {name: np.asarray(value) for name, value in self._function(**tensors).items()}
+        with op_errors():
+            outputs = {name: np.asarray(value) for name, value in self._function(**tensors).items()}
         if self.merged is not None:
             rows = self.rows(arrays)
             for name, value in outputs.items():

@@ -159,6 +159,7 @@ REFUSED = [
     ('{"signature_name": "embed_text", "inputs": [{"b64": 3}]}', "texts[0]"),
     ('{"signature_name": "embed_text", "inputs": [{"b64": "YQ==", "x": 1}]}', "texts[0]"),
     ('{"signature_name": "embed_image", "inputs": ["no picture"]}', "images[0]"),
+    ('{"signature_name": "number", "inputs": ["1", {"b64": "k/8="}]}', r"texts[1]: StringToNumberOp"),
     ('{"signature_name": "embed_image_pixels", "inputs": [[[[256, 0, 0]]]]}', "pixels: expected uint8 values from 0"),
     ('{"signature_name": "embed_image_pixels", "inputs": [[[[-1, 0, 0]]]]}', "pixels: expected uint8"),
     ('{"signature_name": "embed_image_pixels", "inputs": [[[[0.5, 0, 0]]]]}', "pixels: expected values of type uint8"),

@@ -53,6 +53,11 @@ class TinyModel(tf.Module):
     def fixed(self, a, b):
         return {"sum": tf.reduce_sum(a), "count": tf.reduce_sum(tf.cast(b, tf.int64))}
 
+    @tf.function(input_signature=[_TEXTS])
+    def number(self, texts):
+        """The number that each text spells; the error of another text repeats its bytes."""
+        return {"number": tf.strings.to_number(texts)}
+
     def _colors(self, images):
         def color(data):
             pixels = tf.io.decode_image(data, channels=3, expand_animations=False)
@@ -73,7 +78,7 @@ def _saved(scale: float, whole: bool) -> pathlib.Path:
     folder = pathlib.Path(tempfile.mkdtemp(prefix="tiny_model_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     model = TinyModel(scale)
-    names = ["embed_image", "embed_image_pixels", "embed_text", "score", "fixed"] if whole else []
+    names = ["embed_image", "embed_image_pixels", "embed_text", "score", "fixed", "number"] if whole else []
     signatures = {name: getattr(model, name).get_concrete_function() for name in names}
     signatures["serving_default"] = model.half_plus_two.get_concrete_function()
     tf.saved_model.save(model, str(folder), signatures=signatures)

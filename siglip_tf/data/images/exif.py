@@ -8,7 +8,7 @@ Source: EXIF 2.3, section 4.6 (tag 0x0112); PNG 3, section 11.3.4.5 (eXIf); RFC 
 
 import tensorflow as tf
 
-from siglip_tf.data.images.graph import big_endian, contains, little_endian, rarely, read_bytes, starts_with
+from siglip_tf.data.images.graph import big_endian, contains, little_endian, part, rarely, read_bytes, starts_with
 
 _ORIENTATION_TAG = 0x0112
 # More than any real file has. The limit keeps a damaged file from looping for long.
@@ -67,7 +67,7 @@ def _orientation_tag(data: tf.Tensor, tiff: tf.Tensor) -> tf.Tensor:
 
     directory = tiff + number(header[4:8])
     count = tf.minimum(number(read_bytes(data, directory, 2)), _MAX_ENTRIES)
-    entries = tf.strings.substr(data, tf.minimum(directory + 2, tf.strings.length(data)), count * 12)
+    entries = part(data, directory + 2, count * 12)
     count = tf.strings.length(entries) // 12
     entries = tf.io.decode_raw(tf.strings.substr(entries, 0, count * 12), tf.uint8)
     entries = tf.cast(tf.reshape(entries, [count, 12]), tf.int32)

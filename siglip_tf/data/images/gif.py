@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from siglip_tf.data.images.graph import assert_that, little_endian, read_bytes
+from siglip_tf.data.images.graph import assert_that, little_endian, part, read_bytes
 
 _WHITE = b"\xff" * 768
 # The flags of a screen with a color table of 2, 4, ... 256 colors.
@@ -116,19 +116,17 @@ def decode_gif(data: tf.Tensor) -> tf.Tensor:
         local = tf.identity(local)
     table, table_bytes = tf.where(local > 0, frame + 10, 13), tf.where(local > 0, local, common)
     interlaced = read_bytes(data, frame + 9, 1)[0] // 64 % 2 == 1
-    descriptor = tf.strings.join(
-        [b"\x2c\0\0\0\0", tf.strings.substr(data, frame + 5, 4), tf.where(interlaced, b"\x40", b"\0")]
-    )
+    descriptor = tf.strings.join([b"\x2c\0\0\0\0", part(data, frame + 5, 4), tf.where(interlaced, b"\x40", b"\0")])
     flags = tf.gather(_SCREEN_FLAGS, tf.reduce_sum(tf.cast(table_bytes > [6 << power for power in range(7)], tf.int32)))
-    content = tf.strings.substr(data, frame + 10 + local, layout.end - frame - 10 - local)
-    screen = tf.strings.substr(data, 0, 10)
+    content = part(data, frame + 10 + local, tf.maximum(layout.end - frame - 10 - local, 0))
+    screen = part(data, 0, 10)
 
     def decode(colors: tf.Tensor) -> tf.Tensor:
         # The reduced GIF has one frame in the corner, its colors in the global table, and no extensions.
         alone = tf.strings.join([screen, flags, b"\0\0", colors, descriptor, content, ";"])
         return tf.ensure_shape(tf.io.decode_gif(alone)[0], [None, None, 3])
 
-    colors = tf.strings.substr(data, table, table_bytes)
+    colors = part(data, table, table_bytes)
     pixels = decode(colors)
 
     def opacity() -> tf.Tensor:

@@ -42,15 +42,25 @@ def assert_that(condition: tf.Tensor, data: list[Any]) -> tf.Operation:
     return tf.raw_ops.Assert(condition=condition, data=[tf.convert_to_tensor(each) for each in data], summarize=3)
 
 
+def part(data: tf.Tensor, offset: tf.Tensor | int, count: tf.Tensor | int) -> tf.Tensor:
+    """Returns a scalar string: `count` bytes of the scalar string from `offset` on, and fewer if it ends before.
+
+    `offset` must not be negative.
+
+    `tf.strings.substr` refuses an offset beyond the end, with an error that repeats the whole string. Where that is no
+    UTF-8, Python cannot even make an exception of the error, and raises a UnicodeDecodeError.
+    """
+    return tf.strings.substr(data, tf.minimum(offset, tf.strings.length(data)), count)
+
+
 def read_bytes(data: tf.Tensor, offset: tf.Tensor | int, count: int) -> tf.Tensor:
     """Returns int32 (count,): the bytes of the scalar string from `offset` on, and zeros beyond its end."""
-    offset = tf.minimum(offset, tf.strings.length(data))
-    return tf.cast(tf.io.decode_raw(tf.strings.substr(data, offset, count), tf.uint8, fixed_length=count), tf.int32)
+    return tf.cast(tf.io.decode_raw(part(data, offset, count), tf.uint8, fixed_length=count), tf.int32)
 
 
 def starts_with(data: tf.Tensor, text: bytes, offset: int = 0) -> tf.Tensor:
     """Returns a bool scalar: whether the scalar string holds `text` at `offset`. It is False beyond the end."""
-    return tf.strings.substr(data, tf.minimum(offset, tf.strings.length(data)), len(text)) == text
+    return part(data, offset, len(text)) == text
 
 
 def contains(data: tf.Tensor, pattern: str) -> tf.Tensor:

@@ -14,6 +14,7 @@ from siglip_tf.data.images.other_formats import described
 from siglip_tf.data.preprocessing import ImagePreprocessing
 from siglip_tf.data.sources.base import Source
 from siglip_tf.data.text.captions import encoding_fault, is_blank
+from siglip_tf.op_errors import op_errors
 
 # Lines of a graph error that say where an op was made and not what is wrong.
 _TRACE = re.compile(r"\s*($|Graph execution error|Detected at|Defined at|File |<stack|\[\[|node )")
@@ -76,7 +77,8 @@ def _wrong_image(data: bytes, image: ImagePreprocessing | None) -> tuple[Cause, 
         height, width = image_size(tf.constant(data)).numpy().tolist()
         if height * width > image.max_pixels:
             return Cause.TOO_MANY_PIXELS, f"the header announces {width} x {height} pixels"
-        image.pixels(tf.constant(data))
+        with op_errors():
+            image.pixels(tf.constant(data))
     except tf.errors.InvalidArgumentError as error:
         said, listed, _ = first_line(error).partition("; it begins with the bytes:")
         return Cause.UNDECODABLE_IMAGE, f"{said}; it is {described(data)}" if listed else said
@@ -190,7 +192,7 @@ class Explainer:
                 example = source.fetch(record)
                 identifier = bytes(example["id"]).decode(errors="replace")
                 found = diagnose(example, self._image)
-            except tf.errors.DataLossError as error:
+            except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:  # of this record's bytes
                 found = Cause.TORN_RECORD, first_line(error)
             except tf.errors.OpError as error:
                 self._unreadable[shard] = first_line(error)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from siglip_tf.op_errors import op_errors
+
 
 class Source(abc.ABC):
     """Image-text records, each addressed by one integer, so that a position in training is one integer, too.
@@ -63,7 +65,8 @@ class Source(abc.ABC):
         Raises:
             tf.errors.OpError: the record cannot be read.
         """
-        return {key: value.numpy() for key, value in self.read(tf.constant(index, tf.int64)).items()}
+        with op_errors():
+            return {key: value.numpy() for key, value in self.read(tf.constant(index, tf.int64)).items()}
 
     def read_run(self, start: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
         """Reads neighboring raw examples in the graph, all together if the source has `runs`.

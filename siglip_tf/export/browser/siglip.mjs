@@ -20,7 +20,8 @@ async function library(name, file) {
 }
 
 async function fetched(url) {
-  const response = await fetch(url);
+  // Asks whether a kept copy is still right: towers of one export and a vocabulary of another would not fit.
+  const response = await fetch(url, { cache: "no-cache" });
   if (!response.ok) throw new Error(`Expected ${url}. Received: ${response.status} ${response.statusText}.`);
   return new Uint8Array(await response.arrayBuffer());
 }

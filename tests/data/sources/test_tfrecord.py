@@ -77,6 +77,14 @@ def test_named_features(tmp_path):
     assert [e["id"] for e in unnamed] == [f"a.tfrecord-00000-of-00001:{i}".encode() for i in range(3)]
 
 
+def test_a_record_that_is_no_example(tmp_path):
+    """TensorFlow's error repeats the record's bytes, of which Python cannot make a message."""
+    source = TFRecordSource(write(tmp_path / "a.tfrecord", [img2dataset_record(0), b"\xff\xfe no example \x93"]))
+    assert source.fetch(0)["image"] == encode(0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"\\xff\\xfe no example"):
+        source.fetch(1)
+
+
 @pytest.mark.parametrize("random_access", [True, False])
 def test_torn_and_empty_shards(tmp_path, random_access):
     whole = write(tmp_path / "whole.tfrecord", [img2dataset_record(i) for i in range(6)])

@@ -17,6 +17,7 @@ from siglip_tf.data.sources.paths import join
 from siglip_tf.data.sources.tables.columns import CAPTIONS, IMAGES, choose
 from siglip_tf.data.sources.tables.reading import refuse_hopeless
 from siglip_tf.data.sources.tables.rows import BrokenRow, Row, shown
+from siglip_tf.op_errors import RawBytesError
 
 _SPLIT_PARTS = {"train": (0, 90), "validation": (90, 95), "test": (95, 100)}
 
@@ -138,7 +139,7 @@ class FolderSource(Source):
         try:
             return super().fetch(index)
         # TensorFlow's message holds the file's name, which may not be UTF-8.
-        except (tf.errors.NotFoundError, UnicodeDecodeError):
+        except (tf.errors.NotFoundError, RawBytesError):
             captions = self._captions[self._starts[index] : self._starts[index + 1]].numpy()
             return {"image": b"", "captions": captions, "id": self._ids[index].numpy()}
 

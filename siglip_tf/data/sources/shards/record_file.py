@@ -17,6 +17,7 @@ from siglip_tf.data.order.bad_records import Cause
 from siglip_tf.data.sources.base import Source, fingerprint_of
 from siglip_tf.data.sources.shards.index import HEADER_BYTES, Scan, index_shards
 from siglip_tf.data.sources.shards.mapped_files import MappedFiles, int64s_at
+from siglip_tf.op_errors import op_errors
 
 # A record's row holds the offset of its frame, and the cause if it is torn.
 _COLUMNS = 2
@@ -141,9 +142,10 @@ class RecordFileSource(Source):
             cause = _CAUSES[row[1]].value.encode()
             captions = np.zeros([0], object)
             return {"image": b"", "captions": captions, "id": b"", "cause": cause, "detail": problem.encode()}
-        shard, number = self._place(tf.constant(index, tf.int64))
-        record = _records(tf.gather(self._index.paths, shard), tf.constant(row[0])).take(1).get_single_element()
-        return {key: value.numpy() for key, value in self._example(record, shard, number).items()}
+        with op_errors():
+            shard, number = self._place(tf.constant(index, tf.int64))
+            record = _records(tf.gather(self._index.paths, shard), tf.constant(row[0])).take(1).get_single_element()
+            return {key: value.numpy() for key, value in self._example(record, shard, number).items()}
 
 
 def _records(path: tf.Tensor, offset: tf.Tensor) -> tf.data.Dataset:
