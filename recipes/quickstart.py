@@ -74,7 +74,7 @@ OPTIMIZER = {
 # them makes a caption untrue; pictures are not mirrored, since writing, clocks and "left" would be.
 AUGMENT = {"shift": 0.1, "scale": 0.2, "rotate": 10.0, "color": 0.3}
 # So many passes over the data, but no fewer and no more than these steps, at three to five a second on two idle cores.
-PASSES = 200
+PASSES = 100
 LEAST_STEPS, MOST_STEPS = 1_000, 3_000
 VOCABULARY = 4_000
 

@@ -1,24 +1,28 @@
-"""Linear discriminant analysis, as first weights need it: which differences between pictures say nothing of a thing."""
+"""Linear discriminant analysis: which differences between pictures do not describe the thing that they show."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# How much of a component's mean variance within classes is added to that of each, and how many differences between
-# pictures of one thing are needed for each component.
+# The fraction of the components' mean variance within classes that is added to each variance, and how many differences
+# between pictures of the same thing are needed per component.
 _SHRINK, _DIFFERENCES = 0.3, 2
-# A component of variance v gets the weight v^-_FLATTEN: large ones do not drown small ones, and noise stays small.
+# A component with variance v gets the weight v^-_FLATTEN, so that large components do not hide small ones and noise
+# stays small.
 _FLATTEN = 0.25
 
 
 def within(rows: np.ndarray, things: np.ndarray) -> np.ndarray:
-    """The matrix that makes the differences between pictures of one thing alike in all directions, nearly.
+    """Returns the matrix that makes the differences between pictures of the same thing equal in all directions, nearly.
 
-    Where too few pictures share a thing, it makes the differences between all pictures more alike.
+    If too few pictures show the same thing, the matrix makes the deviations of all components more equal instead.
 
     Args:
-        rows: components of the pictures with mean 0, float64 (pictures, components).
-        things: int (pictures,), what each shows.
+        rows: float64 (pictures, components) with mean 0.
+        things: int (pictures,) from 0 on, equal for pictures of the same thing.
+
+    Returns:
+        float64 (components, components), symmetric.
     """
     counts = np.bincount(things)
     components = rows.shape[1]
@@ -28,7 +32,7 @@ def within(rows: np.ndarray, things: np.ndarray) -> np.ndarray:
         apart = rows - (means / np.maximum(counts, 1)[:, None])[things]
         covariance = apart.T @ apart / (len(rows) - len(counts))
         values, axes = np.linalg.eigh(covariance + _SHRINK * np.trace(covariance) / components * np.eye(components))
-        if values[0] > 1e-9 * np.square(rows).mean():  # or else the pictures of a thing are copies
+        if values[0] > 1e-9 * np.square(rows).mean():  # otherwise the pictures of a thing are copies
             return axes * values**-0.5 @ axes.T
     values, axes = np.linalg.eigh(rows.T @ rows / len(rows))
     return axes * np.maximum(values / values[-1], 1e-6) ** -_FLATTEN @ axes.T

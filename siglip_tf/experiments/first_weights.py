@@ -1,8 +1,8 @@
-"""First weights of both towers from the pairs that a model is about to be trained on.
+"""First weights of both towers from the training pairs.
 
-A few thousand pairs are few to learn from nothing what pictures and words are. Closed forms find much of it in seconds,
-and training begins there: the image tower as oriented gradients (or its patch projection as principal components), the
-text tower as a sum of token vectors.
+A few thousand pairs are too few to learn pictures and words from random weights. Closed-form solutions find much of it
+in seconds, and training starts there: the image tower as oriented gradients (or its patch projection as principal
+components), and the text tower as a sum of token vectors.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Examples:
 
     Attributes:
         pixels: uint8 (pictures, height, width, 3).
-        things: int (pictures,), equal for pictures of one thing: those of one group, label or first caption.
-        ids: int32 (captions, tokens), of all captions of all pictures.
+        things: int (pictures,), equal for pictures with the same group, label, or first caption.
+        ids: int32 (captions, tokens), the captions of all pictures.
         picture: int (captions,), the picture of each caption.
     """
 
@@ -45,18 +45,18 @@ class Examples:
 
 
 def first_weights(c: ConfigDict, source: Source, preprocessing: Preprocessing, model: Any) -> dict[str, np.ndarray]:
-    """Weights that a model begins with in place of its initial ones, by canonical name.
+    """Returns the weights that replace a model's initial weights, by canonical name.
 
     Args:
-        c: the settings: the seed, and the image tower.
-        source: the training pairs; 20,000 of them are read, evenly spread.
-        preprocessing: of the model.
-        model: `SigLIP` with its initial weights. Its image tower has other weights afterwards, since the text tower's
-            are fitted to its embeddings.
+        c: the settings, of which the seed is used.
+        source: the training pairs. 20,000 of them are read, evenly spread.
+        preprocessing: the model's preprocessing.
+        model: a `SigLIP` model with its initial weights. The weights of its image tower are changed, because the
+            weights of the text tower are fitted to its embeddings.
 
     Returns:
-        The weights of both towers; of the image tower's patch projection alone where the tower is none that can begin
-        as oriented gradients; empty where no picture can be read.
+        Weights of both towers. If the image tower cannot start as oriented gradients, the result has the weights of
+        `principal_patches` only. It is empty if no picture can be read.
     """
     initial = {name: variable.numpy() for name, variable in model.named_weights().items()}
     examples = read(source, preprocessing)
@@ -67,12 +67,12 @@ def first_weights(c: ConfigDict, source: Source, preprocessing: Preprocessing, m
         found = oriented_gradients.oriented_gradients(model, examples.pixels, examples.things, initial, random)
         if found:
             return found | first_words(model, examples.pixels, examples.ids, examples.picture, preprocessing, initial)
-    # What such a tower sees first tells pictures apart too little to fit words to it.
+    # The first embeddings of such a tower separate pictures too little to fit words to them.
     return principal_patches(model.image, examples.pixels, initial, random)
 
 
 def read(source: Source, preprocessing: Preprocessing, most: int = MOST_PAIRS) -> Examples | None:
-    """Reads pictures with their captions; those that cannot be read are left out. None where nothing is left."""
+    """Reads pictures with their captions, without broken records. Returns None if no picture can be read."""
     chosen = np.unique(np.linspace(0, source.size - 1, min(most, source.size)).astype(np.int64))
 
     @_as_written
@@ -94,7 +94,7 @@ def read(source: Source, preprocessing: Preprocessing, most: int = MOST_PAIRS) -
 
 
 def _thing(example: Mapping[str, tf.Tensor]) -> tf.Tensor:
-    """What a picture shows, as a string: its group, else its label, else its first caption."""
+    """Returns what a picture shows, as a string: its group, its label, or its first caption."""
     thing = tf.strings.reduce_join(example["captions"][:1])
     if "label" in example:
         label = tf.cast(example["label"], tf.int64)

@@ -1,13 +1,13 @@
-"""First weights of a text tower from the captions and the pictures: what each token says of a picture.
+"""First weights of a text tower from the training pairs: one vector per token.
 
-A text tower that begins at random needs hundreds of passes over a few thousand pairs before it knows their words. Where
-the image tower's first weights tell the pictures apart already, the image embeddings of a caption are a sum over its
-tokens, as nearly as one vector for each token can make it. This is a linear regression, solved in seconds. The tower
-begins as this sum: its table holds the vectors, its last block attends to all positions alike, and all that it has
-besides begins as a small change. Order and meaning of words together are then learned by training.
+With only a few thousand pairs, a text tower that starts at random needs hundreds of epochs to learn the words. If the
+first weights of the image tower already separate the pictures, each caption has a target: the embedding of its picture.
+A ridge regression finds one vector per token such that the sum over a caption's tokens is close to its target. The
+tower starts as this sum. Its token table holds the vectors, its last block attends to all positions equally, and its
+other branches start small. Training then learns what the order of words means.
 
 Source: Hoerl and Kennard, "Ridge Regression", 1970; "LiT", https://arxiv.org/abs/2111.07991 (a text tower that learns
-to match an image tower's embeddings).
+to match the embeddings of an image tower).
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ import tensorflow as tf
 from siglip_tf.data import Preprocessing
 
 _BATCH, _ROWS = 250, 4_096
-# Added to the number of times that each token occurs: rare tokens take less of their pictures' noise.
+# The ridge, in captions. It keeps the vectors of rare tokens from fitting the noise in a few pictures.
 _RIDGE = 0.1
-# Lengths beside that of the position embedding: of a token's vector, and of a text's sum of them in the last block.
+# The length of a token's vector, and of a text's sum of vectors in the last block, relative to the length of a position
+# embedding.
 _TOKEN, _TEXT = 0.3, 1.0
 
 _ENDS_A_BRANCH = re.compile(r"text/block_\d+/(attention/out|mlp/fc2)/kernel")
@@ -39,19 +40,19 @@ def first_words(
     preprocessing: Preprocessing,
     initial: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
-    """First weights of the text tower by their canonical names.
+    """Returns first weights of the text tower by canonical name.
 
     Args:
-        model: `SigLIP` whose image tower has its first weights already.
-        pixels: uint8 (pictures, height, width, 3), training pictures.
-        ids: int32 (captions, tokens).
+        model: a `SigLIP` model whose image tower has its first weights.
+        pixels: uint8 (pictures, height, width, 3), the training pictures.
+        ids: int32 (captions, tokens), the captions of the pictures.
         picture: int (captions,), the picture of each caption.
-        preprocessing: of the model; it knows which tokens are marks.
-        initial: the initial values of all weights.
+        preprocessing: the model's preprocessing, which knows the ids of end mark and padding.
+        initial: the initial values of all weights by canonical name.
 
     Returns:
-        The table of tokens, the position embedding, the head, and the kernels of the blocks' attention and MLP that
-        have to change. Empty where there are no captions.
+        The token table, the position embedding, the head, and those kernels of the blocks that change. The result is
+        empty if there are no captions or if the text tower has no head.
     """
     if not len(ids) or "text/head/kernel" not in initial:
         return {}
@@ -63,16 +64,16 @@ def first_words(
 
 
 def token_vectors(ids: np.ndarray, targets: np.ndarray, vocabulary: int, marks: tuple[int, ...]) -> np.ndarray:
-    """One vector for each token, whose sums over texts come nearest to the targets (ridge regression).
+    """Returns one vector per token. Their sums over texts are the ridge regression of the targets.
 
     Args:
-        ids: (texts, tokens), ids below `vocabulary`.
+        ids: int (texts, tokens), below `vocabulary`.
         targets: float64 (texts, d).
-        vocabulary: number of ids.
-        marks: ids that say nothing, of the end and of padding.
+        vocabulary: the number of ids.
+        marks: the ids of end mark and padding, which get no vector.
 
     Returns:
-        float64 (vocabulary, d); zeros for tokens that no text has.
+        float64 (vocabulary, d), with zeros for tokens that occur in no text.
     """
     used, pieces = np.unique(ids, return_inverse=True)
     pieces, count = pieces.reshape(ids.shape), len(used)
@@ -90,18 +91,21 @@ def token_vectors(ids: np.ndarray, targets: np.ndarray, vocabulary: int, marks: 
 
 
 def text_weights(vectors: np.ndarray, initial: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The weights by which a text tower sums vectors of tokens, as nearly as its norms let it.
+    """Returns the weights with which a text tower computes sums of token vectors, approximately.
 
-    All positions have one large embedding u in common. Beside it the vectors are small, so that the norm before the
-    last block's attention leaves their sum a sum. The attention takes u out, and so does the head.
+    All positions share one large embedding u. The vectors are small compared to it, so the norm before the last block's
+    attention is nearly linear in them. The values of the attention leave u out, and so does the head.
 
     Args:
-        vectors: (vocabulary, d).
-        initial: the initial values of all weights.
+        vectors: float64 (vocabulary, d).
+        initial: the initial values of all weights by canonical name.
+
+    Returns:
+        float32 weights by canonical name.
     """
     table, positions = initial["text/token_embedding/embedding"], initial["text/position_embedding"]
     tokens, width = positions.shape[1:]
-    # Directions of the embedding -> units of the tower; the most important ones where the tower is narrower.
+    # Directions of the embedding -> units of the tower. A tower that is narrower keeps the most important directions.
     directions = np.linalg.svd(vectors, full_matrices=False)[2][:width]
     spread = np.eye(len(directions), width)
     random = np.random.default_rng(len(table))
@@ -111,7 +115,7 @@ def text_weights(vectors: np.ndarray, initial: Mapping[str, np.ndarray]) -> dict
     without = np.eye(width) - np.outer(common, common) / width
     length = np.linalg.norm(vectors, axis=1)
     scale = _TOKEN * np.sqrt(width) / max(length[length > 0].mean(), 1e-9)
-    # A sum of a few vectors is about as long as one of them, and attention divides it by the number of positions.
+    # A sum of a few vectors is about as long as one vector, and the attention divides it by the number of positions.
     gain = np.sqrt(tokens * _TEXT / _TOKEN)
     last = max(int(match[1]) for match in map(re.compile(r"text/block_(\d+)/").match, initial) if match)
     weights = {name: _SMALL * array for name, array in initial.items() if _ENDS_A_BRANCH.fullmatch(name)}

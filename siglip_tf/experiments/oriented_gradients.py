@@ -1,18 +1,18 @@
-"""First weights of a small vision transformer: oriented gradients in cells, weighted by what tells the pictures apart.
+"""First weights of a small vision transformer: histograms of oriented gradients.
 
-A few thousand pictures are too few to learn from nothing what edges are. Histograms of oriented gradients were the best
-features of pictures before networks learned them, and a vision transformer of one block can begin as such:
+A few thousand pictures are too few to learn edges from random weights. Histograms of oriented gradients were the best
+features before networks learned their own, and a vision transformer with one block can start as such a histogram:
 
-- The patch projection keeps all pixels of a patch. A token's length is that of the gradients in its patch, so that the
-  norm before the MLP evens out contrast. Beside the pixels a token has one unit for its place.
-- Each hidden unit of the MLP is the difference of two neighboring pixels' luminance along one of four directions. GELU
-  keeps what is positive, and there is a unit for either sign. The second matrix sums them up in the four cells of a
-  patch.
-- Each head of the attention pooling looks at one place, and takes the principal components of pixels and gradients that
-  it sees there. Behind the heads stands the matrix that makes the differences between pictures of one thing alike in
-  all directions (linear discriminant analysis).
+- The patch projection keeps all pixels of a patch. The length of a token is the energy of the gradients in its patch,
+  so the norm before the MLP equalizes contrast. Each place has one more unit of its own.
+- Each hidden unit of the MLP is a difference between neighboring pixels' luminance in one of four directions. GELU
+  keeps the positive part, and there is one unit for each sign. The second matrix sums the units over the four cells of
+  a patch.
+- Each head of the attention pooling attends to one place, and computes the principal components of the pixels and
+  gradients there. The output kernel makes the differences between pictures of the same thing equal in all directions
+  (linear discriminant analysis).
 
-Training then changes all of it.
+Training changes all of these weights.
 
 Source: Dalal and Triggs, "Histograms of Oriented Gradients for Human Detection", 2005; Friedman, "Regularized
 Discriminant Analysis", 1989 (the shrunk covariance within classes).
@@ -31,21 +31,23 @@ from siglip_tf.experiments.principal_patches import patches_of
 
 _PICTURES, _BATCH = 10_000, 250
 _DIRECTIONS, _CELLS = 4, 2  # of gradients; cells along a side of a patch
-# Lengths beside that of a mean token's gradients: of all other differences between pixels, and of its place.
+# The length of all other differences between pixels, and of the unit of a place, relative to the gradients of an
+# average token.
 _OTHER, _PLACE = 0.2, 0.2
-# GELU receives this from a gradient of mean length: it is nearly linear there.
+# The input of GELU for an average gradient. GELU is nearly linear from there on.
 _EXCITE = 2.0
-# Deviation of the gradients that a head sees, beside that of the pixels.
+# The deviation of the gradients that a head receives, relative to that of the pixels.
 _GRADIENTS = 1.5
-# Length of a constant that the MLP adds, beside a mean token's: so the final norm divides all tokens nearly alike.
+# The length of a constant that the MLP adds, relative to an average token. With it, the final norm scales all tokens
+# nearly equally.
 _STEADY = 8.0
-# Logit by which a head prefers its place.
+# The logit with which a head prefers its place.
 _LOOK = 7.0
 _SMALL = 0.1
 
 
 def fits(tower: Any) -> bool:
-    """Whether an `ImageTower` can begin so: one block, a head for each place, units for all that a token holds."""
+    """Returns whether an `ImageTower` can start so: one block, one head per place, and enough units."""
     size, patch = tower.size, tower.patch_size
     places = (tower.image_size[0] // patch) * (tower.image_size[1] // patch)
     return (
@@ -61,17 +63,17 @@ def fits(tower: Any) -> bool:
 def oriented_gradients(
     model: Any, pixels: np.ndarray, things: np.ndarray, initial: Mapping[str, np.ndarray], random: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """First weights of the image tower by their canonical names; the model has them afterwards.
+    """Returns first weights of the image tower by canonical name, and assigns them to the model.
 
     Args:
-        model: `SigLIP` whose image tower `fits`.
-        pixels: uint8 (pictures, height, width, 3), training pictures; 10,000 of them are used, evenly spread.
-        things: int (pictures,), what each shows.
-        initial: the initial values of all weights.
-        random: of the rotation that spreads what is found over the units.
+        model: a `SigLIP` model whose image tower `fits`.
+        pixels: uint8 (pictures, height, width, 3), the training pictures. 10,000 of them are used, evenly spread.
+        things: int (pictures,), equal for pictures of the same thing.
+        initial: the initial values of all weights by canonical name.
+        random: the generator of the rotation that spreads the components over the units.
 
     Returns:
-        All weights of the image tower. Empty where all pictures are alike or without any gradient.
+        All weights of the image tower, float32. The result is empty if all pictures are alike or have no gradients.
     """
     chosen = np.unique(np.linspace(0, len(pixels) - 1, min(_PICTURES, len(pixels))).astype(np.int64))
     pixels, things = pixels[chosen], np.unique(things[chosen], return_inverse=True)[1]
@@ -88,7 +90,7 @@ def oriented_gradients(
 
 
 def _block(patches: np.ndarray, initial: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Patch projection, positions and the block; `patches` is (patches, pixel values)."""
+    """Returns the patch projection, the positions, and the block for `patches` (patches, pixel values)."""
     weights = {name: array for name, array in initial.items() if name.startswith("image/")}
     kernel, places = weights["image/patch_embedding/kernel"], weights["image/position_embedding"].shape[1]
     patch, width = kernel.shape[0], kernel.shape[3]
@@ -134,7 +136,7 @@ def _pooling(
     initial: Mapping[str, np.ndarray],
     random: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    """The attention pooling: `tokens` are (pictures, places, width) behind the final norm."""
+    """Returns the attention pooling for `tokens` (pictures, places, width), the outputs of the final norm."""
     places, width = tokens.shape[1:]
     by_head = width // places
     projection = block["image/patch_embedding/kernel"].reshape(-1, width)
@@ -142,7 +144,7 @@ def _pooling(
     first = values + places
     cells = np.arange(first, first + _CELLS**2 * _DIRECTIONS)
 
-    # Tokens -> pixels and gradients, each centered at its place and of one deviation in all.
+    # Tokens -> pixels and gradients. Both are centered at each place and have a fixed deviation in total.
     seen = np.zeros((width, values + len(cells)))
     seen[:values, :values] = np.linalg.inv(projection[:, :values])
     seen[cells, values + np.arange(len(cells))] = 1.0
@@ -153,7 +155,7 @@ def _pooling(
         features[..., part] *= scale
         seen[:, part] *= scale
 
-    # Each head's principal components of them, then discriminants of all heads' together.
+    # The principal components for each head, and the discriminants of all heads together.
     value = np.zeros((width, places, by_head))
     for head in range(places):
         here = features[:, head].astype(np.float64)
@@ -163,7 +165,7 @@ def _pooling(
     out = within(pooled - middle, things) @ np.linalg.qr(random.standard_normal((width, width)))[0]
     out /= np.sqrt(np.mean(np.square((pooled - middle) @ out)))
 
-    # Each head looks for the unit of its place.
+    # The query of each head matches the unit of its place.
     own = tokens[:, np.arange(places), values + np.arange(places)].mean()
     query, key = np.eye(places, by_head), np.zeros((width, places, by_head))
     key[values:first, :, :places] = np.eye(places)[:, None]
@@ -180,11 +182,11 @@ def _pooling(
 
 
 def _slopes(patch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Differences of neighboring pixels' luminance along four directions, at each pixel.
+    """Returns differences between neighboring pixels' luminance in four directions, at each pixel of a patch.
 
     Returns:
-        float64 (3 * patch^2, pixels * directions); and int (pixels * directions,), the number of each one's cell and
-        direction.
+        The filters, float64 (3 * patch^2, pixels * directions), and for each the number of its cell and direction, int
+        (pixels * directions,).
     """
     slopes, cells = [], []
     for row in range(patch):
