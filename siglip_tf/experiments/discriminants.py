@@ -10,6 +10,8 @@ _SHRINK, _DIFFERENCES = 0.3, 2
 # A component with variance v gets the weight v^-_FLATTEN, so that large components do not hide small ones and noise
 # stays small.
 _FLATTEN = 0.25
+# The smallest variance, relative to the largest, for this. Few pictures do not vary in most directions, others do.
+_LEAST = 1e-3
 
 
 def within(rows: np.ndarray, things: np.ndarray) -> np.ndarray:
@@ -35,4 +37,4 @@ def within(rows: np.ndarray, things: np.ndarray) -> np.ndarray:
         if values[0] > 1e-9 * np.square(rows).mean():  # otherwise the pictures of a thing are copies
             return axes * values**-0.5 @ axes.T
     values, axes = np.linalg.eigh(rows.T @ rows / len(rows))
-    return axes * np.maximum(values / values[-1], 1e-6) ** -_FLATTEN @ axes.T
+    return axes * np.maximum(values / values[-1], _LEAST) ** -_FLATTEN @ axes.T

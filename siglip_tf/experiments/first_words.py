@@ -52,9 +52,9 @@ def first_words(
 
     Returns:
         The token table, the position embedding, the head, and those kernels of the blocks that change. The result is
-        empty if there are no captions or if the text tower has no head.
+        empty if there are no captions, or if the text tower has no head or a bottlenecked token embedding.
     """
-    if not len(ids) or "text/head/kernel" not in initial:
+    if not len(ids) or "text/head/kernel" not in initial or "text/token_embedding/projection" in initial:
         return {}
     batches = (tf.constant(pixels[start : start + _BATCH]) for start in range(0, len(pixels), _BATCH))
     images = np.concatenate([model.encode_image(batch).numpy() for batch in batches]).astype(np.float64)

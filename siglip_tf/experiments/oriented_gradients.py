@@ -73,10 +73,12 @@ def oriented_gradients(
         random: the generator of the rotation that spreads the components over the units.
 
     Returns:
-        All weights of the image tower, float32. The result is empty if all pictures are alike or have no gradients.
+        All weights of the image tower, float32. The result is empty if all pictures are equal or have no gradients.
     """
     chosen = np.unique(np.linspace(0, len(pixels) - 1, min(_PICTURES, len(pixels))).astype(np.int64))
     pixels, things = pixels[chosen], np.unique(things[chosen], return_inverse=True)[1]
+    if not np.ptp(pixels, axis=0).any():
+        return {}
     patches = patches_of(pixels, model.image.patch_size)
     weights = _block(patches.reshape(-1, patches.shape[2]), initial)
     if not weights:
