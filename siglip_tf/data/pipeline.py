@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from siglip_tf.data.images.augmentation import Augmentation
 from siglip_tf.data.order.bad_records import BadRecordReport, Cause, Explainer
-from siglip_tf.data.order.early_limit import EarlyLimit, called_at_the_end
+from siglip_tf.data.order.early_limit import ENDLESS, EarlyLimit, called_at_the_end
 from siglip_tf.data.order.mixture import Mixture
 from siglip_tf.data.order.position import PositionTracker, check_state, kernel_to_resume, state_of
 from siglip_tf.data.order.shares import Share, check_batch_and_seed, own_batches, share_of
@@ -155,7 +155,7 @@ class TrainingData:
         if reading.kept is not None:
             batches = batches.map(_as_written(lambda place: reading.kept_pairs(place["record"], place["choice"])))
         first = self._first_step * share.batches
-        numbered = tf.data.Dataset.zip(tf.data.Dataset.range(first, 1 << 62), batches)
+        numbered = tf.data.Dataset.zip(tf.data.Dataset.range(first, ENDLESS), batches)
         worker = share.worker
         batches = numbered.map(
             _as_written(lambda number, batch: self._finish(batch, tf.stack([tf.constant(worker, tf.int64), number]))),
@@ -173,7 +173,7 @@ class TrainingData:
             ValueError: `dataset` has not been called, or the step is before the restored one.
         """
         if self._tracker is None:
-            raise ValueError("The position is known once `dataset` was called.")
+            raise ValueError("The position is not known yet. Call `dataset` first.")
         position = self._tracker.position(step, self.global_batch // self.streams)
         return state_of(self.seed, self.mixture.fingerprint, self.streams, position) | {"resize": self._kernel}
 
@@ -193,7 +193,7 @@ class TrainingData:
             `{"passed": records, "skipped": {cause: records}}`.
         """
         if self._tracker is None:
-            raise ValueError("There is progress once `dataset` was called.")
+            raise ValueError("There is no progress yet. Call `dataset` first.")
         return self._tracker.progress()
 
     @property

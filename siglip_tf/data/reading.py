@@ -12,8 +12,7 @@ import tensorflow as tf
 
 from siglip_tf.data.order.early_limit import ENDLESS
 from siglip_tf.data.order.mixture import BLOCK, Mixture
-from siglip_tf.data.order.permutation import mix
-from siglip_tf.data.order.record_order import RecordOrder, RunOrder
+from siglip_tf.data.order.record_order import RecordOrder, RunOrder, caption_choices
 from siglip_tf.data.sources.base import Source
 from siglip_tf.data.sources.groups import NO_GROUP
 from siglip_tf.data.sources.kept_pictures import KeptPictures
@@ -21,7 +20,7 @@ from siglip_tf.data.text.captions import usable_indices
 
 # The records of this many slots are computed at a time.
 _SLOTS = 1024
-_CAPTION = 4
+
 _PARALLEL_RUNS = 8
 # This many slots of kept pairs are looked up at a time.
 KEPT_AT_ONCE = 64
@@ -120,7 +119,7 @@ class Reading:
         def locate(block: int) -> list[np.ndarray]:
             slots = slot + np.arange(block * _SLOTS, (block + 1) * _SLOTS)
             records = order.records(stream, slots)
-            return [records, self._choices(order.epochs(stream, slots), records)]
+            return [records, caption_choices(self.seed, order.epochs(stream, slots), records)]
 
         blocks = _computed(0, locate, 2)
         return blocks.flat_map(_as_written(lambda *arrays: tf.data.Dataset.from_tensor_slices(arrays)))
@@ -174,7 +173,7 @@ class Reading:
     def _by_windows(self, source: Source, order: RunOrder, stream: int, slot: int) -> tf.data.Dataset:
         def window(begin: np.int64) -> list[np.ndarray]:
             found = order.window(stream, int(begin))
-            choices = self._choices(order.epochs(stream, begin), found.records_read())
+            choices = caption_choices(self.seed, order.epochs(stream, begin), found.records_read())
             return [np.asarray(found.end, np.int64), found.pieces, found.gather[begin - found.first :], choices]
 
         @_as_written
@@ -203,10 +202,6 @@ class Reading:
         windows = tf.data.Dataset.range(ENDLESS).scan(tf.constant(slot, tf.int64), next_window)
         # Load one window while another is used.
         return windows.map(load).prefetch(1).flat_map(arrange)
-
-    def _choices(self, epochs: np.ndarray, records: np.ndarray) -> np.ndarray:
-        """int64 (m,), >= 0: a number for each record in each epoch, which chooses its caption."""
-        return (mix(self.seed, _CAPTION, epochs, records) >> np.uint64(1)).astype(np.int64)
 
     def _run(self, source: Source, start: tf.Tensor, count: tf.Tensor, choices: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns all pairs of a piece of a run, (count, ...) each; blank pairs if it cannot be read."""

@@ -138,7 +138,7 @@ def _forward(tokens, head_size, q, k, v, out):
         for start, stop, first, last in _windows(q.shape[0], tokens):
             rows = slice(start, stop)
             weights = _weights(q[rows, columns], k[rows, columns], start, first, last, tokens)
-            _put(out, rows, columns, _dot(weights.astype(v.dtype), v[rows, columns], 0, 0), first, last)
+            _put(out, rows, columns, _dot(weights.astype(v.dtype), v[rows, columns], 0, 0), first)
 
 
 def _backward(tokens, head_size, q, k, v, upstream, dq, dk, dv):
@@ -151,12 +151,12 @@ def _backward(tokens, head_size, q, k, v, upstream, dq, dk, dv):
             # The queries of a neighboring example must not add to these keys and values.
             up = _mask_rows(upstream[rows, columns].astype(jnp.float32), first, last, 0.0).astype(upstream.dtype)
             weights = _weights(queries, keys, start, first, last, tokens)
-            _put(dv, rows, columns, _dot(weights.astype(up.dtype), up, 1, 0), first, last)
+            _put(dv, rows, columns, _dot(weights.astype(up.dtype), up, 1, 0), first)
             slopes = _dot(v[rows, columns], up, 1, 1)
             slopes = weights * (slopes - (weights * slopes).sum(0, keepdims=True))
             slopes = (slopes * scale).astype(queries.dtype)
-            _put(dk, rows, columns, _dot(slopes, queries, 1, 0), first, last)
-            _put(dq, rows, columns, _dot(slopes, keys, 0, 0), first, last)
+            _put(dk, rows, columns, _dot(slopes, queries, 1, 0), first)
+            _put(dq, rows, columns, _dot(slopes, keys, 0, 0), first)
 
 
 def _weights(queries, keys, start, first, last, tokens):
@@ -196,7 +196,7 @@ def _mask_rows(x, first, last, value):
     return jnp.concatenate(parts, 0) if len(parts) > 1 else parts[0]
 
 
-def _put(ref, rows, columns, x, first, last):
+def _put(ref, rows, columns, x, first):
     """Writes a window's own rows. Windows come in order, so the next window overwrites the rows after the last."""
     x = x.astype(ref.dtype)
     top = -(-first // _ROWS) * _ROWS

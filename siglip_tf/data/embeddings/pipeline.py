@@ -7,14 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from siglip_tf.data.embeddings.stored import StoredEmbeddings
-from siglip_tf.data.order.permutation import mix
+from siglip_tf.data.order.early_limit import ENDLESS
 from siglip_tf.data.order.position import check_state, state_of
-from siglip_tf.data.order.record_order import RecordOrder
+from siglip_tf.data.order.record_order import RecordOrder, caption_choices
 from siglip_tf.data.order.shares import check_batch_and_seed, own_batches, share_of
-
-_ENDLESS = 1 << 62
-# The key that chooses captions; other keys of the same seed order records.
-_CAPTION = 4
 
 
 class EmbeddingData:
@@ -115,7 +111,7 @@ class EmbeddingData:
                 return pairs
             return self._corruption(pairs, tf.stack([number, tf.constant(share.worker + self.seed, tf.int64)]))
 
-        numbers = tf.data.Dataset.range(self._first_step * share.batches, _ENDLESS)
+        numbers = tf.data.Dataset.range(self._first_step * share.batches, ENDLESS)
         return own_batches(numbers.map(batch, num_parallel_calls=2, deterministic=True), self._prefetch)
 
     @property
@@ -132,8 +128,7 @@ class EmbeddingData:
         mine = slice(replica * size, (replica + 1) * size)
         images = np.concatenate([order.records(stream, slots) for stream in streams])[mine]
         epochs = np.concatenate([order.epochs(stream, slots) for stream in streams])[mine]
-        choices = (mix(self.seed, _CAPTION, epochs, images) >> np.uint64(1)).astype(np.int64)
-        embeddings, texts = self.stored.gather(images, choices)
+        embeddings, texts = self.stored.gather(images, caption_choices(self.seed, epochs, images))
         return embeddings.view(self._wire_dtype.as_numpy_dtype), texts
 
     def _pairs(self, embeddings: tf.Tensor, texts: tf.Tensor, size: int) -> dict[str, tf.Tensor]:

@@ -15,8 +15,23 @@ from numpy.typing import ArrayLike
 
 from siglip_tf.data.order.permutation import MAX_SIZE, mix, permute
 
-# Keys that separate the shuffles of one epoch.
+# Keys that separate the shuffles of one epoch, and the choice of captions. Mixtures use 3.
 _RECORDS, _RUNS, _WINDOW = range(3)
+_CAPTION = 4
+
+
+def caption_choices(seed: int, epochs: ArrayLike, records: ArrayLike) -> np.ndarray:
+    """Returns a number for each record in each epoch, which chooses one of its captions.
+
+    Args:
+        seed: the seed of the training data.
+        epochs: integers, scalar or (m,).
+        records: integers (m,).
+
+    Returns:
+        int64 (m,), >= 0.
+    """
+    return (mix(seed, _CAPTION, epochs, records) >> np.uint64(1)).astype(np.int64)
 
 
 class RecordOrder:

@@ -15,11 +15,11 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.data.experimental import service
 
+from siglip_tf.data.order.early_limit import ENDLESS
 from siglip_tf.data.order.position import check_state
 from siglip_tf.data.service.identity import identity
 
 _as_written = tf.autograph.experimental.do_not_convert
-_ENDLESS = 1 << 62
 
 
 class InputServer:
@@ -188,7 +188,7 @@ class _Serving:
         self._made = self._taken = 0
         self._changed = time.monotonic()
         self._closed = False
-        numbers = tf.data.Dataset.range(_ENDLESS).scan(tf.constant(-1, tf.int64), _as_written(self._number))
+        numbers = tf.data.Dataset.range(ENDLESS).scan(tf.constant(-1, tf.int64), _as_written(self._number))
         made = tf.data.Dataset.zip(numbers, dataset).map(_counting(self._note_made))
         counted = made.prefetch(1).map(_counting(self._note_taken)).map(_as_written(lambda _, batch: batch))
         options = tf.data.Options()
@@ -273,7 +273,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _answer(self, known: dict[str, Callable[..., dict[str, Any]]], body: Any) -> None:
         if self.path not in known or not isinstance(body, dict):
-            self._send(404, {"error": f"there is no {self.command} {self.path} here, or its body is no JSON object."})
+            self._send(
+                404, {"error": f"{self.command} {self.path} is not a known request, or its body is not a JSON object."}
+            )
             return
         try:
             self._send(200, known[self.path](**body))

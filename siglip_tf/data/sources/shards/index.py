@@ -158,7 +158,7 @@ class ShardIndex:
 def _of_count(rows: np.ndarray, count: int, path: str) -> tuple[np.ndarray, str]:
     """Makes the number of a shard's rows equal to `count`. Broken records replace missing or surplus records."""
     sound = rows[rows[:, -1] != _CAUSES.index(Cause.TORN_SHARD)]
-    if len(rows) == count or (len(sound) == count and len(sound) == len(rows)):
+    if len(rows) == count:
         return rows, ""
     broken = np.zeros([1, rows.shape[1]], np.int64)
     if len(sound) < count:
