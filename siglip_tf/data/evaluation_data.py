@@ -125,7 +125,7 @@ class EvaluationData:
             ValueError: `dataset` has not been called.
         """
         if self._tracker is None:
-            raise ValueError("Records are accounted for once `dataset` was read.")
+            raise ValueError("The counts are not known yet. Call `dataset` and read it to its end first.")
         skipped = self._tracker.skipped(0)
         total = sum(skipped.values())
         read = self._tracker.frontier(0) - self._span.start

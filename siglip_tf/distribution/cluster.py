@@ -13,7 +13,7 @@ import tensorflow as tf
 
 _EXAMPLE = (
     '{"cluster": {"worker": ["host0:3333", "host1:3333"]}, "task": {"type": "worker", "index": 0}}, the same on every '
-    "machine but for the index"
+    "machine except for the index"
 )
 
 
@@ -90,8 +90,8 @@ def check_own_port(cluster: Cluster) -> None:
                 raise
             raise _wrong(
                 f"a free port of this machine for {cluster.role} {cluster.index}",
-                f"{address}, which another process uses: {str(error.strerror).lower()}. Two processes may not have one "
-                "index; end the other one or name another port",
+                f"{address}, which another process uses: {str(error.strerror).lower()}. Two processes may not have the "
+                "same index; end the other one or name another port",
             ) from error
 
 
@@ -121,9 +121,7 @@ def _tasks(cluster: Any) -> dict[str, list[str]]:
             if not found or not 1 <= int(found[2]) <= 65535:
                 raise _wrong(f'an address "host:port" for {role} {index}', json.dumps(address))
             if address in seen:
-                raise _wrong(
-                    "an address of its own for every task", f"{address} for {seen[address]} and {role} {index}"
-                )
+                raise _wrong("a different address for every task", f"{address} for {seen[address]} and {role} {index}")
             seen[address] = f"{role} {index}"
     if len(cluster.get("chief", [])) > 1:
         raise _wrong('at most one "chief"', f"{len(cluster['chief'])}: {json.dumps(cluster['chief'])}")

@@ -52,9 +52,9 @@ class _Wait:
         waited = time.monotonic() - self._start
         if waited < min(self._next, self._limit):
             return
-        line = f"TF_CONFIG: waiting for {', '.join(missing)} since {waited:.0f} s"
+        line = f"TF_CONFIG: waiting for {', '.join(missing)} for {waited:.0f} s"
         if waited >= self._limit:
-            raise TimeoutError(f"{line}; gave up. Start every process with the same TF_CONFIG but for its own task.")
+            raise TimeoutError(f"{line}; gave up. Start every process with the same TF_CONFIG except for its own task.")
         print(line, file=sys.stderr, flush=True)
         self._next = waited + 60
 
@@ -78,7 +78,7 @@ def _gather(cluster, wait):
                 if rank in guests or (rank is not None and not 0 < rank < len(names)):
                     raise ValueError(
                         "TF_CONFIG: Expected one process for each task. Received: two that are "
-                        f"{names.get(rank, rank)}. Give every process an index of its own."
+                        f"{names.get(rank, rank)}. Give every process its own index."
                     )
             except ValueError as error:
                 for each in (*guests.values(), guest):

@@ -103,9 +103,9 @@ class MultiWorkerRing(StrategyRing):
         devices = devices_per_worker(strategy)
         if devices != 1:
             raise ValueError(
-                "The ring under MultiWorkerMirroredStrategy needs one device a worker. Received: "
-                f"{devices} devices. Start one worker process a device (CUDA_VISIBLE_DEVICES) and list them all in "
-                "TF_CONFIG."
+                "The ring under MultiWorkerMirroredStrategy needs one device per worker. Received: "
+                f"{devices} devices. Start one worker process per device (CUDA_VISIBLE_DEVICES) and list all of them "
+                "in TF_CONFIG."
             )
         super().__init__(context)
         self._rank = rank_in_cluster(strategy.cluster_resolver)

@@ -119,7 +119,7 @@ def as_embeddings(image_embeddings, text_embeddings) -> tuple[tf.Tensor, tf.Tens
     images, texts = sides
     if images.shape != texts.shape or images.dtype != texts.dtype:
         raise ValueError(
-            "Expected as many images as texts, of one embedding size. Received: image_embeddings "
+            "Expected as many images as texts, with the same embedding size. Received: image_embeddings "
             f"{images.shape} {images.dtype.name}, text_embeddings {texts.shape} {texts.dtype.name}."
         )
     if images.shape[0] == 0:

@@ -138,7 +138,7 @@ def as_group(group, examples: int | None = None) -> tf.Tensor:
         )
     if group.shape.rank != 1 or (examples is not None and group.shape[0] not in (None, examples)):
         expected = "(batch,)" if examples is None else f"({examples},)"
-        raise ValueError(f"Expected 'group' of shape {expected}, one number a pair. Received: shape {group.shape}.")
+        raise ValueError(f"Expected 'group' of shape {expected}, one number per pair. Received: shape {group.shape}.")
     group = tf.cast(group, tf.int64)
     value = tf.get_static_value(group)
     if value is not None:

@@ -101,7 +101,7 @@ def test_a_port_that_is_taken_is_refused_and_one_that_was_used_is_not(monkeypatc
         port = other.getsockname()[1]
         text = config({"worker": [f"127.0.0.1:{port}", "127.0.0.1:1"]})
         monkeypatch.setenv("TF_CONFIG", text)
-        with pytest.raises(ValueError, match=f"TF_CONFIG: Expected a free port.*127.0.0.1:{port}.*one index"):
+        with pytest.raises(ValueError, match=f"TF_CONFIG: Expected a free port.*127.0.0.1:{port}.*the same index"):
             find_strategy()
     check_own_port(read_tf_config(text))
 

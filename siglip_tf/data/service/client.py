@@ -86,6 +86,6 @@ class InputClient:
         try:
             said = json.loads(error.read())
         except _UNREACHABLE:
-            return InputProcessError(f"{self.address} answers as no input process does: {error}")
+            return InputProcessError(f"The process at {self.address} is not an input process: {error}")
         text = f"The input process at {self.address}: {said.get('error', error)}"
         return InputProcessError(text) if said.get("session") else ValueError(text)

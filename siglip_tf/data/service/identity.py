@@ -100,6 +100,6 @@ def check_complete(described: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if other != address:
             raise ValueError(
                 f"The input processes at {other} and {address} both make share {share['index']} of {share['count']}. "
-                "Start each with an --index of its own."
+                "Start each with its own --index."
             )
     return [by_index[index] for index in sorted(by_index)]

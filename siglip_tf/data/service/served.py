@@ -150,7 +150,7 @@ class ServedData:
         if not self._served:
             if self._position is not None and self._position["step"] == step:
                 return self._position
-            raise ValueError("The position is known once `dataset` was called.")
+            raise ValueError("The position is not known yet. Call `dataset` first.")
         found = []
         for client, at in self._served.items():
             found.append(client.post("state", {"session": at["session"], "step": step}))

@@ -64,13 +64,14 @@ def cut(global_batch: int, pair_bytes: int, inputs: int, hosts: int, replicas: i
     """
     if inputs % hosts:
         raise ValueError(
-            f"{inputs} input processes cannot feed {hosts} hosts alike: their number must be a multiple of the hosts'."
+            f"{inputs} input processes cannot feed {hosts} hosts equally: their number must be a multiple of the "
+            "number of hosts."
         )
     least = math.lcm(inputs, replicas)
     if global_batch % least:
         raise ValueError(
             f"Expected a global batch that {inputs} input processes and {replicas} replicas divide. Received: "
-            f"{global_batch}, which is no multiple of {least}."
+            f"{global_batch}, which is not a multiple of {least}."
         )
     sizes = [n for n in range(least, global_batch + 1, least) if global_batch % n == 0]
     chunks = next((n for n in sizes if global_batch // n * pair_bytes <= _CHUNK_BYTES), sizes[-1])

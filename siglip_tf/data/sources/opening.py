@@ -153,9 +153,9 @@ def _kind(spec: str, suffix: str | None) -> str:
     kind = shard_kind(name) or ("folder" if table_kind(name) or name.lower().endswith((".txt", ".token")) else None)
     if kind is None:
         if archive_of(name):
-            hint = " Its records cannot be addressed as long as it is compressed: decompress it first."
+            hint = " The records of a compressed file cannot be addressed: decompress it first."
         else:
-            hint = " It is there: name its kind by ?kind=tar, tfrecord or parquet." if tf.io.gfile.exists(spec) else ""
+            hint = " It exists: name its kind by ?kind=tar, tfrecord or parquet." if tf.io.gfile.exists(spec) else ""
         raise ValueError(f"Expected {USAGE}. Received: {spec!r}.{hint}")
     # If a Parquet file does not exist, the source raises the error.
     there = [path for path in found if kind == "parquet" and tf.io.gfile.exists(path)]
@@ -167,7 +167,9 @@ def _kind_of_folder(folder: str, suffix: str | None) -> str:
     if suffix is not None:
         kind = shard_kind("x" + suffix)
         if kind is None:
-            raise ValueError(f"{suffix!r} says no kind of shard: name it too, e.g. {folder}?kind=tar&suffix={suffix}.")
+            raise ValueError(
+                f"The kind of shards in {suffix!r} files is unknown: name it, e.g. {folder}?kind=tar&suffix={suffix}."
+            )
         return kind
     kinds = sorted({kind for name in names if (kind := shard_kind(name))} - {"parquet"})
     tables = sorted(name for name in names if shard_kind(name) == "parquet")

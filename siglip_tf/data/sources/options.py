@@ -11,16 +11,16 @@ from collections.abc import Iterable, Mapping
 # All options and the meanings of their values.
 NAMES = {
     "kind": "how to read it: folder, classes, tar, tfrecord or parquet",
-    "suffix": "what the shards of a folder end in",
-    "split": "the part to read",
+    "suffix": "suffix of the shards in a folder",
+    "split": "split to read",
     "image": "column, feature or tar member of the picture",
     "caption": "column, feature, JSON key or tar member of the captions",
     "label": "column, feature or JSON key of the label",
     "language": "column, feature or JSON key of the captions' language",
-    "group": "column, feature or JSON key of the group: pictures of one thing share it",
+    "group": "column, feature or JSON key of the group, which pictures of the same thing share",
     "id": "column or feature of the record's name",
     "template": "caption of a class name, with {} for the name",
-    "separator": "what stands between the columns of a table: a character, or tab",
+    "separator": "separator between the columns of a table: a character, or tab",
     "index_dir": "folder for the index of the shards",
     "data_dir": "folder of TensorFlow Datasets",
     "seed": "seed of synthetic data",
@@ -54,7 +54,7 @@ def split_options(line: str) -> tuple[str, dict[str, str]]:
         if not equals or not value:
             raise ValueError(f"Expected SOURCE?key=value&key=value. Received: {part!r} in {line!r}")
         if key in options:
-            raise ValueError(f"The option {key!r} comes twice in {line!r}.")
+            raise ValueError(f"The option {key!r} occurs twice in {line!r}.")
         options[key] = urllib.parse.unquote(value)
     return match["source"], options
 

@@ -160,12 +160,12 @@ def find_shards(shards: str | Sequence[str], suffix: str) -> list[str]:
         missing = [path for path in found if not tf.io.gfile.exists(path)] if len(found) < 64 else []
         if not found or missing:
             wanted = " or ".join(map(repr, SHARD_SUFFIXES.get(kind or "", (suffix,))))
-            what = f"{missing[0]} is not there" if missing else f"no file matches, nor ends in {wanted} in a folder"
+            what = f"{missing[0]} does not exist" if missing else f"no file matches, or no file there ends in {wanted}"
             raise ValueError(f"Expected the paths of shards. Received: {pattern!r}: {what}.")
         paths.extend(found)
     if len(set(paths)) < len(paths):
         twice = next(path for path, count in Counter(paths).items() if count > 1)
-        raise ValueError(f"{twice} comes twice in {shards!r}.")
+        raise ValueError(f"{twice} occurs twice in {shards!r}.")
     return paths
 
 

@@ -221,4 +221,4 @@ def test_shards_of_several_kinds_are_not_chosen_among(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"url": ["x"], "caption": ["a"]}), tmp_path / "0.parquet")
     (tmp_path / "1.tar").write_bytes(gzip.compress(b"x" * 2000))
     source = open_source(str(tmp_path))
-    assert source.size == 1 and source.fetch(0)["detail"] == b"it is no tar archive, but a gzip archive"
+    assert source.size == 1 and source.fetch(0)["detail"] == b"it is not a tar archive, but a gzip archive"

@@ -21,7 +21,11 @@ def test_syntax():
         "t.csv?separator=;": ("t.csv", {"separator": ";"}),
     }
     assert {line: split_options(line) for line in lines} == lines
-    for line, message in {"a?b=": "Received: 'b='", "a?b=1&c": "Received: 'c'", "a?b=1&b=2": "'b' comes twice"}.items():
+    for line, message in {
+        "a?b=": "Received: 'b='",
+        "a?b=1&c": "Received: 'c'",
+        "a?b=1&b=2": "'b' occurs twice",
+    }.items():
         with pytest.raises(ValueError, match=message):
             split_options(line)
 
@@ -61,7 +65,7 @@ def test_refusals_name_the_option(tmp_path):
         f"{tmp_path}?template=a": "read as tar, has no option 'template'. Its options: caption, group, image, index",
         f"{tmp_path}?split=test": "Shards have no splits: name those of 'test' by their paths",
         f"{tmp_path}?kind=zip": "kind must be one of folder, classes, tar, tfrecord, parquet. Received: 'zip'",
-        f"{tmp_path}?suffix=.shard": "'.shard' says no kind of shard: name it too",
+        f"{tmp_path}?suffix=.shard": "The kind of shards in '.shard' files is unknown: name it",
         "synthetic?seed=x": "seed must be a whole number. Received: 'x'",
         f"{tmp_path}/nowhere": "Expected a folder of shards or images",
     }

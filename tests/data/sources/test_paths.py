@@ -20,7 +20,7 @@ def test_find_shards(tmp_path):
     assert find_shards(str(tmp_path), ".tar") == expected
     assert find_shards(str(tmp_path / "*.tar"), ".tar") == expected
     assert find_shards(expected[::-1], ".tar") == expected[::-1]
-    with pytest.raises(ValueError, match="a.tar comes twice"):
+    with pytest.raises(ValueError, match="a.tar occurs twice"):
         find_shards([str(tmp_path), expected[0]], ".tar")
 
 

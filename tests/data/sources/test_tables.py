@@ -74,7 +74,7 @@ def test_faults_name_their_line(tmp_path):
         "torn.csv.gz": (b"\x1f\x8b\x08", "is not a whole gzip file"),
         "torn.jsonl": (json.dumps(ROWS[0])[:-3].encode(), "torn.jsonl, line 1: Unterminated"),
         "torn.json": (b"[{", "is not JSON"),
-        "document.jsonl": (b'[\n{"image": "a"}]', "line 1: .*name it .json"),
+        "document.jsonl": (b'[\n{"image": "a"}]', "line 1: .*rename it to .json"),
         "torn.parquet": (b"PAR1", "cannot be read as Parquet"),
     }
     for name, (content, message) in files.items():

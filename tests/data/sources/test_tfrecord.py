@@ -136,7 +136,7 @@ def test_names_of_shards(tmp_path):
             source = open_source(str(spec))
             assert isinstance(source, TFRecordSource) and source.fetch(0)["image"] == encode(number), spec
     write(tmp_path / "train-00000-of-00001", [img2dataset_record(7)])
-    with pytest.raises(ValueError, match="It is there: name its kind by .kind=tar, tfrecord or parquet"):
+    with pytest.raises(ValueError, match="It exists: name its kind by .kind=tar, tfrecord or parquet"):
         open_source(str(tmp_path / "train-00000-of-00001"))
     assert open_source(f"{tmp_path}/train-00000-of-00001?kind=tfrecord").size == 1
     assert open_source(f"{tmp_path}?kind=tfrecord&suffix=-of-00001").size == 1

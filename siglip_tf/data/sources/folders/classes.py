@@ -16,7 +16,7 @@ def class_folders(tree: Tree, chosen: bool) -> Layout:
     if not tops or "" in tree.pictures:
         raise ValueError(_nothing_to_read(tree))
     as_splits = not chosen and all(top.lower() in SPLITS for top in tops)
-    if chosen and len(tops) > 0 and all(top.lower() in SPLITS for top in tops):
+    if chosen and all(top.lower() in SPLITS for top in tops):
         as_splits = all(where.count("/") >= 1 for wheres in tops.values() for where in wheres)
     rows = []
     for top, wheres in tops.items():
@@ -52,8 +52,8 @@ def class_folders(tree: Tree, chosen: bool) -> Layout:
     ]
     if empty and not chosen:
         raise ValueError(
-            f"{join(tree.root, sorted(empty)[0])} holds no images, but {_files_below(tree, sorted(empty)[0])[:4]}: it "
-            "would be no class. Move it away. " + AS_CLASSES.format(folder=tree.root)
+            f"{join(tree.root, sorted(empty)[0])} holds {_files_below(tree, sorted(empty)[0])[:4]} and no images, so "
+            "it cannot be a class. Move it away. " + AS_CLASSES.format(folder=tree.root)
         )
     other = sum(name.lower().endswith(OTHER_IMAGE_SUFFIXES) for found in tree.pictures.values() for name in found)
     note = f"{len(names)} classes from the names of folders"
@@ -108,8 +108,8 @@ def _nothing_to_read(tree: Tree) -> str:
         return f"{tree.root} holds no rows itself, but shards in subfolders ({shards[0]}): name them as {pattern!r}."
     if arrow := next((name for name in names if name.lower().endswith((".arrow", ".feather"))), None):
         return (
-            f"{tree.root} holds no rows that are read here, but Arrow files ({arrow}), as `save_to_disk` of Hugging "
-            "Face's datasets writes them: write Parquet files by `dataset.to_parquet(PATH)`."
+            f"{tree.root} holds no rows, but Arrow files ({arrow}), as `save_to_disk` of Hugging Face's datasets "
+            "writes them. Arrow files cannot be read: write Parquet files by `dataset.to_parquet(PATH)`."
         )
     there = ", ".join(names[:6]) or "nothing"
     return f"{tree.root} holds no rows: expected images with captions, or shards. It holds {there}."

@@ -84,7 +84,7 @@ class FolderSource(Source):
         self.class_names = _number_labels(records, template, layout.classes)
         if caption is None and self.class_names is None:
             raise ValueError(
-                f"{layout.where} has no captions, and labels without names: expected a column one of "
+                f"{layout.where} has no captions, and labels without names: expected one of the columns "
                 f"{', '.join(CAPTIONS)}, or class names as labels."
             )
         self.notes = (layout.note, *_split_notes(records, split), *_broken_notes(broken))

@@ -45,9 +45,8 @@ def _token_row(line: str) -> dict[str, str] | None:
     """Parses a line of Flickr's `results.token`: an image's name, with or without `#0`, a tab, and its caption."""
     name, tab, caption = line.rstrip("\r\n").partition("\t")
     name, _, number = name.partition("#")
-    return (
-        {"image": name, "caption": caption} if tab and is_picture(name) and number.isdecimal() | (not number) else None
-    )
+    fits = tab and is_picture(name) and (number.isdecimal() or not number)
+    return {"image": name, "caption": caption} if fits else None
 
 
 def one_table(path: str, separator: str | None, images: Sequence[str]) -> Layout:
@@ -67,7 +66,7 @@ def tables_of_folders(tree: Tree, tables: Sequence[str], separator: str | None, 
         columns = next((row.keys() for row in found if isinstance(row, Row)), None)
         if columns is not None and not {*images} & columns:
             raise ValueError(
-                f"{path} names no images: expected a column one of {', '.join(images)}. Its columns: "
+                f"{path} names no images: expected one of the columns {', '.join(images)}. Its columns: "
                 f"{', '.join(map(str, columns))}. " + AS_CLASSES.format(folder=tree.root)
             )
         folder = _image_root(path, found, images) if found else ""
@@ -100,7 +99,7 @@ def tables_of_folders(tree: Tree, tables: Sequence[str], separator: str | None, 
 def _table_rows(path: str, separator: str | None) -> list[Row | BrokenRow]:
     if table_kind(path) == "parquet" and tf.io.gfile.stat(path).length and holds_images(path):
         folder = path.rpartition("/")[0]
-        raise ValueError(f"{path} holds images itself, or is torn: name the shards as {join(folder, '*.parquet')!r}.")
+        raise ValueError(f"{path} holds images, or is damaged: name the shards as {join(folder, '*.parquet')!r}.")
     rows = list(_rows_of(path, separator))
     refuse_hopeless(rows)
     refuse_other_encoding(rows)

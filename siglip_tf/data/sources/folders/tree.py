@@ -99,7 +99,7 @@ class Tree:
         unread = [name for name in self.files[""] if name.lower().endswith(_NOT_READ) and not is_harmless(name)]
         if unread and self.count:
             raise ValueError(
-                f"{self.root} holds files that may say the images' captions and are not understood: "
+                f"{self.root} holds files that may hold the images' captions and are not understood: "
                 f"{', '.join(unread[:8])}. Expected a table ({', '.join(SUFFIXES)}; or a .txt with a header) that "
                 "names each image and its caption. " + AS_CLASSES.format(folder=self.root)
             )

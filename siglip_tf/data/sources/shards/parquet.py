@@ -71,7 +71,7 @@ class ParquetSource(Source):
             self._groups += [(file, group, count) for group, count in groups or ()]
         self.columns = next((found for found in self._columns if found), None)
         if self.columns is None:
-            raise ValueError(f"{self._paths[0]} is no Parquet file that can be read, nor is any other of the shards.")
+            raise ValueError(f"{self._paths[0]} is not a readable Parquet file, and neither is any other shard.")
         self._fields = {field for found in self._columns for field in found}
         self.has_groups = "group" in self._fields
         counts = np.array([count for _, _, count in self._groups], np.int64)

@@ -194,7 +194,7 @@ class TarSource(Source):
             problem = (0, 0)
             if torn and not members:
                 file.seek(0)
-                text = f"it is no tar archive, but {described(file.read(_HEAD))}".encode()
+                text = f"it is not a tar archive, but {described(file.read(_HEAD))}".encode()
                 problem = blob.tell(), len(text)
                 blob.write(text)
             rows.append([0] * 8 + [*problem, _NO_LABEL, _CAUSES.index(cause)] + [NO_GROUP] * self.has_groups)

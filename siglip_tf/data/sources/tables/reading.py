@@ -97,8 +97,8 @@ def read_text(path: str, errors: str = "strict") -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"{path} is not UTF-8: line {line} holds the byte 0x{data[error.start]:02X}, which is none of UTF-8's "
-            "there. Convert the file first, e.g. by `iconv -f LATIN1 -t UTF-8`."
+            f"{path} is not UTF-8: line {line} holds the byte 0x{data[error.start]:02X}, which is invalid there. "
+            "Convert the file first, e.g. by `iconv -f LATIN1 -t UTF-8`."
         ) from error
 
 
@@ -156,7 +156,7 @@ def _jsonl_rows(lines: Iterable[str], path: str) -> Iterator[Row | BrokenRow]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            hint = " The file begins like one JSON document: name it .json." if number == 1 and line[0] == "[" else ""
+            hint = " It looks like one JSON document: rename it to .json." if number == 1 and line[0] == "[" else ""
             yield BrokenRow(path, number, f"{shown(error)}.{hint}")
             continue
         if isinstance(row, dict):
