@@ -1,8 +1,8 @@
-"""Asks an exported SavedModel which label fits a picture. It imports TensorFlow and tensorflow_text, and nothing else.
+"""Asks an exported SavedModel which label fits a picture. It imports only TensorFlow and tensorflow_text.
 
     python recipes/ask_saved_model.py runs/quickstart/saved_model/1 picture.jpg --labels "a red circle" "a blue star"
 
-A program needs no more than this to use a model that was trained here. The quickstart runs it to prove that.
+A program needs only this code to use an exported model. The quickstart runs it to prove that.
 """
 
 import argparse
@@ -15,16 +15,17 @@ import tensorflow_text  # noqa: F401  (registers the tokenizer's ops)
 
 
 def ask(model, images: list[bytes], labels: list[str]) -> list[list[dict[str, float | str]]]:
-    """Labels for pictures, best first.
+    """Ranks labels for pictures, best first.
 
     Args:
-        model: what `tf.saved_model.load` returns.
-        images: bytes of JPEG or PNG files.
+        model: the result of `tf.saved_model.load`.
+        images: the bytes of JPEG or PNG files.
         labels: any texts.
 
     Returns:
-        For each picture and label "label", "share" (softmax: all labels together make 1) and "probability" (sigmoid:
-        whether the text fits the picture, whatever the other labels are; small numbers are normal, their order counts).
+        For each picture and label, "label", "share" (softmax; the shares of all labels sum to 1), and "probability"
+        (sigmoid; the probability that the text matches the picture, which does not depend on the other labels). Small
+        probabilities are normal. Compare them with each other.
     """
     answer = model.signatures["classify"](images=tf.constant(images), labels=tf.constant(labels))
     ranking, shares, probabilities = (answer[name].numpy() for name in ("ranking", "softmax", "probabilities"))
@@ -35,7 +36,7 @@ def ask(model, images: list[bytes], labels: list[str]) -> list[list[dict[str, fl
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
+    """Runs the command and returns its exit status."""
     parser = argparse.ArgumentParser(description="Rank labels for pictures by an exported SavedModel.")
     parser.add_argument("model", help="version folder of the SavedModel, such as runs/quickstart/saved_model/1")
     parser.add_argument("images", nargs="+", help="JPEG or PNG files")

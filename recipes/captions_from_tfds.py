@@ -1,25 +1,25 @@
-"""A small SigLIP on the smallest real captions there are: COCO's, by TensorFlow Datasets. Not a run of the paper.
+"""Trains a small SigLIP on COCO's captions from TensorFlow Datasets. This is not a run of the paper.
 
-    python -m recipes.captions_from_tfds --synthetic                 any machine, a tiny run on drawn scenes
-    python -m recipes.captions_from_tfds --dry-run                   the plan; nothing is downloaded, nothing runs
-    python -m recipes.captions_from_tfds                             downloads COCO (20 GB) and trains, GPU advised
-    python -m recipes.captions_from_tfds --data tfds:NAME            any data set of TFDS with images and texts
+    python -m recipes.captions_from_tfds --synthetic                 any machine, a small run on synthetic data
+    python -m recipes.captions_from_tfds --dry-run                   prints the plan; downloads and runs nothing
+    python -m recipes.captions_from_tfds                             downloads COCO (20 GB) and trains; use a GPU
+    python -m recipes.captions_from_tfds --data tfds:NAME            any TFDS data set with images and texts
 
-Use the last two for one GPU, for four TPU v4 chips and, slowly, for this machine; the strategy follows from the
-devices.
+Use the last two for one GPU, for four TPU v4 chips, or for a CPU, which is slow. The devices determine the strategy.
 
-Several machines with GPUs: the same command on each, with a shared folder for --run and
+For several machines with GPUs, run the same command on each, with a shared folder for --run and
 
     TF_CONFIG='{"cluster": {"worker": ["host0:3333", "host1:3333"]}, "task": {"type": "worker", "index": 0}}'
 
-A TPU slice of several hosts (v4-32, v4-64, v5e-16) takes an input process on every host and one coordinator, each with
-the options of the single command. A v4-8 is one host and needs neither; see docs/tpu.md.
+A TPU slice of several hosts (v4-32, v4-64, v5e-16) needs an input process on every host and one coordinator, each with
+the options of the single command. A v4-8 has one host and needs neither. See docs/tpu.md.
 
     python -m tools.tpu_input captions_from_tfds ...                                          on every host
     TPU_NAME=my-slice TPU_LOAD_LIBRARY=0 python -m recipes.captions_from_tfds ... \\
         --inputs host0:5050,host1:5050,...                                     on one of them
 
-It needs tensorflow-datasets: pip install 'siglip-tf[data]'. The tokenizer is trained on the captions. Evaluate with
+This recipe needs tensorflow-datasets: pip install 'siglip-tf[data]'. The tokenizer is trained on the captions. To
+evaluate the model, see
 
     python -m tools.evaluate runs/captions_from_tfds-coco/checkpoint --help
 """
@@ -38,8 +38,8 @@ from siglip_tf.experiments.recipe import PAIRS, Option, Recipe
 from . import siglip
 
 DATA = "tfds:coco_captions"
-EXAMPLES = 82_783  # images of its training split, five captions each
-# Small towers for few pictures. The loss, t' and b are the paper's; a batch of 1,024 fits one GPU.
+EXAMPLES = 82_783  # images in the training split, with five captions each
+# Small towers suit few pictures. The loss, t', and b are the paper's. A batch of 1,024 fits one GPU.
 MODEL = {
     "image": "S/16",
     "text": "S",
@@ -56,7 +56,7 @@ RUN: dict[str, Any] = {"batch": 1_024, "duration": "60 epochs", "topology": "v4:
 
 
 def setup(name: str) -> ConfigDict:
-    """The settings; there is one setup, "coco"."""
+    """Returns the settings of the only setup, "coco"."""
     return settings(
         model=MODEL,
         optimizer=siglip.OPTIMIZER,
@@ -68,20 +68,20 @@ def setup(name: str) -> ConfigDict:
 
 
 def synthetic(c: ConfigDict) -> None:
-    """Makes the settings those of a tiny run on synthetic data."""
+    """Changes the settings to those of a small run on synthetic data."""
     siglip.synthetic(c)
     c.model.dropout = 0.0
 
 
 def size(c: ConfigDict) -> int:
-    """Images of the training split, for a plan without a download where it is COCO's."""
+    """Returns the number of training images. For COCO it is known, so that a plan needs no download."""
     from siglip_tf.experiments import build
 
     return EXAMPLES if (c.data, c.split) == (DATA, "train") else build.open_data(c).size
 
 
 def prepare(c: ConfigDict, folder: str, is_synthetic: bool) -> Any:
-    """Pairs of the data set, with a vocabulary trained on its captions."""
+    """Returns the pairs of the data set, with a tokenizer that is trained on its captions."""
     from siglip_tf.experiments import inputs
 
     return inputs.pairs(c, folder, is_synthetic, own_vocabulary=True)

@@ -1,19 +1,19 @@
-"""Fine-tuning: a trained model, adapted to own pictures and captions, on one device or many.
+"""Fine-tunes a trained model on your own pictures and captions, on one device or many.
 
-    python -m recipes.finetune --synthetic                                   this machine, a tiny run on drawn scenes
+    python -m recipes.finetune --synthetic                                   any machine, a small run on synthetic data
     python -m recipes.finetune --start siglip_b16 --data my_pictures         all weights
     python -m recipes.finetune lora --start siglip_b16 --data my_pictures    adapters of a few megabytes
     python -m recipes.finetune whole --start siglip_b16 --data "gs://bucket/{00000..00999}.tar" --dry-run
 
-CHECKPOINT of --start is anything that this project reads (its own, big_vision, Hugging Face, KerasHub); its tokenizer
+--start is any checkpoint that this project reads (its own format, big_vision, Hugging Face, KerasHub). Its tokenizer
 and its preprocessing are used.
 
-Several machines with GPUs: the same command on each, with a shared folder for --run and
+For several machines with GPUs, run the same command on each, with a shared folder for --run and
 
     TF_CONFIG='{"cluster": {"worker": ["host0:3333", "host1:3333"]}, "task": {"type": "worker", "index": 0}}'
 
-A TPU slice of several hosts (v4-32, v4-64, v5e-16) takes an input process on every host and one coordinator, each with
-the options of the single command. A v4-8 is one host and needs neither; see docs/tpu.md.
+A TPU slice of several hosts (v4-32, v4-64, v5e-16) needs an input process on every host and one coordinator, each with
+the options of the single command. A v4-8 has one host and needs neither. See docs/tpu.md.
 
     python -m tools.tpu_input finetune ...                                          on every host
     TPU_NAME=my-slice TPU_LOAD_LIBRARY=0 python -m recipes.finetune ... \\
@@ -22,15 +22,16 @@ the options of the single command. A v4-8 is one host and needs neither; see doc
 SETUP is one of
 
     whole         all weights (the default)
-    frozen        the text tower alone; the image tower is locked
-    frozen-text   the image tower alone
+    frozen        only the text tower; the image tower is frozen
+    frozen-text   only the image tower
     last          the last two blocks and the head of each tower (tune.last_blocks)
-    head          what follows the last block of each tower
+    head          the layers after the last block of each tower
     lora          low-rank adapters of both towers' projections (tune.lora_rank, tune.lora_projections)
-    scalars       temperature and bias alone
+    scalars       only the temperature and the bias
 
-Batch, length, learning rate and warm-up follow the number of pairs and the width of the model, unless they are named;
-the first lines of a run say what was chosen and why. The report compares the model with what it was before.
+The batch, the length, the learning rate, and the warm-up depend on the number of pairs and the width of the model,
+unless you set them. The first lines of a run report these choices and the reasons. The report compares the model with
+the starting checkpoint.
 """
 
 from __future__ import annotations
@@ -57,27 +58,27 @@ SETUPS: dict[str, dict[str, Any]] = {
     "lora": {"image": "lora", "text": "lora"},
     "scalars": {"image": "frozen", "text": "frozen"},
 }
-# By pairs of the data, from few to many. Few pairs: small batches, since a step is a share of a pass, and many passes;
-# the lower a block the less it moves, since its features are general. Many pairs: the batch that training from scratch
-# has, one pass or two, and all blocks move alike.
+# Settings by the number of pairs. Few pairs need small batches, many epochs, and smaller learning rates for lower
+# blocks, whose features are general. Many pairs use the batch of training from scratch, one or two epochs, and the same
+# learning rate for all blocks.
 BY_PAIRS: list[tuple[int | None, dict[str, Any]]] = [
     (10_000, {"batch": 64, "duration": "20 epochs", "schedule.warmup": "10%", "optimizer.layer_decay": 0.8}),
     (1_000_000, {"batch": 512, "duration": "5 epochs", "schedule.warmup": "5%", "optimizer.layer_decay": 0.9}),
     (None, {"batch": 4_096, "duration": "2 epochs", "schedule.warmup": "2%", "optimizer.layer_decay": 1.0}),
 ]
-# A hundredth of what a Base model is trained with (section 4.6 continues with a hundredth too); smaller models learn
-# faster, about with the square of their width. Adapters start at zero and take ten times as much.
+# A hundredth of the learning rate for training a Base model (section 4.6 also continues with a hundredth). Smaller
+# models use larger rates, about with the square of the width. Adapters start at zero and use ten times the rate.
 LEARNING_RATE, BASE_WIDTH = 1e-5, 768
 LORA_FACTOR = 10.0
-# Weight decay would pull trained weights to zero, away from what they know: it is off (section 4.5).
+# There is no weight decay, because it would pull trained weights to zero (section 4.5).
 OPTIMIZER = {"name": "adamw", "learning_rate": LEARNING_RATE, "weight_decay": 0.0, "beta_2": 0.95}
-# Pictures are mirrored unless their caption says left or right; the rest is small enough to leave captions true.
+# Pictures are mirrored unless their caption says left or right. The other changes are so small that captions stay true.
 AUGMENT = {"flip": "captions", "crop": 0.8, "color": 0.1}
 EVALUATIONS = 10
 
 
 def setup(name: str) -> ConfigDict:
-    """The settings of one of `SETUPS`, of a Base model until `start` names another."""
+    """Returns the settings of one of `SETUPS`, for a Base model unless `start` names another size."""
     return settings(
         batch=64,
         duration=AUTO,
@@ -93,20 +94,20 @@ def setup(name: str) -> ConfigDict:
 
 
 def synthetic(c: ConfigDict) -> None:
-    """Makes the settings those of a tiny run that starts from `recipes.siglip`'s tiny model."""
+    """Changes the settings to those of a small run that starts from the small model of `recipes.siglip`."""
     siglip.synthetic(c)
     c.augment.update({"flip": "none", "crop": 1.0, "color": 0.0})
 
 
 def adopt(c: ConfigDict) -> Any:
-    """The model that `start` names."""
+    """Returns the checkpoint that `start` names."""
     from siglip_tf.experiments import inputs
 
     return inputs.whole_start(c)
 
 
 def adapt(c: ConfigDict, named: Collection[str], pairs: int | None) -> list[str]:
-    """Chooses what follows the number of pairs and the width of the model, unless it was named; says what and why."""
+    """Sets values that depend on the number of pairs and the model width, except named ones, and explains them."""
     lines = []
     if pairs is not None:
         chosen = next(values for most, values in BY_PAIRS if most is None or pairs <= most)

@@ -1,18 +1,18 @@
-"""mSigLIP, section 4.3: pairs in over a hundred languages, a large vocabulary, and a bottlenecked token embedding.
+"""Trains mSigLIP (section 4.3) on pairs in over 100 languages, with a large vocabulary and a token bottleneck.
 
-    python -m recipes.msiglip --synthetic                            this machine, scenes described in five languages
-    python -m recipes.msiglip k96 --dry-run                          the plan for 32 TPU v4 chips; nothing runs
+    python -m recipes.msiglip --synthetic                            any machine, synthetic data in five languages
+    python -m recipes.msiglip k96 --dry-run                          prints the plan for 32 TPU v4 chips; runs nothing
     python -m recipes.msiglip k96 --data "gs://bucket/{00000..99999}.tar" --tokenizer mc4.model --run gs://bucket/k96
 
-Use the last line for TPU hosts (four v4 chips: --set batch=4096 --set topology=v4:2x2x1) and for GPUs; the
-strategy follows from the devices.
+Use the last line for TPU hosts (four v4 chips: --set batch=4096 --set topology=v4:2x2x1) and for GPUs. The devices
+determine the strategy.
 
-Several machines with GPUs: the same command on each, with a shared folder for --run and
+For several machines with GPUs, run the same command on each, with a shared folder for --run and
 
     TF_CONFIG='{"cluster": {"worker": ["host0:3333", "host1:3333"]}, "task": {"type": "worker", "index": 0}}'
 
-A TPU slice of several hosts (v4-32, v4-64, v5e-16) takes an input process on every host and one coordinator, each with
-the options of the single command. A v4-8 is one host and needs neither; see docs/tpu.md.
+A TPU slice of several hosts (v4-32, v4-64, v5e-16) needs an input process on every host and one coordinator, each with
+the options of the single command. A v4-8 has one host and needs neither. See docs/tpu.md.
 
     python -m tools.tpu_input msiglip k96 ...                                          on every host
     TPU_NAME=my-slice TPU_LOAD_LIBRARY=0 python -m recipes.msiglip k96 ... \\
@@ -21,10 +21,10 @@ the options of the single command. A v4-8 is one host and needs neither; see doc
 SETUP is one of
 
     k96      250k tokens through a bottleneck of K = 96, 30B examples: the paper's scaled-up run (Table 2)
-    full     250k tokens in a whole table, 900M examples: what the bottleneck is compared with
-    small    32k multilingual tokens, 900M examples: what the large vocabulary is compared with
+    full     250k tokens in a full table, 900M examples: the baseline for the bottleneck
+    small    32k multilingual tokens, 900M examples: the baseline for the large vocabulary
 
-A vocabulary of one's own captions: python -m tools.train_tokenizer --help
+To train a tokenizer on your own captions: python -m tools.train_tokenizer --help
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ BATCH: dict[str, Any] = {"batch": 32_768, "topology": "v4:2x4x4"}
 
 
 def setup(name: str) -> ConfigDict:
-    """The settings of one of `VOCABULARIES`; towers, optimizer and schedule are section 4.2's."""
+    """Returns the settings of one of `VOCABULARIES`. Towers, optimizer, and schedule are those of section 4.2."""
     choice = VOCABULARIES[name]
     return settings(
         model={**siglip.MODEL, **siglip.ON_TPU, **choice["model"]},
@@ -65,7 +65,7 @@ def setup(name: str) -> ConfigDict:
 
 
 def synthetic(c: ConfigDict) -> None:
-    """Makes the settings those of a tiny run on scenes in five languages, through a bottleneck if the setup has one."""
+    """Changes the settings to those of a small run on synthetic data in five languages. It keeps a bottleneck."""
     siglip.synthetic(c)
     c.languages = 5
     if c.model.token_bottleneck:

@@ -1,18 +1,18 @@
 """Scaling up SigLIP by overtraining it, section 4.6: more patches, more tokens, 40 billion examples.
 
-    python -m recipes.overtrain --synthetic                          this machine, a tiny run on drawn scenes
-    python -m recipes.overtrain B --dry-run                          the plan for 32 TPU v4 chips; nothing runs
+    python -m recipes.overtrain --synthetic                          any machine, a small run on synthetic data
+    python -m recipes.overtrain B --dry-run                          prints the plan for 32 TPU v4 chips; runs nothing
     python -m recipes.overtrain B --data "gs://bucket/{00000..99999}.tar" --tokenizer c4_en.model --run gs://bucket/B
 
-Use the last line for TPU hosts (four v4 chips: --set batch=2048 --set topology=v4:2x2x1) and for GPUs; the
-strategy follows from the devices.
+Use the last line for TPU hosts (four v4 chips: --set batch=2048 --set topology=v4:2x2x1) and for GPUs. The
+devices determine the strategy.
 
-Several machines with GPUs: the same command on each, with a shared folder for --run and
+For several machines with GPUs, run the same command on each, with a shared folder for --run and
 
     TF_CONFIG='{"cluster": {"worker": ["host0:3333", "host1:3333"]}, "task": {"type": "worker", "index": 0}}'
 
-A TPU slice of several hosts (v4-32, v4-64, v5e-16) takes an input process on every host and one coordinator, each with
-the options of the single command. A v4-8 is one host and needs neither; see docs/tpu.md.
+A TPU slice of several hosts (v4-32, v4-64, v5e-16) needs an input process on every host and one coordinator, each with
+the options of the single command. A v4-8 has one host and needs neither. See docs/tpu.md.
 
     python -m tools.tpu_input overtrain B ...                                          on every host
     TPU_NAME=my-slice TPU_LOAD_LIBRARY=0 python -m recipes.overtrain B ... \\
@@ -54,7 +54,7 @@ RUN: dict[str, Any] = {
 
 
 def setup(name: str) -> ConfigDict:
-    """The settings of one of `SIZES`; "following the recipe as described in Section 4.2" in all else."""
+    """Returns the settings of one of `SIZES`; all others follow "the recipe as described in Section 4.2"."""
     size = SIZES[name]
     return settings(
         model={**MODEL, **siglip.ON_TPU, **size["model"]},

@@ -1,19 +1,19 @@
 """Another resolution for a trained model, section 4.6: 5 billion more examples, a 100 times smaller learning rate.
 
-    python -m recipes.resolution --synthetic                         this machine, a tiny run on drawn scenes
-    python -m recipes.resolution 384 --dry-run                       the plan for 32 TPU v4 chips; nothing runs
+    python -m recipes.resolution --synthetic                         any machine, a small run on synthetic data
+    python -m recipes.resolution 384 --dry-run                       prints the plan for 32 TPU v4 chips; runs nothing
     python -m recipes.resolution 384 --start gs://bucket/B/checkpoint --data "gs://bucket/{00000..99999}.tar" \\
         --run gs://bucket/B384
 
-Use the last line for TPU hosts (four v4 chips: --set batch=1024 --set topology=v4:2x2x1) and for GPUs; the
-strategy follows from the devices.
+Use the last line for TPU hosts (four v4 chips: --set batch=1024 --set topology=v4:2x2x1) and for GPUs. The
+devices determine the strategy.
 
-Several machines with GPUs: the same command on each, with a shared folder for --run and
+For several machines with GPUs, run the same command on each, with a shared folder for --run and
 
     TF_CONFIG='{"cluster": {"worker": ["host0:3333", "host1:3333"]}, "task": {"type": "worker", "index": 0}}'
 
-A TPU slice of several hosts (v4-32, v4-64, v5e-16) takes an input process on every host and one coordinator, each with
-the options of the single command. A v4-8 is one host and needs neither; see docs/tpu.md.
+A TPU slice of several hosts (v4-32, v4-64, v5e-16) needs an input process on every host and one coordinator, each with
+the options of the single command. A v4-8 has one host and needs neither. See docs/tpu.md.
 
     python -m tools.tpu_input resolution 384 ...                                          on every host
     TPU_NAME=my-slice TPU_LOAD_LIBRARY=0 python -m recipes.resolution 384 ... \\
@@ -49,7 +49,7 @@ RUN: dict[str, Any] = {"batch": 32_768, "duration": "5B examples", "topology": "
 
 
 def setup(name: str) -> ConfigDict:
-    """The settings for one of `IMAGE_SIZES`, of the Base model until `start` names another."""
+    """Returns the settings for one of `IMAGE_SIZES`, for the Base model unless `start` names another."""
     return settings(
         model={**overtrain.MODEL, **siglip.ON_TPU, "image_size": IMAGE_SIZES[name]},
         optimizer=OPTIMIZER,
@@ -59,7 +59,7 @@ def setup(name: str) -> ConfigDict:
 
 
 def synthetic(c: ConfigDict) -> None:
-    """Makes the settings those of a tiny run that continues `recipes.siglip`'s tiny model, from 72 to 96 pixels."""
+    """Changes the settings to a small run that continues the small model of `recipes.siglip` at 96 pixels, not 72."""
     siglip.synthetic(c)
     c.model.image_size = 96
     c.optimizer.learning_rate /= 100
@@ -67,7 +67,7 @@ def synthetic(c: ConfigDict) -> None:
 
 
 def adopt(c: ConfigDict) -> Any:
-    """The model that `start` names, at the resolution of the settings."""
+    """Returns the checkpoint that `start` names, at the resolution of the settings."""
     from siglip_tf.experiments import inputs
 
     return inputs.whole_start(c, c.model.image_size)

@@ -1,9 +1,9 @@
 """SigLiT, sections 4.1 and 4.4: a frozen image tower's stored embeddings, and a text tower trained from scratch.
 
-    python -m recipes.siglit --synthetic                             this machine, a tiny run on drawn scenes
-    python -m recipes.siglit b8 --dry-run                            the plan for four TPU v4 chips; nothing runs
+    python -m recipes.siglit --synthetic                             any machine, a small run on synthetic data
+    python -m recipes.siglit b8 --dry-run                            prints the plan for four TPU v4 chips; runs nothing
 
-The embeddings are computed once, on any machine, and trained on as often as one likes:
+Compute the embeddings once, on any machine, and use them for any number of runs:
 
     python -m tools.precompute_embeddings augreg_b8.npz "shards/{00000..09999}.tar" embeddings \\
         --tokenizer c4_en.model --text-length 16
@@ -11,12 +11,12 @@ The embeddings are computed once, on any machine, and trained on as often as one
 
 Use the last line for this machine, for a TPU host with four v4 chips and for GPUs.
 
-Several machines with GPUs: the same command on each, with a shared folder for --run and
+For several machines with GPUs, run the same command on each, with a shared folder for --run and
 
     TF_CONFIG='{"cluster": {"worker": ["host0:3333", "host1:3333"]}, "task": {"type": "worker", "index": 0}}'
 
-A TPU slice of several hosts (v4-32, v4-64, v5e-16) takes an input process on every host and one coordinator, each with
-the options of the single command. A v4-8 is one host and needs neither; see docs/tpu.md.
+A TPU slice of several hosts (v4-32, v4-64, v5e-16) needs an input process on every host and one coordinator, each with
+the options of the single command. A v4-8 has one host and needs neither. See docs/tpu.md.
 
     python -m tools.tpu_input siglit b8 ...                                          on every host
     TPU_NAME=my-slice TPU_LOAD_LIBRARY=0 python -m recipes.siglit b8 ... \\
@@ -28,7 +28,7 @@ SETUP is one of
     g14      ViT-g/14 with a Large text tower, batch 20k, 107k steps (Table 1, row 2: 84.5 %, two days)
     million  a Base text tower on g/14's embeddings, batch one million, 18B examples (section 4.1, figure 2, left)
 
-With --tower the trained text tower is joined with the frozen image tower into one checkpoint at the end.
+With --tower, the recipe joins the trained text tower and the frozen image tower in one checkpoint at the end.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ MODEL = {
     "init_bias": -10.0,
     "tower_norms": True,
 }
-# What a tower's embeddings and its text tower are.
+# The width of a tower's embeddings, and the text tower that goes with it.
 TOWERS = {
     "b8": {"embed_dim": 768, "text": "L*"},  # "a Large Transformer, but with a depth of only 12 layers"
     "g14": {"embed_dim": 1408, "text": "L"},
@@ -77,7 +77,7 @@ NO_DATA = "Nothing to train on: name a folder that tools.precompute_embeddings w
 
 
 def setup(name: str) -> ConfigDict:
-    """The settings of one of `RUNS`."""
+    """Returns the settings of one of `RUNS`."""
     run = dict(RUNS[name])
     schedule = {"name": "cosine", "warmup": run.pop("warmup")}
     model = {**MODEL, **siglip.ON_TPU, **TOWERS[name]}
@@ -85,7 +85,7 @@ def setup(name: str) -> ConfigDict:
 
 
 def synthetic(c: ConfigDict, steps: int = 300) -> None:
-    """Makes the settings those of a tiny run: `recipes.siglip`'s tiny image tower, frozen, and a new text tower."""
+    """Changes the settings to a small run: the tiny image tower of `recipes.siglip`, frozen, and a new text tower."""
     lion = c.optimizer.name == "lion"
     siglip.synthetic(c, steps)
     for key in siglip.TINY_MODEL:

@@ -1,12 +1,12 @@
-"""What makes a step on CPU faster, outside the model: oneDNN's matrix products, and memory that is kept.
+"""Process settings that make steps on a CPU faster: oneDNN's matrix products, and keeping freed memory.
 
-TensorFlow turns oneDNN on by itself on processors with AVX512-VNNI, AVX-VNNI, AMX and the like. On processors that have
-AVX2 and none of these it leaves oneDNN off, which makes a training step slower (docs/gpu.md has the figures). It reads
-the switch once, when it is imported. So `import siglip_tf` calls `use_onednn` before it imports TensorFlow, and this
-module imports the standard library alone.
+TensorFlow itself enables oneDNN on processors with AVX512-VNNI, AVX-VNNI, AMX, and similar features. On processors with
+AVX2 and none of these, it leaves oneDNN off, which makes a training step slower (docs/gpu.md has the figures). It reads
+the switch once, when it is imported. Therefore `import siglip_tf` calls `use_onednn` before it imports TensorFlow, and
+this module imports only the standard library.
 
-glibc gives the memory of large tensors back to the system when a step frees them, and the system clears every page when
-the next step asks again. `keep_memory` lets it keep them.
+glibc returns the memory of large tensors to the system when a step frees them, and the system clears every page when
+the next step allocates it again. With `keep_memory`, glibc keeps the memory.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 SWITCH = "TF_ENABLE_ONEDNN_OPTS"
-# TensorFlow turns oneDNN on by itself where a processor has one of these (`IsMKLEnabled` in tsl/util/port.cc).
+# TensorFlow itself enables oneDNN if the processor has one of these features (`IsMKLEnabled` in tsl/util/port.cc).
 _ON_BY_ITSELF = {
     "avx512_vnni",
     "avx512_bf16",
@@ -28,16 +28,16 @@ _ON_BY_ITSELF = {
     "amx_int8",
     "amx_bf16",
 }
-# M_MMAP_MAX: no block is a mapping of its own; M_TRIM_THRESHOLD: nothing is given back (malloc.h).
+# M_MMAP_MAX = 0: no block gets its own mapping. M_TRIM_THRESHOLD = largest: nothing is returned (malloc.h).
 _KEEP = ((-4, 0), (-1, (1 << 31) - 1))
 _turned_on: set[str] = set()
 
 
 def use_onednn() -> bool:
-    """Sets `TF_ENABLE_ONEDNN_OPTS=1` where it helps; returns whether it did.
+    """Sets `TF_ENABLE_ONEDNN_OPTS=1` if it helps, and returns whether it did.
 
-    It does nothing where the variable is set to any value, where TensorFlow has been imported already, and on a
-    processor that does not gain or is not known.
+    It does nothing if the variable is already set, if TensorFlow is already imported, or if the processor does not
+    benefit or is unknown.
     """
     if SWITCH in os.environ or "tensorflow" in sys.modules or not _gains(_processor_flags()):
         return False
@@ -47,17 +47,17 @@ def use_onednn() -> bool:
 
 
 def notice() -> str | None:
-    """One line for people if `use_onednn` turned the switch on in this process, else None."""
+    """Returns a line of text for the user if `use_onednn` set the switch in this process, else None."""
     if not _turned_on:
         return None
     return f"{SWITCH}=1: this processor trains faster with oneDNN. Set {SWITCH}=0 to leave it off."
 
 
 def keep_memory() -> bool:
-    """Lets this process keep the memory that it frees; returns whether it does.
+    """Makes this process keep the memory that it frees, and returns whether it does.
 
-    On two cores a step of the quickstart's model is about twice as fast by this. The process never becomes smaller than
-    it was at its largest. It does nothing with another C library than glibc, or where the environment tunes malloc.
+    On two cores, this makes a step of the quickstart's model about twice as fast. The process keeps its largest size.
+    This does nothing if the C library is not glibc, or if environment variables configure malloc.
     """
     tuned = any(name.startswith("MALLOC_") and name.endswith("_") for name in os.environ)
     if tuned or "GLIBC_TUNABLES" in os.environ or sys.platform != "linux":
@@ -75,7 +75,7 @@ def _gains(flags: set[str]) -> bool:
 
 
 def _processor_flags() -> set[str]:
-    """Features of this processor as the Linux kernel names them; empty where they cannot be known."""
+    """Returns this processor's features with the names of the Linux kernel, or an empty set if they are unknown."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return set()
     try:

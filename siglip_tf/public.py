@@ -1,6 +1,6 @@
-"""What `import siglip_tf` offers; importing it imports TensorFlow."""
+"""The public names of `siglip_tf`. This module imports TensorFlow."""
 
-# `backend` comes first: it refuses a wrong Keras backend before anything is built on it.
+# `backend` comes first, because it refuses a wrong Keras backend before anything uses it.
 from siglip_tf import backend, losses, models
 from siglip_tf.data.sources import registry
 from siglip_tf.models import SigLIP
@@ -14,5 +14,5 @@ def _synthetic(split=None, **options):
     return SceneSource(split or "train", **options)
 
 
-# The data package cannot import the synthetic data, which are built on it. "scenes" is their former name.
+# The synthetic data are registered here, because the data package must not import them. "scenes" is their former name.
 registry.register(_synthetic, "synthetic", "scenes")

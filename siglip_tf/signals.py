@@ -1,8 +1,8 @@
-"""Signals that end a process, whatever it waits for.
+"""Makes signals end a process even while it waits inside TensorFlow.
 
-Python runs a signal's handler in the main thread, between two of its own instructions. A main thread that waits inside
-TensorFlow (for data, for another worker, for a disk) never comes to it. So a second thread learns of every signal too,
-by `signal.set_wakeup_fd`, and ends the process when the main thread does not answer in time.
+Python runs a signal's handler in the main thread, between two Python instructions. While the main thread waits inside
+TensorFlow (for data, for another worker, or for a disk), the handler does not run. Therefore a second thread also
+receives every signal, by `signal.set_wakeup_fd`, and ends the process if the main thread does not respond in time.
 """
 
 import collections
@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_PROMPT = 2.0  # seconds for a main thread that has nothing to save
+_PROMPT = 2.0  # seconds that a main thread with nothing to save may take to respond
 _POLL = 0.1
 
 
@@ -28,13 +28,13 @@ def _tell(text: str) -> None:
 
 
 class _SignalThread:
-    """A thread that sees every signal with a Python handler, and how long the main thread does not answer it.
+    """A thread that receives every signal with a Python handler, and checks that the main thread responds in time.
 
     Args:
-        signals: the signals that count.
-        seen: called with a signal's number and how often it came.
-        patience: seconds after a signal until `late` is called.
-        late: called with the signal's number.
+        signals: the signals to watch.
+        seen: a function that is called with a signal's number and how often it was received.
+        patience: a function that returns the seconds after a signal until `late` is called.
+        late: a function that is called with the signal's number.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class _SignalThread:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends the thread: the main thread has answered."""
+        """Ends the thread. The main thread calls this when it responds."""
         signal.set_wakeup_fd(self._before)
         self._writer.close()
         self._thread.join()
@@ -67,7 +67,7 @@ class _SignalThread:
                 numbers = self._reader.recv(64)
                 if not numbers:
                     return
-                if self._before >= 0:  # an event loop wants to know too
+                if self._before >= 0:  # an event loop needs the signal too
                     with contextlib.suppress(OSError):
                         os.write(self._before, numbers)
                 for number in numbers:
@@ -81,18 +81,19 @@ class _SignalThread:
 
 
 class Interruption:
-    """Notes SIGTERM and SIGINT for a loop that ends at its next step, and ends the process if no step comes.
+    """Records SIGTERM and SIGINT for a loop that stops after its current step, and ends the process if the loop hangs.
 
-    The first signal is noted in `received`. The owner of the loop looks there after every step, saves and leaves. If it
-    does not leave in time (see `grace`), or a second signal of the same kind arrives, the process ends at once with
+    The first signal is recorded in `received`. After every step, the loop must check it, save, and stop. If the loop
+    does not stop in time (see `grace`), or a second signal of the same kind arrives, the process ends at once with the
     exit code 128 + the signal's number.
 
     Args:
-        signals: the signals to note.
-        grace: returns how many seconds the loop has to leave after a signal. Zero means that there is nothing to save:
-            then the handler raises `SystemExit` itself, and the process ends soon even inside TensorFlow.
-        lost: returns a sentence on what the process leaves behind when it ends without the loop.
-        end: ends the process; `os._exit`, which no thread can hold up.
+        signals: the signals to record.
+        grace: a function that returns how many seconds the loop may take to stop after a signal. Zero means that there
+            is nothing to save. Then the handler itself raises `SystemExit`, and the process ends soon, even inside
+            TensorFlow.
+        lost: a function that returns a sentence about what remains if the process ends before the loop stops.
+        end: a function that ends the process. The default is `os._exit`, which no thread can block.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class Interruption:
         self._thread: _SignalThread | None = None
 
     def install(self) -> None:
-        """Begins to note. Python delivers signals to the main thread alone, so elsewhere this does nothing."""
+        """Starts to record signals. In another thread this does nothing, as only the main thread receives signals."""
         if threading.current_thread() is not threading.main_thread() or self._thread is not None:
             return
         for number in self.signals:
@@ -119,7 +120,7 @@ class Interruption:
         self._thread = _SignalThread(self.signals, self._seen, lambda: max(self._grace(), _PROMPT), self._late)
 
     def remove(self) -> None:
-        """Puts back the handlers that were there before."""
+        """Restores the previous handlers."""
         if threading.current_thread() is not threading.main_thread() or self._thread is None:
             return
         thread, self._thread = self._thread, None
@@ -150,13 +151,13 @@ class Interruption:
 
 @contextlib.contextmanager
 def interruptible(end: Callable[[int], Any] = os._exit) -> Iterator[None]:
-    """Lets Ctrl-C end a command in seconds with exit code 130, wherever its main thread waits.
+    """Makes Ctrl-C end a command within seconds with exit code 130, wherever its main thread waits.
 
-    Python's own handler raises `KeyboardInterrupt` when the main thread comes back from TensorFlow. If it does not come
-    back in two seconds, the process ends without it.
+    Python's own handler raises `KeyboardInterrupt` when the main thread returns from TensorFlow. If it does not return
+    within two seconds, the process is ended.
 
     Args:
-        end: ends the process.
+        end: a function that ends the process.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

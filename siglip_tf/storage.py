@@ -1,12 +1,12 @@
-"""Files and folders that no reader ever sees half written, on local disks and in object stores.
+"""Atomic writes of files and folders, on local disks and in object stores.
 
-A file is written under another name and renamed when it is complete. That is one step on a disk, and in an object store
-too, where a rename copies the object: a copy appears as a whole. A folder is different. An object store copies its
-objects one by one, so a reader of a renamed folder can find half of it. There the objects are written in place, and the
-one file without which no reader uses the folder (its marker, its manifest, its `saved_model.pb`) is written last.
+A file is written under another name and renamed when it is complete. On a disk, the rename is atomic. In an object
+store, a rename copies the object, and the copy also appears atomically. A folder is different: an object store copies
+its objects one by one, so a reader of a renamed folder could find half of it. There, the objects are written in place.
+The one file without which no reader uses the folder (its marker, its manifest, its `saved_model.pb`) is written last.
 
-Every function takes local paths and any address that `tf.io.gfile` knows, and turns the errors of a full disk or a
-read-only folder into a `StorageError`.
+Every function accepts local paths and any address that `tf.io.gfile` supports, and converts the errors of a full disk
+or a read-only folder to a `StorageError`.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _PHRASES = {
 
 
 class StorageError(OSError):
-    """A disk or store that cannot be written to; the message says why and what to do."""
+    """Raised if a disk or store cannot be written to. The message says why and what to do."""
 
     def __str__(self) -> str:
         return str(self.args[1])
@@ -47,14 +47,14 @@ def is_object_store(path: str | os.PathLike) -> bool:
 
 
 def write_file(path: str | os.PathLike, content: str | bytes | Iterable[bytes]) -> None:
-    """Writes a file in one step: readers see the old content or the new, and a failed write leaves the old.
+    """Writes a file atomically. Readers see the old content or the new, and a failed write keeps the old content.
 
     Args:
-        path: the file. Its folder is made if it is missing.
+        path: the file. Its folder is created if it does not exist.
         content: text (written as UTF-8), bytes, or parts of the bytes in order.
 
     Raises:
-        StorageError: the disk is full, or the folder cannot be written to.
+        StorageError: if the disk is full, or the folder cannot be written to.
     """
     if isinstance(content, str):
         content = content.encode()
@@ -66,16 +66,16 @@ def write_file(path: str | os.PathLike, content: str | bytes | Iterable[bytes]) 
 
 @contextlib.contextmanager
 def new_file(path: str | os.PathLike) -> Iterator[str]:
-    """Gives a name to write a file under, and renames it to `path` when the block ends without an error.
+    """Yields a temporary name for a file, and renames the file to `path` when the block ends without an error.
 
-    For libraries that write a file by its name. The name lies in the folder of `path` and ends like it, so that
-    libraries that look at the ending do what they should.
+    This is for libraries that write a file by its name. The name is in the folder of `path` and has the same extension,
+    because some libraries depend on it.
 
     Args:
-        path: the file. Its folder is made if it is missing.
+        path: the file. Its folder is created if it does not exist.
 
     Raises:
-        StorageError: the disk is full, or the folder cannot be written to.
+        StorageError: if the disk is full, or the folder cannot be written to.
     """
     with _replacing(path, os.path.splitext(path)[1]) as aside:
         yield aside
@@ -98,18 +98,19 @@ def _replacing(path: str | os.PathLike, ending: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def new_folder(path: str | os.PathLike, last: str | None = None, replace: bool = True) -> Iterator[str]:
-    """Gives an empty local folder to fill, and makes it `path` when the block ends without an error.
+    """Yields an empty local folder to fill, and renames or copies it to `path` when the block ends without an error.
 
     Args:
         path: the folder.
-        last: the file without which no reader uses the folder. An object store gets it last. None for a folder that
-            never goes to an object store.
-        replace: whether a folder that is there is replaced as a whole; otherwise it is an error.
+        last: the file without which no reader uses the folder. It is copied to an object store last. None is allowed
+            for a folder that is never in an object store.
+        replace: whether to replace an existing folder as a whole. If False, an existing folder is an error.
 
     Raises:
-        StorageError: the disk is full, or the folder cannot be written to.
-        FileNotFoundError: the block did not write `last`.
-        FileExistsError: the folder is there, and `replace` is false.
+        StorageError: if the disk is full, or the folder cannot be written to.
+        FileNotFoundError: if the block did not write `last`.
+        FileExistsError: if the folder exists and `replace` is False.
+        ValueError: if `path` is in an object store and `last` is None.
     """
     path = os.fspath(path).rstrip("/")
     path = path.removeprefix("file://")
@@ -138,7 +139,7 @@ def new_folder(path: str | os.PathLike, last: str | None = None, replace: bool =
 
 
 def replace_folder(folder: str | os.PathLike, path: str | os.PathLike) -> None:
-    """Renames a local folder to `path`. A full folder that is there steps aside first and is never half gone."""
+    """Renames a local folder to `path`. An existing folder is first renamed, so that it is never half deleted."""
     folder, path = os.fspath(folder), os.fspath(path)
     if not os.path.isdir(path):
         os.rename(folder, path)
@@ -154,7 +155,7 @@ def replace_folder(folder: str | os.PathLike, path: str | os.PathLike) -> None:
 
 
 def sweep(folder: str | os.PathLike, names: Collection[str]) -> None:
-    """Removes what killed processes left half written of some files of a folder, which no process writes now."""
+    """Removes half-written files that killed processes left in a folder. No process may write these files now."""
     folder = os.fspath(folder).rstrip("/")
     gfile = _tensorflow().io.gfile
     if not gfile.isdir(folder):
@@ -166,10 +167,10 @@ def sweep(folder: str | os.PathLike, names: Collection[str]) -> None:
 
 
 def read_file(path: str | os.PathLike) -> bytes:
-    """The content of a file.
+    """Returns the content of a file.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: if the file does not exist.
     """
     path = os.fspath(path)
     if not is_object_store(path):
@@ -183,7 +184,7 @@ def read_file(path: str | os.PathLike) -> bytes:
 
 
 def remove(path: str | os.PathLike) -> None:
-    """Removes a file. One that is not there is no error."""
+    """Removes a file. It is not an error if the file does not exist."""
     path = os.fspath(path)
     if not is_object_store(path):
         Path(path.removeprefix("file://")).unlink(missing_ok=True)
@@ -195,18 +196,21 @@ def remove(path: str | os.PathLike) -> None:
 
 @contextlib.contextmanager
 def explained(path: str | os.PathLike, needed: int | None = None, more: str = "") -> Iterator[None]:
-    """Turns what Python and TensorFlow raise at a full disk or a read-only folder into a `StorageError`.
+    """Converts errors of Python and TensorFlow for a full disk or a read-only folder to a `StorageError`.
 
     Args:
-        path: what is being written.
+        path: the file or folder that is written.
         needed: its size in bytes, if known.
-        more: a last sentence for the message, such as what survives.
+        more: a sentence to add to the message, for example about what remains.
+
+    Raises:
+        StorageError: if the block raises such an error.
     """
     try:
         yield
     except StorageError:
         raise
-    except Exception as error:  # TensorFlow and Python raise many kinds; only a store's own faults are reworded
+    except Exception as error:  # TensorFlow and Python raise many types; only errors of the storage are converted
         code = _code(error)
         if code is None:
             raise
@@ -214,7 +218,7 @@ def explained(path: str | os.PathLike, needed: int | None = None, more: str = ""
 
 
 def storage_error(path: str | os.PathLike, code: int, needed: int | None = None, more: str = "") -> StorageError:
-    """The error that says why `path` cannot be written, by its `errno` code."""
+    """Returns the error that says why `path` cannot be written, for an `errno` code."""
     path = os.fspath(path)
     free = free_bytes(path)
     if code in _NO_SPACE:
@@ -236,10 +240,10 @@ def storage_error(path: str | os.PathLike, code: int, needed: int | None = None,
 
 
 def require_space(path: str | os.PathLike, needed: int, more: str = "") -> None:
-    """Checks that a disk has room before something large is written to it. Object stores are taken to have room.
+    """Checks that a disk has enough space before a large write. Object stores are assumed to have enough.
 
     Raises:
-        StorageError: fewer than `needed` bytes are free.
+        StorageError: if fewer than `needed` bytes are free.
     """
     free = free_bytes(path)
     if free is not None and free < needed:
@@ -247,7 +251,7 @@ def require_space(path: str | os.PathLike, needed: int, more: str = "") -> None:
 
 
 def free_bytes(path: str | os.PathLike) -> int | None:
-    """Bytes that are free for this user on the disk that holds a path, or would; None for an object store."""
+    """Returns the free bytes on the disk of a path, which need not exist yet. Returns None for an object store."""
     path = os.fspath(path)
     if is_object_store(path):
         return None
@@ -258,7 +262,7 @@ def free_bytes(path: str | os.PathLike) -> int | None:
 
 
 def _code(error: BaseException) -> int | None:
-    """The `errno` of a full disk or a read-only folder, whoever raised it; None for any other error."""
+    """Returns the `errno` for a full disk or a read-only folder, whichever library raised it, else None."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno if error.errno in _CODES else None
     text = str(error).lower()
@@ -266,7 +270,7 @@ def _code(error: BaseException) -> int | None:
 
 
 def _aside(path: str) -> str:
-    """A name beside `path` that no other process, thread or host writes."""
+    """Returns a name next to `path` that no other process, thread, or host uses."""
     folder, name = os.path.split(path)
     unique = f".{name}.{uuid.uuid4().hex[:12]}{PARTIAL}"
     return f"{folder}/{unique}" if folder else unique
@@ -300,12 +304,12 @@ def _require(folder: str, last: str | None) -> None:
 
 
 def _upload(folder: str, target: str, last: str) -> None:
-    """Copies a local folder into an object store, `last` last. A copy that fails leaves nothing that counts."""
+    """Copies a local folder to an object store, with the file `last` last. If the copy fails, it is removed."""
     gfile = _tensorflow().io.gfile
     files = sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file())
     files.sort(key=lambda name: name == last)
     if gfile.isdir(target):
-        remove(f"{target}/{last}")  # from here on, nobody takes the old folder for a whole one
+        remove(f"{target}/{last}")  # without this file, no reader uses the old folder
         gfile.rmtree(target)
     try:
         for name in files:
@@ -318,6 +322,6 @@ def _upload(folder: str, target: str, last: str) -> None:
 
 
 def _tensorflow() -> Any:
-    import tensorflow as tf  # here, because commands that only write a local file should not wait for it
+    import tensorflow as tf  # imported here, because commands that only write a local file do not need it
 
     return tf

@@ -1,3 +1,3 @@
-"""The package's version, readable without importing TensorFlow."""
+"""The package's version. This module does not import TensorFlow."""
 
 __version__ = "0.1.0"

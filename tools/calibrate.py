@@ -3,18 +3,18 @@
     python -m tools.calibrate CHECKPOINT --sample TASK (--precision P | --recall R) [--scale] [--per-label]
                               [--write DIR] [--output DIR]
 
-SigLIP's probabilities are small, because each text was trained beside thousands of wrong ones. A sample of pictures
-whose labels or captions are known says where to draw the line: --precision 0.9 finds the threshold from which nine
-answers of ten are right, --recall 0.9 the one that finds nine of ten. --scale also fits temperature and bias, so that
-a probability is the share of such pairs that belong together; the ranking does not change. With --write the result is
-a checkpoint that says yes or no: the `classify` of its SavedModel also answers with `matches`. For example:
+SigLIP's probabilities are small, because each text was trained together with thousands of wrong ones. This command
+finds a threshold with a sample of pictures whose labels or captions are known. With --precision 0.9, nine of ten yes
+answers are right. With --recall 0.9, nine of ten matching pairs get a yes. --scale also fits the temperature and the
+bias, so that a probability of p means that a fraction p of such pairs match. The ranking does not change. --write
+stores the result in a checkpoint. The `classify` function of its SavedModel then also returns `matches`. For example:
 
     python -m tools.calibrate siglip_b16 --sample zero_shot:folder=birds,templates=photos --precision 0.95 --scale \\
         --write siglip_b16_birds --output runs/calibration
     python -m tools.calibrate siglip_b16 --sample retrieval:source=pairs.csv --recall 0.9
 
-Every picture is a pair with every class, or with every caption of the sample. TASK is as `python -m tools.evaluate`
-takes it. Give the templates that the served model uses: other texts have other scores.
+Every picture forms a pair with every class, or with every caption of the sample. TASK has the same form as for
+`python -m tools.evaluate`. Use the same templates as the served model, because other texts have other scores.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# TensorFlow reads it while it is imported.
+# TensorFlow reads this variable when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
@@ -51,11 +51,11 @@ from .calibrate_page import page_values
 from .checkpoint_argument import add_checkpoint, load_model
 from .command import command_parser, exit_status
 
-_MOST_PAIRS = 50_000_000  # 0.4 GB a copy in float64
+_MOST_PAIRS = 50_000_000  # 0.4 GB per copy in float64
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
+    """Runs the command and returns its exit status."""
     parser = command_parser("calibrate", __doc__)
     add_checkpoint(parser)
     parser.add_argument("--sample", metavar="TASK", required=True, help="zero_shot:... or retrieval:..., see above")
@@ -112,7 +112,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _scores(evaluation: Evaluation, task: ZeroShotTask | RetrievalTask):
-    """Logits (images, texts), the right texts of each image, the texts' names, and notes."""
+    """Returns logits (images, texts), the right texts of each image, the texts' names, and notes."""
     names: Sequence[str]
     labels: Any
     if isinstance(task, ZeroShotTask):
@@ -141,10 +141,10 @@ def _by_label(probabilities, matches, names, asked, options) -> dict[str, Thresh
     if options.per_label:
         for i, name in enumerate(names):
             column = matches[:, i]
-            if 10 <= column.sum() < len(column):  # fewer would fit the noise
+            if 10 <= column.sum() < len(column):  # fewer matches would fit noise
                 try:
                     found[name] = fit_threshold(probabilities[:, i], column, **asked)
-                except ValueError:  # a precision that this class does not reach: the common threshold holds
+                except ValueError:  # this class does not reach the precision, so the common threshold applies
                     continue
     return found
 

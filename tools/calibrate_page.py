@@ -1,4 +1,4 @@
-"""What the calibration page shows: figures, and both curves as points of one picture with logarithmic axes."""
+"""The values of the calibration page: figures, and both curves as points in a plot with logarithmic axes."""
 
 import math
 from collections.abc import Mapping
@@ -8,15 +8,16 @@ from siglip_tf import pages
 from siglip_tf.evaluation.calibration import Curve
 
 _SIDE, _MARGIN = 420, 52
-_LEAST = 1e-6  # a share or probability below it stands at the axis
+_LEAST = 1e-6  # smaller values are drawn at the axis
 
 
 def page_values(figures: Mapping[str, Any], before: Curve, after: Curve) -> dict[str, Any]:
-    """The values of the template `calibrate.html`.
+    """Returns the values of the template `calibrate.html`.
 
     Args:
-        figures: content of `calibration.json`.
-        before, after: calibration curves of the checkpoint and of what was fitted.
+        figures: the content of `calibration.json`.
+        before: the calibration curve of the checkpoint.
+        after: the calibration curve after the fit.
     """
     fitted = figures["scale"] != 1 or figures["bias"] != 0
     curves = [("before", before), ("after", after)] if fitted else [("as it is", after)]
@@ -51,5 +52,5 @@ def page_values(figures: Mapping[str, Any], before: Curve, after: Curve) -> dict
 
 
 def _place(value: float) -> float:
-    """0 at the least value of the logarithmic axis, 1 at a probability of one."""
+    """Returns the position on the logarithmic axis: 0 at its smallest value, 1 at a probability of one."""
     return 1 - math.log10(max(float(value), _LEAST)) / math.log10(_LEAST)

@@ -8,7 +8,7 @@ from siglip_tf.checkpoints import RESIZES
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """Adds CHECKPOINT as the next positional argument, and the options that change what is read of it."""
+    """Adds CHECKPOINT as the next positional argument, and the options that change how it is read."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint that SigLIP.from_checkpoint reads")
     parser.add_argument(
         "--image-size", type=int, metavar="PIXELS", help="use this resolution instead of the checkpoint's"
@@ -18,10 +18,11 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def load_model(options: argparse.Namespace, **more: Any) -> siglip_tf.SigLIP:
-    """The model that the options of `add_checkpoint` name; `more` goes to `SigLIP.from_checkpoint`.
+    """Returns the model that the options of `add_checkpoint` name. `more` is passed to `SigLIP.from_checkpoint`.
 
     Raises:
-        ValueError: no such checkpoint, or one that cannot be read.
+        FileNotFoundError: if the checkpoint does not exist.
+        ValueError: if the checkpoint cannot be read.
     """
     return siglip_tf.SigLIP.from_checkpoint(
         options.checkpoint,

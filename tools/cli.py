@@ -1,4 +1,4 @@
-"""The command `siglip-tf VERB ...` of an installed package: one verb for each tool, and `train` for the recipes."""
+"""The command `siglip-tf VERB ...` of an installed package. It has a verb for each tool, and `train` for recipes."""
 
 import argparse
 import importlib
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from .packages import RECIPES, TOOLS, recipe_module, recipe_names, summary_of
 
-# Verb: the module of `tools` that carries it out.
+# The module of `tools` for each verb.
 VERBS = {
     "evaluate": "evaluate",
     "calibrate": "calibrate",
@@ -26,7 +26,7 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
+    """Runs the command and returns its exit status."""
     options = _parser().parse_args(argv)
     if options.verb == "train":
         return _train(options.arguments)
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: list[str]) -> int:
-    """`siglip-tf train RECIPE ...`; without a recipe it lists them."""
+    """Runs `siglip-tf train RECIPE ...`. Without a recipe, it lists the recipes."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: siglip-tf train RECIPE [--help] ...\n\nrecipes:")
         for name in recipe_names():

@@ -1,4 +1,4 @@
-"""A tool's command: how it answers `--help`, and how it ends where what a user gave is at fault."""
+"""The command line of a tool: its parser with `--help`, and its exit status for invalid input."""
 
 import argparse
 import io
@@ -9,16 +9,16 @@ from siglip_tf.signals import interruptible
 
 from .packages import IS_CLONE
 
-# Tools whose verb has another name than their module.
+# Tools whose verb has a different name from their module.
 _VERBS = {"inspect_data": "inspect", "precompute_embeddings": "precompute"}
 
 
 def command_parser(name: str, about: str) -> argparse.ArgumentParser:
-    """The parser of a tool, whose help shows `about` as written, with the command as this installation spells it.
+    """Returns the parser of a tool. Its help shows `about`, with the command that works in this installation.
 
     Args:
-        name: the tool's module.
-        about: the text of `--help`, which calls the command `python -m tools.NAME`.
+        name: the name of the tool's module.
+        about: the text of `--help`, in which the command is `python -m tools.NAME`.
     """
     in_clone = f"python -m tools.{name}"
     command = in_clone if IS_CLONE else f"siglip-tf {_VERBS.get(name, name.replace('_', '-'))}"
@@ -30,15 +30,15 @@ def command_parser(name: str, about: str) -> argparse.ArgumentParser:
 
 
 def exit_status(run: Callable[[], None], *, fault: int = 1, prefix: str = "") -> int:
-    """Runs a command; returns 0, or `fault` after it has said on stderr what is wrong.
+    """Runs a command. Returns 0, or prints what is wrong to stderr and returns `fault`.
 
     Args:
-        run: the command, which raises ValueError, OSError or an error of a TensorFlow op where its input is at fault.
-        fault: the exit status of such an error.
-        prefix: what stands before its sentence.
+        run: the command. It raises a ValueError, an OSError, or an error of a TensorFlow op if its input is invalid.
+        fault: the exit status for such an error.
+        prefix: the text before the error message.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a file's name may be any bytes
+        if isinstance(stream, io.TextIOWrapper):  # a file name may contain any bytes
             stream.reconfigure(errors="backslashreplace")
     try:
         with interruptible():
@@ -55,8 +55,8 @@ def exit_status(run: Callable[[], None], *, fault: int = 1, prefix: str = "") ->
 
 
 def _of_tensorflow(error: Exception) -> str | None:
-    """The sentence of an op's error, without the names of graphs; None for other errors."""
-    if "tensorflow" not in sys.modules:  # a command that does not use it does not load it here
+    """Returns the message of a TensorFlow op's error without the names of graph nodes, or None for other errors."""
+    if "tensorflow" not in sys.modules:  # do not load TensorFlow for a command that does not use it
         return None
     import tensorflow as tf
 

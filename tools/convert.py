@@ -1,16 +1,16 @@
-"""Translates a checkpoint into another format.
+"""Converts a checkpoint to another format.
 
     python -m tools.convert SRC DST --to {native,big_vision,hugging_face,keras_hub}
 
-SRC is a big_vision or AugReg npz, a Hugging Face folder or safetensors file, a KerasHub preset folder or a folder of
-this project; its format is recognized by its content. Without `--to` it is only described. For example:
+SRC is a big_vision or AugReg npz file, a Hugging Face folder or safetensors file, a KerasHub preset folder, or a folder
+of this project. Its format is recognized by its content. Without `--to`, it is only described. For example:
 
     python -m tools.convert webli_en_b16_224_63724782.npz siglip_b16 --to native --tokenizer sentencepiece.model
     python -m tools.convert siglip_b16 siglip_b16_hf --to hugging_face
     python -m tools.convert siglip_b16 siglip_b16_384 --to native --image-size 384
 
-What was written is read back and compared array by array. Where transformers or KerasHub is installed, it answers for
-what was written for it: token ids, pixels, embeddings and logits of sample pictures and texts, beside this project's.
+The result is read back and compared array by array. If transformers or KerasHub is installed and the result is for it,
+its token ids, pixels, embeddings, and logits of sample pictures and texts are compared with this project's.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from .convert_answers import compare_answers
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
+    """Runs the command and returns its exit status."""
     parser = command_parser("convert", __doc__)
     parser.add_argument("source", metavar="SRC", help="checkpoint to read")
     parser.add_argument("destination", metavar="DST", nargs="?", help="folder to write (a file for big_vision)")
@@ -71,7 +71,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _examples_of_names(checkpoint: Checkpoint, format: str) -> list[tuple[str, str]]:
-    """One weight of every part of the model, by its name here and in the file; none where they are the same."""
+    """Returns the name in this project and in the file for one weight of every part, if the names differ."""
     parts: dict[str, tuple[str, str]] = {}
     for name in checkpoint.weights:
         part = re.sub(r"block_\d+", "block", name).rsplit("/", 1)[0]
@@ -85,7 +85,7 @@ def _sizes(path: Path) -> list[tuple[str, int]]:
 
 
 def _compare(wanted: Checkpoint, found: Checkpoint) -> str:
-    """What reading back shows, parameter by parameter."""
+    """Compares a checkpoint with the result that was read back, array by array."""
     shared = [name for name in wanted.weights if name in found.weights]
     changed = [n for n in shared if not np.array_equal(wanted.weights[n], found.weights[n], equal_nan=True)]
     lines = [f"Read back: {len(shared) - len(changed)} of {len(wanted.weights)} arrays are equal to the last bit."]

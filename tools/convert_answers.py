@@ -1,4 +1,4 @@
-"""What two libraries answer for one checkpoint: ids, pixels, embeddings and logits of sample pictures and texts."""
+"""Compares the results of two libraries for the same checkpoint: token ids, pixels, embeddings, and logits."""
 
 import importlib.util
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ TEXTS = (
     "  spaces   and a-very-long text " + "word " * 80,
     "",
 )
-# (height, width): larger and smaller than a model's input, tall and wide.
+# (height, width): larger and smaller than a model's input, tall, and wide.
 _SIZES = ((480, 640), (90, 31), (301, 200))
 _LIBRARIES = {"hugging_face": "transformers", "keras_hub": "keras_hub"}
 
@@ -24,12 +24,12 @@ Answers = Mapping[str, np.ndarray]
 
 
 def compare_answers(checkpoint: Checkpoint, path: Path, format: str) -> list[str]:
-    """Lines on how the answers of the library that reads `format` differ from this project's.
+    """Returns lines that say how the results of the library for `format` differ from this project's.
 
     Args:
-        checkpoint: what was converted.
-        path: where it was written.
-        format: of `path`.
+        checkpoint: the checkpoint that was converted.
+        path: the path to which it was written.
+        format: the format of `path`.
     """
     library = _LIBRARIES.get(format)
     if library is None:
@@ -47,7 +47,7 @@ def compare_answers(checkpoint: Checkpoint, path: Path, format: str) -> list[str
 
 
 def sample_pictures() -> Iterable[np.ndarray]:
-    """uint8 (height, width, 3): a fine texture over a slope, which shows how a picture was made smaller."""
+    """Yields pictures, uint8 (height, width, 3), with a fine texture on a gradient, which shows resize differences."""
     rng = np.random.default_rng(0)
     for height, width in _SIZES:
         slope = np.linspace(0, 160, height)[:, None, None] * np.linspace(0.3, 1, width)[:, None]
@@ -55,7 +55,7 @@ def sample_pictures() -> Iterable[np.ndarray]:
 
 
 def _own_answers(checkpoint: Checkpoint, pictures: list[np.ndarray]) -> Answers:
-    import siglip_tf  # TensorFlow takes seconds to load: only where answers are compared
+    import siglip_tf  # imported here, because loading TensorFlow takes seconds
     from siglip_tf.models.pretrained import fill_model
 
     model = siglip_tf.SigLIP(**checkpoint.architecture)
@@ -112,7 +112,7 @@ def _keras_hub_answers(path: Path, pictures: list[np.ndarray], own: Answers) -> 
             images = np.zeros((len(TEXTS), 8, 8, 3))
             answers["ids"] = np.asarray(preprocessor({"prompts": list(TEXTS), "images": images})["token_ids"])
             answers["text"] = _normalized(np.asarray(backbone.text_encoder({"token_ids": answers["ids"]})))
-        except ValueError:  # a vocabulary that its tokenizer refuses: the writer's note says so
+        except ValueError:  # its tokenizer refuses the vocabulary, which a note of the writer explains
             pass
     head = {variable.name: float(np.asarray(variable)) for variable in backbone.siglip_head.weights}
     return _with_logits(answers, np.exp(head["logit_scale"]), head["logit_bias"])

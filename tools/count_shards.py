@@ -1,11 +1,11 @@
-"""Counts the records of shards that no file beside them counts, so that training starts at once.
+"""Counts the records of shards whose counts no file contains, so that training starts at once.
 
     python -m tools.count_shards SOURCE [--workers N] [--index-dir DIR] [--again]
 
-Training on remote shards needs the number of records in each. img2dataset's `_stats.json`, open_clip's `sizes.json` and
-the webdataset library's shard index say it; this command counts the rest and keeps the counts in `.index/counts` beside
-the shards. It reads several shards at once, keeps what it has every half minute, and continues from there when it is
-started again. For example:
+Training on remote shards needs the number of records in each. img2dataset's `_stats.json`, open_clip's `sizes.json`,
+and the webdataset library's shard index contain it. This command counts the other shards and stores the counts in
+`.index/counts` beside the shards. It reads several shards at once, saves its results every half minute, and continues
+from there if it is started again. For example:
 
     python -m tools.count_shards "gs://bucket/laion/{00000..09999}.tar" --workers 32
     python -m tools.count_shards "gs://bucket/records/*.tfrecord" --index-dir gs://other/index
@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 
-# TensorFlow reads it while it is imported.
+# TensorFlow reads this variable when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import tensorflow as tf
@@ -34,12 +34,12 @@ from .command import command_parser, exit_status
 from .source_argument import SOURCE_HELP
 
 _SECONDS_BETWEEN_WRITES = 30.0
-# Processes take seconds to start; fewer shards are counted by threads.
+# Fewer shards are counted by threads, because processes take seconds to start.
 _WORTH_PROCESSES = 64
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Returns the parser of the command line."""
     arguments = command_parser("count_shards", __doc__)
     arguments.add_argument("source", metavar="SOURCE", help=SOURCE_HELP)
     arguments.add_argument("--workers", type=int, default=os.cpu_count(), help="shards to read at once (%(default)s)")
@@ -51,10 +51,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def count_shard(kind: str, path: str) -> int:
-    """Records of one shard, as the source of that kind counts them; 1 for a shard that holds none.
+    """Returns the number of records in a shard, as the source of that kind counts them, or 1 for an empty shard.
 
     Raises:
-        tf.errors.OpError, OSError: the shard cannot be read.
+        tf.errors.OpError, OSError: if the shard cannot be read.
     """
     with open_binary(path) as file:
         return max(count_records(file) if kind == "tar" else len(scan_records(file).rows), 1)
@@ -68,7 +68,7 @@ def _counted(kind: str, path: str) -> tuple[str, int | str]:
 
 
 def _counts(kind: str, paths: list[str], workers: int) -> Iterator[tuple[str, int | str]]:
-    """Each shard with its count, or with what is wrong with it, in no order."""
+    """Yields each shard with its count or its error message, in any order."""
     if len(paths) < _WORTH_PROCESSES or workers == 1:
         pool: concurrent.futures.Executor = concurrent.futures.ThreadPoolExecutor(workers)
     else:
@@ -78,7 +78,7 @@ def _counts(kind: str, paths: list[str], workers: int) -> Iterator[tuple[str, in
         running: set[concurrent.futures.Future] = set()
         try:
             while True:
-                # Few are handed out at a time: an interrupt need not wait for a hundred thousand.
+                # Submit only a few at a time, so that an interrupt does not wait for all shards.
                 while len(running) < 2 * workers and (path := next(waiting, None)) is not None:
                     running.add(pool.submit(_counted, kind, path))
                 if not running:
@@ -130,7 +130,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
+    """Runs the command and returns its exit status."""
     options = parser().parse_args(argv)
     try:
         return exit_status(lambda: _run(options), fault=2, prefix="error: ")

@@ -1,11 +1,11 @@
-"""Writes scikit-learn's 1,797 handwritten digits as pictures with captions: a small real data set, nothing downloaded.
+"""Writes scikit-learn's 1,797 handwritten digits as pictures with captions: a small real data set without a download.
 
     python -m tools.digits runs/digits
     make quickstart DATA=runs/digits
 
-The folder gets one PNG a digit, as `images/SPLIT/LABEL/NUMBER.png`, and `captions.jsonl`, whose lines hold "image",
-"captions", "label" and "split". Every third digit is held out ("test"). scikit-learn comes with
-`pip install -e .[test]`, or by itself.
+The folder contains one PNG file per digit, `images/SPLIT/LABEL/NUMBER.png`, and `captions.jsonl`, whose lines contain
+"image", "captions", "label", and "split". Every third digit is held out ("test"). Install scikit-learn with
+`pip install -e .[test]` or `pip install scikit-learn`.
 """
 
 import argparse
@@ -35,13 +35,13 @@ _CAPTIONS = 4
 
 
 def captions(digit: int, generator: random.Random) -> list[str]:
-    """Four captions of a digit in different words, spelled out or as a numeral."""
+    """Returns four captions of a digit with different sentences. The digit is a word or a numeral."""
     sentences = generator.sample(_SENTENCES, _CAPTIONS)
     return [sentence.format(generator.choice((_WORDS[digit], str(digit)))) for sentence in sentences]
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """A digit as scikit-learn has it, float (8, 8) in 0..16, as a PNG file of 64 x 64 pixels, dark on light."""
+    """Converts a digit of scikit-learn, float (8, 8) from 0 to 16, to a PNG file of 64 x 64 pixels, dark on light."""
     from PIL import Image
 
     ink = Image.fromarray((255 - pixels * (255 / 16)).astype(np.uint8))
@@ -51,10 +51,12 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def write(folder: Path, seed: int = 0) -> int:
-    """Writes pictures and captions; returns how many. The captions come last: a folder that has them is whole.
+    """Writes pictures and captions, and returns the number of pictures.
+
+    The captions are written last, so that a folder with captions is complete.
 
     Raises:
-        ModuleNotFoundError: scikit-learn is not installed.
+        ModuleNotFoundError: if scikit-learn is not installed.
     """
     from sklearn.datasets import load_digits
 
@@ -78,7 +80,7 @@ def write(folder: Path, seed: int = 0) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
+    """Runs the command and returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.digits",
         description="Write scikit-learn's handwritten digits as pictures with captions, for `make quickstart DATA=`.",

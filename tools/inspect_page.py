@@ -1,4 +1,4 @@
-"""The page of `python -m tools.inspect_data`: figures, histograms, broken records and a contact sheet, in one file."""
+"""The page of `python -m tools.inspect_data`, with figures, histograms, broken records, and a contact sheet."""
 
 import io
 import math
@@ -13,17 +13,17 @@ from siglip_tf.data.preprocessing import ImagePreprocessing
 
 _SHEET_COLUMNS = 6
 _THUMBNAIL = 160
-_LEAST = 96  # pixels of a picture on the sheet
+_LEAST = 96  # smallest side of a picture on the sheet in pixels
 _BINS = 40
 _BROKEN_COLUMNS = ("cause", "shard", "offset", "id", "detail")
 
 
 def page(found: Inspection, image: ImagePreprocessing) -> str:
-    """The page as a string.
+    """Returns the page as a string.
 
     Args:
-        found: of `siglip_tf.data.inspection.inspect`.
-        image: how the samples' images were prepared.
+        found: the result of `siglip_tf.data.inspection.inspect`.
+        image: the preprocessing of the samples' images.
     """
     share = f"{found.read:,} of {found.size:,} records, drawn at random" if found.read < found.size else "all records"
     skipped = found.read - found.used
@@ -43,7 +43,7 @@ def page(found: Inspection, image: ImagePreprocessing) -> str:
 
 
 def contact_sheet(samples: Sequence[Sample]) -> bytes:
-    """PNG bytes: the samples' images in rows, as the model sees them; very small ones enlarged pixel by pixel."""
+    """Returns a PNG file with the samples' images in rows, as the model sees them. Very small images are enlarged."""
     from PIL import Image
 
     columns = min(_SHEET_COLUMNS, len(samples))
@@ -59,7 +59,7 @@ def contact_sheet(samples: Sequence[Sample]) -> bytes:
 
 
 def _tiles(found: Inspection) -> list[tuple[str, str, bool]]:
-    """(name, value, whether it is bad) of each figure."""
+    """Returns the name and the value of each figure, and whether it is bad."""
     counts = [("read", found.read, False), ("used", found.used, False), ("skipped", found.read - found.used, True)]
     counts += [(cause.replace("_", " "), count, True) for cause, count in found.skipped.items()]
     if found.used:
@@ -90,7 +90,10 @@ def _histograms(found: Inspection, image: ImagePreprocessing) -> list[dict[str, 
 def _histogram(
     title: str, values: np.ndarray, mark: float | None = None, note: str = "", cut: bool = False
 ) -> dict[str, Any]:
-    """Bars up to the 99.5th percentile, the rest in the last; a dashed line at `mark`, bars above it red if `cut`."""
+    """Returns a histogram up to the 99.5th percentile. The last bar includes all larger values.
+
+    A dashed line is drawn at `mark`. If `cut` is True, bars above it are red.
+    """
     least, most = float(values.min()), float(max(np.percentile(values, 99.5), values.min() + 1))
     if mark is not None:
         least, most = min(least, mark), max(most, mark * 1.05)
@@ -145,7 +148,7 @@ def _sample(sample: Sample, text_length: int | None) -> dict[str, Any]:
         picture = picture.resize((_THUMBNAIL * 2, _THUMBNAIL * 2), Image.Resampling.LANCZOS)
     lost = ""
     if sample.seen is not None and text_length is not None and sample.tokens > text_length:
-        # By words: tokens that stand for the unknown spell nothing.
+        # Compare words, because unknown tokens do not show the text.
         lost = " ".join(sample.caption.split()[len(sample.seen.split()) :])
     return {
         "picture": _png(picture),

@@ -1,5 +1,5 @@
-"""Where the tools and the recipes live: `tools` and `recipes` in a clone, `siglip_tf.tools` and `siglip_tf.recipes` in
-an installed wheel, which must not put such common names into site-packages."""
+"""Finds the tools and the recipes. They are `tools` and `recipes` in a clone, and `siglip_tf.tools` and
+`siglip_tf.recipes` in an installed wheel, which must not put such common names into site-packages."""
 
 import ast
 import importlib
@@ -13,10 +13,10 @@ IS_CLONE = TOOLS == "tools"
 
 
 def recipe_module(name: str) -> ModuleType:
-    """The module of the recipe called `name`, such as "siglip".
+    """Imports the module of the recipe called `name`, such as "siglip".
 
     Raises:
-        ValueError: there is no such recipe.
+        ValueError: if there is no such recipe.
     """
     if name not in recipe_names():
         raise ValueError(f"Expected a recipe among {', '.join(recipe_names())}. Received: {name!r}.")
@@ -24,14 +24,14 @@ def recipe_module(name: str) -> ModuleType:
 
 
 def recipe_names() -> list[str]:
-    """Names of all recipes, found without importing them: a recipe is a module that defines `RECIPE`."""
+    """Returns the names of all recipes without importing them. A recipe is a module that defines `RECIPE`."""
     package = importlib.import_module(RECIPES)
     modules = [module.name for module in pkgutil.iter_modules(package.__path__) if not module.ispkg]
     return [name for name in modules if "RECIPE" in _assigned_names(f"{RECIPES}.{name}")]
 
 
 def summary_of(module: str) -> str:
-    """The first line of a module's docstring, read without importing the module."""
+    """Returns the first line of a module's docstring without importing the module."""
     return (ast.get_docstring(_tree_of(module)) or "").partition("\n")[0]
 
 

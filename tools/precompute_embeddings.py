@@ -1,9 +1,9 @@
-"""Runs a frozen image tower once over a data set and stores its embeddings, for SigLiT.
+"""Runs a frozen image tower once over a data set, and stores its embeddings for SigLiT.
 
     python -m tools.precompute_embeddings CHECKPOINT SOURCE FOLDER [--dtype float16]
 
-All local devices are used. The same command resumes a killed run at its first missing shard. For several machines give
-each `--worker I --workers N` and a FOLDER that all can write. For example:
+It uses all local devices. After an interruption, the same command continues at the first missing shard. To use several
+machines, run it on each with `--worker I --workers N` and a FOLDER that all of them can write to. For example:
 
     python -m tools.precompute_embeddings augreg_b16 "shards/{00000..00331}.tar" embeddings/cc3m --text-length 16
     python -m tools.precompute_embeddings siglip_b16 tfds:coco_captions embeddings/coco --split train
@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Callable
 
-# TensorFlow reads it while it is imported.
+# TensorFlow reads this variable when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
@@ -37,7 +37,7 @@ from .source_argument import add_source, named_source
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Returns the parser of the command line."""
     arguments = command_parser("precompute_embeddings", __doc__)
     add_checkpoint(arguments)
     add_source(arguments)
@@ -60,11 +60,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def encoder(model: siglip_tf.SigLIP, strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], np.ndarray]:
-    """`encode` for `EmbeddingWriter`, which splits uint8 pixels (batch, size, size, 3) among the strategy's devices.
+    """Returns an `encode` function for `EmbeddingWriter`, which splits a batch among the strategy's devices.
 
     Args:
-        model: made under the strategy's scope.
-        strategy: its number of replicas divides every batch.
+        model: a model that was created under the strategy's scope.
+        strategy: the strategy. Its number of replicas must divide every batch.
+
+    Returns:
+        A function of uint8 pixels (batch, size, size, 3) that returns float32 embeddings (batch, embed_dim).
     """
 
     @tf.function(autograph=False)
@@ -90,7 +93,7 @@ def _said(progress: Progress) -> str:
 
 def _model(options: argparse.Namespace) -> siglip_tf.SigLIP:
     towers = checkpoints.read(options.checkpoint, options.tokenizer).towers
-    # The text tower is not run here, so the smallest one replaces one that the checkpoint lacks.
+    # The text tower is not used, so a missing one is replaced with the smallest one.
     lacking = {} if "text" in towers else {"text": "mu", "text_length": options.text_length or 1, "vocab_size": 8}
     return load_model(options, **lacking)
 
@@ -162,7 +165,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
+    """Runs the command and returns its exit status."""
     options = parser().parse_args(argv)
     return exit_status(lambda: _run(options), fault=2, prefix="error: ")
 

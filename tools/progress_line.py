@@ -1,14 +1,14 @@
-"""Progress on one line of a terminal, or now and then on lines of a log."""
+"""Shows progress on one line of a terminal, or on occasional lines of a log."""
 
 import sys
 import time
 
 
 class ProgressLine:
-    """Says on stderr how far a tool is, and no more often than anyone reads.
+    """Writes the progress of a tool to stderr, at most every half second on a terminal.
 
     Args:
-        log_seconds: between two lines where stderr is no terminal; None says nothing there.
+        log_seconds: seconds between two lines if stderr is not a terminal. None writes nothing there.
     """
 
     _TERMINAL_SECONDS = 0.5
@@ -20,7 +20,7 @@ class ProgressLine:
         self._said = float("-inf")
 
     def say(self, text: str, *, last: bool) -> None:
-        """Shows the text if it is time to, the last one always."""
+        """Shows the text if enough time has passed. The last text is always shown."""
         if self._silent or (not last and time.monotonic() - self._said < self._seconds):
             return
         self._said = time.monotonic()
@@ -29,6 +29,6 @@ class ProgressLine:
 
 
 def clock(seconds: float) -> str:
-    """A span of time as minutes and seconds, 1:05."""
+    """Formats a duration as minutes and seconds, for example "1:05"."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes}:{rest:02d}"

@@ -1,9 +1,9 @@
-"""Pictures of a run's report and of the search page, as the README shows them, by a headless Chromium.
+"""Takes the README's screenshots of a run's report and of the search page, with a headless Chromium.
 
     python -m tools.screenshots runs/quickstart docs/pictures
 
-It draws new scenes of compositions that training never shows, indexes them beside the run, and writes report.png and
-search.png.
+It draws new synthetic pictures of compositions that training never shows, indexes them in the run's folder, and writes
+report.png and search.png.
 """
 
 import argparse
@@ -22,7 +22,7 @@ _SIZE = "1200,860"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
+    """Runs the command and returns its exit status."""
     parser = command_parser("screenshots", __doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="a quickstart's folder, with its report and checkpoint")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder for the two pictures")
@@ -57,10 +57,10 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def screenshot(address: str, path: Path) -> None:
-    """Writes a PNG of a page once it has loaded.
+    """Writes a PNG file of a page after it has loaded.
 
     Raises:
-        ValueError: there is no Chromium, or it failed.
+        ValueError: if Chromium is not installed or fails.
     """
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:

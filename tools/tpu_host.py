@@ -1,11 +1,11 @@
-"""For someone with a TPU host: whether the installation is right, and the estimates beside what the chips do.
+"""Checks the installation on a TPU host, and compares the compiler's estimates with measurements on the chips.
 
     python -m tools.tpu_host --check                                                # anywhere, no chip needed
     python -m tools.tpu_report siglip --global-batch 4096 --json > estimate.json    # anywhere
     python -m tools.tpu_host siglip --global-batch 4096 --estimate estimate.json    # on the TPU host
 
---check compares versions, looks for the names that TensorFlow needs in libtpu, tries tensorflow-text, has this libtpu's
-compiler compile the attention kernel that this jax writes, and looks for chips. It says where it stops.
+--check compares versions, looks up the names that TensorFlow needs in libtpu, tests tensorflow-text, compiles jax's
+attention kernel with libtpu's compiler, and looks for chips. It reports the step at which it stops.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .tpu.check import check
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
+    """Runs the command and returns its exit status."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.check:
@@ -38,11 +38,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measured(arguments: argparse.Namespace) -> str:
-    """A table of what the chips do, beside what was said before.
+    """Returns a table of measurements on the chips with the earlier estimates.
 
     Raises:
-        TPUError: the TPU cannot be used.
-        ValueError: there is no such recipe.
+        TPUError: if the TPU cannot be used.
+        ValueError: if there is no such recipe.
     """
     from siglip_tf.distribution import tpu_system
     from siglip_tf.tpu.topology import GIB

@@ -1,15 +1,15 @@
-"""Makes one share of a run's training batches and serves it to the host that trains on it.
+"""Makes a part of a run's training batches and serves it to the host that trains on it.
 
     python -m tools.tpu_input siglip 32k --data "gs://bucket/{00000..09999}.tar" --tokenizer c4_en.model \\
         --run gs://bucket/siglip --index 0 --count 4
 
-One such process runs on every TPU host, with the recipe, options and settings of the coordinator's command; it differs
-from host to host in --index alone, which Cloud's TPU_WORKER_ID gives by itself. The coordinator is told of all of them:
+Run one such process on every TPU host, with the recipe, options, and settings of the coordinator's command. Only
+--index differs between hosts. Its default is Cloud's TPU_WORKER_ID. The coordinator needs the addresses of all of them:
 
     python -m recipes.siglip 32k ... --inputs host0:5050,host1:5050,host2:5050,host3:5050
 
-A host may be fed by several machines: with 8 input processes for 4 hosts, processes 0 and 1 feed the first host. An
-input process stays when a coordinator ends, and serves the next one from where that one starts. It needs no chip.
+Several machines may feed a host: with 8 input processes for 4 hosts, processes 0 and 1 feed the first host. An input
+process continues to run when a coordinator ends, and serves the next one from its first step. It does not need a chip.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _PORT = 5050
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
+    """Runs the command and returns its exit status."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # The host's chips belong to its TensorFlow runtime: whoever loads libtpu first locks the others out.
+    # The chips belong to the host's TensorFlow runtime. The first process that loads libtpu locks out the others.
     os.environ["TPU_LOAD_LIBRARY"] = "0"
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     arguments, rest = _parser().parse_known_args(argv)
@@ -44,10 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def share(arguments: argparse.Namespace, environment: Mapping[str, str]) -> tuple[int, int]:
-    """Which share of how many: as the command line says, else as a TPU host's environment does.
+    """Returns the number of this process and the count, from the command line or a TPU host's environment.
 
     Raises:
-        ValueError: neither says it.
+        ValueError: if neither contains them.
     """
     index, count = arguments.index, arguments.count
     if index is None and environment.get("TPU_WORKER_ID", "").isdigit():
@@ -63,11 +63,11 @@ def share(arguments: argparse.Namespace, environment: Mapping[str, str]) -> tupl
 
 
 def serve(recipe_name: str, rest: Sequence[str], index: int, count: int, port: int) -> None:
-    """Prepares a recipe's data and serves a share of it until the process ends.
+    """Prepares a recipe's data and serves a part of it until the process ends.
 
     Raises:
-        ValueError: settings, data or a share that do not fit; or a recipe that is not there.
-        OSError: the port is taken.
+        ValueError: if the settings, the data, or the part are invalid, or there is no such recipe.
+        OSError: if the port is in use.
     """
     from siglip_tf.data.service import InputServer
     from siglip_tf.experiments import checks, command

@@ -1,12 +1,12 @@
-"""What the TPU compiler says of a recipe's training step, on a machine with no TPU.
+"""Reports the TPU compiler's memory and time estimates for a recipe's training step, on a machine without a TPU.
 
     python -m tools.tpu_report siglip --topology v4:2x2x1 --global-batch 4096
     python -m tools.tpu_report siglip --topology v5e:2x2 --global-batch 2048 --search-batch --html report.html
     python -m tools.tpu_report siglip --global-batch 4096 --search-batch --compare softmax
     python -m tools.tpu_report --paper
 
-RECIPE is a file of `recipes/` that has a function `tpu_subject(**overrides)`, or "package.module:function"; see
-`siglip_tf.tpu.Recipe`. Compiling takes minutes; a program that was compiled before is read from the cache.
+RECIPE is a module of `recipes/` with a function `tpu_subject(**overrides)`, or "package.module:function". See
+`siglip_tf.tpu.Recipe`. Compiling takes minutes. A program that was compiled before is read from a cache.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .tpu.table import table
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
+    """Runs the command and returns its exit status."""
     arguments = _parser().parse_args(argv)
     if arguments.paper:
         from .tpu.paper import run_paper
@@ -59,10 +59,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def find_recipe(name: str) -> tpu.Recipe:
-    """The recipe that a command line names.
+    """Returns the recipe that a command line names.
 
     Raises:
-        ValueError: there is none.
+        ValueError: if there is no such recipe.
     """
     module, _, function = name.partition(":")
     module, function = (module, function) if function else (f"{RECIPES}.{name}", "tpu_subject")
@@ -73,7 +73,7 @@ def find_recipe(name: str) -> tpu.Recipe:
 
 
 def progress_line(what: str):
-    """A function of seconds that keeps one line of the terminal up to date, or tells a log what begins."""
+    """Returns a function of seconds that updates one line of a terminal. A log gets only one line at the start."""
     if not sys.stderr.isatty():
         print(what, file=sys.stderr, flush=True)
         return lambda seconds: None

@@ -1,8 +1,9 @@
-"""Trains a SentencePiece tokenizer on text files, with the ids of SigLIP's.
+"""Trains a SentencePiece tokenizer on text files, with the special ids of SigLIP's tokenizer.
 
     python -m tools.train_tokenizer captions.jsonl more.csv.gz --field caption --vocab-size 32000 --output my.model
 
-Files are streamed: one text per line (.txt), or fields of .jsonl, .csv and .tsv, each also as .gz and from gs://.
+Files are streamed. They contain one text per line (.txt), or fields of .jsonl, .csv, and .tsv files. Each may also be
+compressed (.gz) or remote (gs://).
 """
 
 import argparse
@@ -20,7 +21,7 @@ _SECONDS_BETWEEN_LINES = 2.0
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Returns the parser of the command line."""
     arguments = argparse.ArgumentParser(
         prog="python -m tools.train_tokenizer",
         description="Train a SentencePiece tokenizer on text files, with the ids of SigLIP's.",
@@ -54,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 class _Progress:
-    """Passes texts on, keeps the first ones as a sample, and says every other second how far it is."""
+    """Passes texts on, keeps the first ones as a sample, and prints the progress every two seconds."""
 
     def __init__(self, files: TextFiles):
         self.sample: list[str] = []
@@ -82,7 +83,7 @@ class _Progress:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
+    """Runs the command and returns its exit status."""
     arguments = parser().parse_args(argv)
     started = time.monotonic()
     try:

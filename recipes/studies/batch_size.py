@@ -27,7 +27,7 @@ FIGURES = {"zero_shot": "zero-shot", "recall_at_1": "R@1"}
 
 
 def label_of(setup: str, loss: str, batch: int) -> str:
-    """Of a row."""
+    """Returns the label of a row."""
     return f"{setup}, {loss}, batch {batch}"
 
 

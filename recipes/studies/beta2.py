@@ -22,7 +22,7 @@ _MEDIAN_OVER = 9  # points of a curve, to tell a spike from the trend
 
 
 def label_of(beta: float) -> str:
-    """Of a row."""
+    """Returns the label of a row."""
     return f"beta2 = {beta:g}"
 
 

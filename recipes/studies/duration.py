@@ -19,7 +19,7 @@ EXAMPLES = (16_384, 65_536, 262_144)
 
 
 def label_of(batch: int, examples: int) -> str:
-    """Of a row."""
+    """Returns the label of a row."""
     return f"SigLiT, batch {batch}, {examples:,} pairs"
 
 

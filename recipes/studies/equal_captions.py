@@ -1,4 +1,4 @@
-"""Does it help to leave out pairs of equal captions? (not in the paper)
+"""Studies whether leaving out pairs of equal captions helps. The paper does not test this.
 
 python -m recipes.studies.equal_captions
 """
@@ -21,7 +21,7 @@ SHARES = (0.0, 0.3)  # of captions that are one of ten generic ones
 
 
 def label_of(loss: str, handled: str, share: float) -> str:
-    """Of a row."""
+    """Returns the label of a row."""
     return f"{loss}, equal captions {handled}, {share:.0%} generic"
 
 

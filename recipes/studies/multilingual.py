@@ -21,7 +21,7 @@ FIGURES = {"zero_shot": "zero-shot", "recall_at_1": "R@1"}
 
 
 def label_of(batch: int) -> str:
-    """Of a row."""
+    """Returns the label of a row."""
     return f"mSigLiT, batch {batch}"
 
 

@@ -24,7 +24,7 @@ MATCHED_LABEL = f"hardest, 1:{MATCHED}, matched pairs"
 
 
 def label_of(kind: str, ratio: float) -> str:
-    """Of a row."""
+    """Returns the label of a row."""
     return f"{kind}, 1:{ratio:g}"
 
 

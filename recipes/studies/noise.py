@@ -27,7 +27,7 @@ KINDS = {
 
 
 def label_of(loss: str, kind: str, probability: float) -> str:
-    """Of a row."""
+    """Returns the label of a row."""
     return f"{loss}, {KINDS[kind]} {probability:.0%}" if probability else f"{loss}, clean"
 
 

@@ -21,7 +21,7 @@ TEMPERATURES = (1.0, 10.0)
 
 
 def label_of(batch: int, temperature: float, bias: str) -> str:
-    """Of a row."""
+    """Returns the label of a row."""
     return f"batch {batch}, t = {temperature:g}, b = {bias}"
 
 

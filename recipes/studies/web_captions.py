@@ -26,7 +26,7 @@ LEVELS = {
 
 
 def label_of(loss: str, batch: int, level: str) -> str:
-    """Of a row."""
+    """Returns the label of a row."""
     return f"{loss}, batch {batch}, {level}"
 
 

@@ -1,1 +1,1 @@
-"""Speed and memory beside rivals or a bound, in one run: `python -m tools.benchmark {loss,data,step}`."""
+"""Benchmarks of speed and memory, compared with other libraries or with a bound: `python -m tools.benchmark NAME`."""

@@ -1,4 +1,4 @@
-"""python -m tools.benchmark NAME [OPTIONS]: one module of this folder a benchmark."""
+"""Runs a benchmark: python -m tools.benchmark NAME [OPTIONS]. Each module of this folder is a benchmark."""
 
 import importlib
 import pkgutil
@@ -10,7 +10,7 @@ NAMES = sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.star
 
 
 def main() -> None:
-    """Runs the benchmark that the first argument names with the rest of them."""
+    """Runs the benchmark that the first argument names, with the other arguments."""
     wanted = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if wanted not in NAMES:
         print(f"usage: python -m tools.benchmark {{{','.join(NAMES)}}} [--help]")

@@ -1,14 +1,13 @@
-"""The input path: preprocessing beside bare JPEG decoding, whole loaders beside torch's, and stored embeddings.
+"""Times the input path: preprocessing against JPEG decoding alone, whole loaders against torch's, stored embeddings.
 
 python -m tools.benchmark data [--cores 2] [--rounds 9] [--size 224]
 python -m tools.benchmark data --only preprocessing
 
-Every second image is 375 x 500 pixels, the others 768 x 1024, like photographs, made here. All candidates are timed in
-turn in one process, round after round, each once the one before has filled its buffers; a ratio is the median of the
-rounds' ratios, so that what else the machine does hits both sides of it. "CPU" counts processor time instead of the
-clock's, which other programs disturb less. The tables end where a pipeline makes a batch of uint8
-pixels, which the model normalizes. Rivals that are not installed are named and left out:
-`pip install torch webdataset`.
+The images are generated and resemble photographs. Half of them have 375 x 500 pixels, and half have 768 x 1024. All
+candidates run in one process and are timed in turn, round after round. Each starts when the previous one has filled
+its buffers. A ratio is the median of the rounds' ratios, so that other load on the machine affects both sides. "CPU"
+is processor time, which other programs affect less than the clock. The pipelines end with a batch of uint8 pixels,
+which the model normalizes. Other libraries are left out if they are not installed: `pip install torch webdataset`.
 """
 
 import argparse
@@ -25,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-# TensorFlow reads it while it is imported.
+# TensorFlow reads this variable when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
@@ -34,12 +33,12 @@ SHAPES = ((375, 500), (768, 1024))
 SECTIONS = ("preprocessing", "loaders", "embeddings", "service")
 _BATCH = 64
 _WARM_UP = 2
-# Batches that a loader keeps ready, at most.
+# The largest number of batches that a loader keeps ready.
 _AHEAD = 6
 
 
 def photograph(height: int, width: int, seed: int) -> bytes:
-    """A JPEG whose spectrum falls like a photograph's, at quality 90."""
+    """Returns a JPEG of quality 90 whose spectrum decreases like a photograph's."""
     from PIL import Image
 
     rng = np.random.default_rng(seed)
@@ -56,13 +55,13 @@ def photograph(height: int, width: int, seed: int) -> bytes:
 
 
 class Candidate:
-    """Something that yields batches; measured again and again, always from where it stopped.
+    """A source of batches that is measured several times. Each measurement continues where the last one stopped.
 
     Args:
-        name: what the table calls it.
+        name: the name in the table.
         batches: an endless iterator.
-        batch: items a batch.
-        warm_up: batches passed over before each measurement: at least as many as wait ready.
+        batch: number of items per batch.
+        warm_up: number of batches to skip before each measurement, at least as many as are kept ready.
     """
 
     def __init__(self, name: str, batches: Iterator, batch: int, warm_up: int = _WARM_UP):
@@ -74,7 +73,7 @@ class Candidate:
         self.cpu: list[float] = []
 
     def measure(self, batches: int) -> None:
-        """One round: items a second, and seconds of processor time an item."""
+        """Measures one round: items per second, and seconds of processor time per item."""
         for _ in range(self._warm_up):
             next(self._batches)
         cpu, clock = time.process_time(), time.perf_counter()
@@ -86,7 +85,7 @@ class Candidate:
 
 
 def _settle() -> None:
-    """Waits until this process and its children have filled the buffers of the last candidate, 10 s at most."""
+    """Waits until this process and its children have filled the buffers of the last candidate, at most 10 s."""
 
     def used() -> float:
         total = time.process_time()
@@ -105,12 +104,12 @@ def _settle() -> None:
 
 
 def run(candidates: list[Candidate], rounds: int, batches: int, unit: str) -> None:
-    """Measures all in turn, and prints a table with ratios to the first."""
+    """Measures all candidates in turn, and prints a table with ratios to the first."""
     for number in range(rounds + 1):
         for candidate in candidates:
             _settle()
             candidate.measure(batches)
-            if number == 0:  # tracing, caches, worker processes
+            if number == 0:  # the first round includes tracing, caches, and the start of worker processes
                 candidate.rates.clear()
                 candidate.cpu.clear()
         print(f"\rround {number} of {rounds}", end="", file=sys.stderr, flush=True)
@@ -128,7 +127,7 @@ def run(candidates: list[Candidate], rounds: int, batches: int, unit: str) -> No
 
 
 def _from_memory(images: list[bytes], process: Callable, cores: int) -> Iterator:
-    """Batches of one number per image: the whole image is made, nothing is copied afterwards."""
+    """Yields batches with one number per image. The whole image is computed, but nothing is copied afterward."""
     import tensorflow as tf
 
     @tf.autograph.experimental.do_not_convert
@@ -138,14 +137,14 @@ def _from_memory(images: list[bytes], process: Callable, cores: int) -> Iterator
     options = tf.data.Options()
     options.threading.private_threadpool_size = cores
     options.autotune.enabled = False
-    # Batches made ahead would be made in another candidate's turn: no prefetching, no fusion of map and batch.
+    # Prefetched batches would be computed during another candidate's turn, so disable prefetching and fusion.
     options.experimental_optimization.apply_default_optimizations = False
     dataset = tf.data.Dataset.from_tensor_slices(images).repeat()
     return iter(dataset.map(one, num_parallel_calls=cores).batch(_BATCH).with_options(options))
 
 
 def preprocessing(images: list[bytes], size: int, cores: int) -> list[Candidate]:
-    """Decoding alone, then each way to (size, size, 3) pixels."""
+    """Returns candidates for decoding alone, then for each way to compute (size, size, 3) pixels."""
     import tensorflow as tf
 
     from siglip_tf.data import ImagePreprocessing
@@ -178,7 +177,7 @@ def _captions(count: int) -> list[str]:
 
 
 def _torch_loader(shard: str, size: int, cores: int) -> Iterator:
-    """The usual recipe: webdataset, Pillow, bicubic, float tensors in batches, a worker process a core."""
+    """Returns a usual torch loader: webdataset, Pillow, bicubic, batches of floats, and a worker process per core."""
     import torch
     import webdataset
     from PIL import Image
@@ -197,7 +196,7 @@ def _torch_loader(shard: str, size: int, cores: int) -> Iterator:
 
 
 def loaders(images: list[bytes], folder: Path, size: int, cores: int) -> list[Candidate]:
-    """From a tar shard to training batches; ours with captions as token ids."""
+    """Returns candidates from a tar shard to training batches. Those of siglip_tf include captions as token ids."""
     import tensorflow as tf
 
     from siglip_tf.data import ImagePreprocessing, Preprocessing, Tokenizer
@@ -234,7 +233,7 @@ def loaders(images: list[bytes], folder: Path, size: int, cores: int) -> list[Ca
 
 
 def write_tar(path: Path, images: list[bytes]) -> None:
-    """A tar shard of the images, each with a caption."""
+    """Writes a tar shard of the images, each with a caption."""
     import tarfile
 
     with tarfile.open(path, "w") as tar:
@@ -246,7 +245,7 @@ def write_tar(path: Path, images: list[bytes]) -> None:
 
 
 def embeddings(folder: Path, dim: int = 768, length: int = 16, batch: int = 4096) -> list[Candidate]:
-    """Stored embeddings to training batches, in each dtype, from eight shards of 16,384 images."""
+    """Returns candidates from stored embeddings to training batches in each dtype, with 8 shards of 16,384 images."""
     from siglip_tf.data import EmbeddingData, StoredEmbeddings
     from siglip_tf.data.embeddings.stored import DTYPES, VERSION, shard_name, write_shard
 
@@ -290,14 +289,14 @@ def main(argv: list[str] | None = None) -> None:
     available = sorted(os.sched_getaffinity(0))
     if not 1 <= arguments.cores <= len(available):
         parser.error(f"--cores must lie between 1 and {len(available)}.")
-    # Set before TensorFlow starts its threads, which inherit it.
+    # Set this before TensorFlow starts its threads, which inherit it.
     os.sched_setaffinity(0, available[: arguments.cores])
     wanted = (arguments.only,) if arguments.only else SECTIONS
     images = [photograph(*SHAPES[i % 2], i) for i in range(arguments.images)] if wanted != ("embeddings",) else []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         common = (arguments.size, arguments.cores)
-        if "loaders" in wanted:  # its worker processes are forked before TensorFlow is busy
+        if "loaders" in wanted:  # start its worker processes by fork before TensorFlow is busy
             rivals = loaders(images, folder, *common)
         if images:
             kilobytes = [sum(len(image) for image in images[i::2]) / len(images[i::2]) / 1e3 for i in (0, 1)]

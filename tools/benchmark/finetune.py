@@ -1,12 +1,12 @@
-"""Fine-tuning beside training from scratch, on the same few pairs of your data, with several seeds.
+"""Compares fine-tuning with training from scratch, on the same few pairs of your data, with several seeds.
 
-    python -m recipes.quickstart                                            makes the checkpoint to start from
+    python -m recipes.quickstart                                            writes the checkpoint to start from
     python -m tools.digits runs/digits
     python -m tools.benchmark finetune --start runs/quickstart/checkpoint --data runs/digits --pairs 500
 
-For each seed it draws pairs from the training part, and trains on them by `recipes.quickstart` (from scratch) and by
-`recipes.finetune` (whole and lora). It evaluates each model on the whole held-out part, and checks that the adapters
-merged into the checkpoint give the embeddings of the model with adapters.
+For each seed, it draws pairs from the training part and trains on them with `recipes.quickstart` (from scratch) and
+`recipes.finetune` (whole and lora). It evaluates each model on the whole held-out part. It also checks that the
+checkpoint with merged adapters gives the same embeddings as the model with adapters.
 """
 
 import argparse
@@ -23,10 +23,10 @@ WAYS = ("scratch", "whole", "lora")
 
 
 def subset(data: Path, folder: Path, pairs: int, seed: int) -> int:
-    """Writes a table of some training rows and all held-out rows of `data`; returns how many training rows.
+    """Writes a table with some training rows and all held-out rows of `data`, and returns the number of training rows.
 
     Raises:
-        ValueError: no captions.jsonl, or fewer training rows than `pairs`.
+        ValueError: if there is no captions.jsonl, or there are fewer training rows than `pairs`.
     """
     table = data / "captions.jsonl"
     if not table.is_file():
@@ -44,7 +44,7 @@ def subset(data: Path, folder: Path, pairs: int, seed: int) -> int:
 
 
 def commands(start: str, data: Path, run: Path, seed: int) -> dict[str, list[str]]:
-    """The command line of each way to train."""
+    """Returns the command line of each way to train."""
     common = ["--data", str(data), "--set", f"seed={seed}"]
     tune = [sys.executable, "-m", "recipes.finetune"]
     return {
@@ -55,12 +55,12 @@ def commands(start: str, data: Path, run: Path, seed: int) -> dict[str, list[str
 
 
 def accuracy(run: Path) -> float:
-    """The first figure of a run's report: zero-shot accuracy on the held-out part."""
+    """Returns the first result of a run's report, which is the zero-shot accuracy on the held-out part."""
     return json.loads((run / "figures.json").read_text(encoding="utf-8"))["figures"][0]["value"]
 
 
 def merge_error(start: str, run: Path, pictures: int = 8) -> float:
-    """The largest difference between embeddings of the merged checkpoint and of the start with the adapters."""
+    """Returns the largest difference between embeddings of the merged checkpoint and of the start with adapters."""
     import siglip_tf
 
     merged = siglip_tf.SigLIP.from_checkpoint(str(run / "checkpoint"), verbose=False)

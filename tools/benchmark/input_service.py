@@ -1,8 +1,8 @@
-"""The rate of a training pipeline through the input service, beside the same pipeline in this process.
+"""Compares the speed of a training pipeline through the input service with the same pipeline in this process.
 
-An input process serves the pipeline and this process receives it, as a TPU host's runtime does. Both candidates are
-the same data; they are timed in turn, and a ratio is the median of the rounds' ratios. The input process takes the
-cores that the local pipeline would have.
+An input process serves the pipeline, and this process receives it, as a TPU host's runtime does. Both candidates use
+the same data and are timed in turn. A ratio is the median of the rounds' ratios. The input process uses the same cores
+as the local pipeline.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 
 _BATCH = 64
 _SIZE = 224
-# More batches than wait ready on the way.
+# More batches than the service keeps ready.
 _AHEAD = 12
 
 
 def data_of(folder: str):
-    """Pictures and captions of the tar shards in a folder, as the recipes read them."""
+    """Returns the pictures and captions of the tar shards in a folder, as recipes read them."""
     from siglip_tf.data import ImagePreprocessing, Preprocessing, Tokenizer
     from siglip_tf.data.pipeline import TrainingData
     from siglip_tf.data.sources.shards.tar import TarSource
@@ -34,7 +34,7 @@ def data_of(folder: str):
 
 @contextlib.contextmanager
 def candidates(images: list[bytes], folder: Path, cores: int) -> Iterator[list]:
-    """The local pipeline, and the same one served by an input process, as `tools.benchmark.data` measures them."""
+    """Yields the candidates for `tools.benchmark.data`: the local pipeline, and the same one in an input process."""
     import tensorflow as tf
 
     from siglip_tf.data.service import ServedData

@@ -1,21 +1,21 @@
-"""Forward and backward of the sigmoid loss: time beside bare matmuls and rivals, peak memory, and error.
+"""Measures the sigmoid loss with gradients: time against matmuls and other libraries, peak memory, and error.
 
 python -m tools.benchmark loss [--n 4096 8192] [--dim 768] [--rounds 9]
 python -m tools.benchmark loss --memory-only --n 65536
 python -m tools.benchmark loss --replicas 1 2 4 8 [--n 1024]
 
-All candidates are timed in turn in one process, round after round, so that what else the machine does hits all of them.
-Memory is the growth of the resident peak of a fresh process, over inputs and libraries. The error is the largest one of
-the loss and all gradients against float64. oneDNN is on where it helps, for every candidate on TensorFlow.
+All candidates are timed in turn in one process, round after round, so that other load on the machine affects all of
+them. Memory is the growth of a new process' resident peak, without inputs and libraries. The error is the largest error
+of the loss and all gradients against float64. oneDNN is on if it helps, for every candidate that uses TensorFlow.
 
-Two floors: "3 tiled matmuls" are the products that the loss needs, by the same tiles and loops, with nothing between
-them; no exact way of this kind can be faster. "3 whole matmuls" write and read the whole n x n matrix, so a tiled loss
-can beat them.
+There are two lower bounds. "3 tiled matmuls" are the products that the loss needs, with the same tiles and loops, and
+nothing else; no exact method of this kind can be faster. "3 whole matmuls" write and read the whole n x n matrix, so a
+tiled loss can be faster.
 
-With --replicas, memory of one of D replicas that hold n pairs each, as XLA's compiler for CPUs lays the program out
-(temporary buffers, nothing runs): this project's program for TPUs, and the usual ways in jax.
+With --replicas, the benchmark measures the memory of one of D replicas with n pairs each, from XLA's compiler for CPUs
+(temporary buffers; nothing runs). It compares this project's program for TPUs with the usual methods in jax.
 
-Rivals that are not installed are named and left out: `pip install 'siglip-tf[bench]'`, and
+Libraries that are not installed are left out: `pip install 'siglip-tf[bench]'`, and
 `pip install --no-deps --target FOLDER open_clip_torch siglip-kernel` with FOLDER in PYTHONPATH.
 """
 
@@ -134,7 +134,7 @@ def _keras_hub(n, dim):
 
 
 def _file_of(package, file):
-    """A module of a package whose __init__ wants more than this file does."""
+    """Imports one file of a package without the package's __init__, which needs more dependencies."""
     folder = importlib.util.find_spec(package).submodule_search_locations[0]
     spec = importlib.util.spec_from_file_location(f"{package}_{file}", os.path.join(folder, f"{file}.py"))
     module = importlib.util.module_from_spec(spec)
@@ -158,7 +158,7 @@ def _siglip_kernel(n, dim):
 
 
 def _checkpointed(n, dim):
-    """Chunks of rows that the backward pass computes again, as GradCache does for towers."""
+    """Computes chunks of rows, which the backward pass computes again, as GradCache does for towers."""
     import torch
     from torch.utils.checkpoint import checkpoint
 
@@ -223,7 +223,7 @@ _NEEDS |= {"checkpointed chunks (torch)": ("torch",)}
 
 
 def expected(n: int, dim: int) -> list[np.ndarray]:
-    """Loss and gradients of Algorithm 1 in float64, by blocks of rows."""
+    """Returns the loss and the gradients of Algorithm 1 in float64, computed by blocks of rows."""
     x, y = (side.astype(np.float64) for side in _inputs(n, dim))
     t, b = np.exp(np.float64(_LOG_TEMPERATURE)), np.float64(_BIAS)
     loss, dt, db, dx, dy = 0.0, 0.0, 0.0, np.empty_like(x), np.zeros_like(y)
@@ -240,13 +240,13 @@ def expected(n: int, dim: int) -> list[np.ndarray]:
 
 
 def error(found: list, right: list[np.ndarray]) -> float:
-    """The largest error of loss and gradients, each relative to its largest value."""
+    """Returns the largest error of the loss and the gradients, each relative to its largest value."""
     pairs = zip(found, right, strict=True)
     return max(float(np.max(np.abs(np.asarray(a, np.float64) - b)) / np.max(np.abs(b))) for a, b in pairs)
 
 
 def measure_times(names: list[str], n: int, dim: int, rounds: int) -> tuple[dict[str, list[float]], dict[str, list]]:
-    """Seconds of each round of each candidate, taken in turn, and each one's loss and gradients."""
+    """Times the candidates in turn. Returns the seconds of each round, and the loss and gradients, by candidate."""
     functions = {name: CANDIDATES[name](n, dim) for name in names}
     times: dict[str, list[float]] = {name: [] for name in names}
     results = {}
@@ -265,16 +265,16 @@ def measure_times(names: list[str], n: int, dim: int, rounds: int) -> tuple[dict
 
 
 def measure_memory(name: str, n: int, dim: int) -> float:
-    """Peak MB of one forward and backward in a fresh process, over what inputs and libraries take."""
+    """Returns the peak MB of one forward and backward pass in a new process, without inputs and libraries."""
     command = [sys.executable, "-m", __package__, "loss", "--child", name, "--n", str(n), "--dim", str(dim)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
 def _child(name, n, dim):
-    CANDIDATES[name](64, dim)()  # threads and libraries are there before the count begins
+    CANDIDATES[name](64, dim)()  # loads libraries and starts threads before the measurement
     run = CANDIDATES[name](n, dim)
-    # The peak that the kernel reports otherwise includes what the parent held before this process became its own.
+    # Reset the peak, because it otherwise includes memory of the parent from before this process was started.
     Path("/proc/self/clear_refs").write_text("5")
     before = _peak_megabytes()
     run()
@@ -287,7 +287,7 @@ def _peak_megabytes():
 
 
 def _why_not(name):
-    """Why a candidate cannot run here, or None."""
+    """Returns why a candidate cannot run on this machine, or None."""
     missing = [package for package in _NEEDS.get(name, ()) if not importlib.util.find_spec(package)]
     if missing:
         return f"{missing[0]} is not installed (see --help)"
@@ -299,7 +299,7 @@ def _why_not(name):
 
 
 def replica_megabytes(replicas: int, n: int, dim: int) -> dict[str, float]:
-    """Temporary MB of one of `replicas` replicas of n pairs each, by XLA's compiler for CPUs; nothing runs."""
+    """Returns the temporary MB of one replica with n pairs, from XLA's compiler for CPUs. Nothing runs."""
     import jax
     import tensorflow as tf
 

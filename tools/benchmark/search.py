@@ -1,15 +1,15 @@
-"""A query over many pictures: the graph of neighbors (usearch) beside one matrix product, and what it still finds.
+"""Times a query over many pictures: a graph of neighbors (usearch) against one matrix product, and its recall.
 
 python -m tools.benchmark search [--pictures 1000000] [--dim 768] [--queries 50] [--graph FILE]
 python -m tools.benchmark search --compression [--table FILE]
 
-The vectors are drawn: mixtures of a few directions with noise on top, as neither uniform noise (no neighbors at all)
-nor separate clusters would be fair. Both searches answer the same queries in turn. `--graph` keeps the graph, whose
-making takes minutes at a million, for another run.
+The vectors are random mixtures of a few directions with noise. Uniform noise (which has no near neighbors) or separate
+clusters would not be realistic. Both searches answer the same queries in turn. `--graph` keeps the graph for another
+run, because building it takes minutes for a million vectors.
 
-`--compression` measures smaller vectors instead: bytes of a vector, and how many of the ten nearest are found among the
-ten, and the forty, nearest by the smaller vectors. Its drawn vectors have a spectrum that falls like 1/i, so that no
-dimension is free to drop; `--table` measures your own (Parquet, npz, or DuckDB of `tools.search export`).
+`--compression` measures smaller vectors instead: the bytes per vector, and how many of the ten nearest vectors are
+among the ten, and the forty, nearest smaller vectors. Its random vectors have a spectrum that decreases like 1/i, so
+that every dimension matters. `--table` measures your own vectors (Parquet, npz, or DuckDB of `tools.search export`).
 """
 
 import argparse
@@ -26,11 +26,11 @@ from ..search.tables import read_table
 
 _LATENT = 48
 _DRAWN_AT_ONCE = 50_000
-_COMPRESSED = 10_000  # vectors that `--compression` draws at most
+_COMPRESSED = 10_000  # the largest number of random vectors for `--compression`
 
 
 def drawn(count: int, dim: int, seed: int) -> np.ndarray:
-    """Unit vectors (count, dim), float32, that have near and far neighbors."""
+    """Returns random unit vectors, float32 (count, dim), that have near and far neighbors."""
     directions = np.random.default_rng(0).standard_normal((_LATENT, dim), np.float32)
     rng = np.random.default_rng(seed)
     vectors = np.empty((count, dim), np.float32)
@@ -46,7 +46,7 @@ def drawn(count: int, dim: int, seed: int) -> np.ndarray:
 
 
 def measure(pictures: int, dim: int, queries: int, count: int, path: Path) -> dict[str, float]:
-    """Seconds and recall; prints how far the graph is while it is made."""
+    """Returns times in seconds and the recall. Prints the progress while the graph is built."""
     vectors, asked = drawn(pictures, dim, seed=1), drawn(queries, dim, seed=2)
     graph = Neighbors(path, dim)
     start = time.perf_counter()
@@ -76,7 +76,7 @@ def measure(pictures: int, dim: int, queries: int, count: int, path: Path) -> di
 
 
 def falling(count: int, dim: int, seed: int) -> np.ndarray:
-    """Unit vectors (count, dim), float32, whose variance falls like 1/i along directions that are no axes."""
+    """Returns random unit vectors, float32 (count, dim), whose variance decreases like 1/i along rotated axes."""
     rng = np.random.default_rng(seed)
     turned, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((dim, dim)))
     vectors = rng.standard_normal((count, dim)) / np.sqrt(np.arange(1, dim + 1)) @ turned
@@ -84,19 +84,19 @@ def falling(count: int, dim: int, seed: int) -> np.ndarray:
 
 
 def compressions(vectors: np.ndarray) -> dict[str, Compression]:
-    """What is measured, by name."""
+    """Returns the compressions to measure, by name."""
     width = vectors.shape[1]
     kept = [width // share for share in (2, 3, 6)]
     choices = {"float32": Compression(), "int8": Compression(int8=True)}
     choices |= {f"first {dims}": Compression.cut(width, dims) for dims in kept}
-    # The directions of fewer dimensions are the first of those of more.
+    # The directions for fewer dimensions are the first directions for more dimensions.
     directions = Compression.fitted(vectors, kept[0]).projection
     choices |= {f"principal {dims}": Compression(directions[:, :dims]) for dims in kept}
     return choices | {f"principal {dims}, int8": Compression(directions[:, :dims], int8=True) for dims in kept}
 
 
 def recalls(vectors: np.ndarray, queries: np.ndarray, compression: Compression, count: int) -> tuple[float, float]:
-    """Share of the `count` nearest that are among the `count`, and among the 4 x `count`, nearest smaller vectors."""
+    """Returns the fraction of the `count` nearest vectors among the `count` and the 4 `count` nearest small vectors."""
     codes, scales = compression.encode(vectors)
     small = codes.astype(np.float32) if scales is None else codes * scales[:, None]
     found: dict[int, list[float]] = {1: [], 4: []}
@@ -127,7 +127,7 @@ def _print_compression(options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """The command line."""
+    """Runs the benchmark and prints its results."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.benchmark search",
         description=__doc__,

@@ -1,16 +1,16 @@
-"""A whole training step on CPU in float32: images per second beside the towers' bare matmuls and rivals.
+"""Times a whole training step on CPU in float32, against the towers' matmuls alone and other libraries.
 
 python -m tools.benchmark step [--size B] [--patch 16] [--batch 16] [--text-length 64] [--rounds 5]
 TF_ENABLE_ONEDNN_OPTS=0 python -m tools.benchmark step
 
-oneDNN's matmuls are on where they are faster (`siglip_tf.processor`), for every candidate on TensorFlow: each is run at
-its own best setting. The second command leaves them off.
+For every candidate that uses TensorFlow, oneDNN's matmuls are on if they are faster (`siglip_tf.processor`), so that
+each candidate runs at its best setting. The second command turns them off.
 
-All candidates take steps in turn in one process, round after round, so that what else the machine does hits all of
-them. The bound is every matmul of both towers' blocks, forward and twice more for the gradients, with nothing between
-them: no norms, activations, softmax, loss, or optimizer. Every candidate reads the same batch, computes the sigmoid
-loss of the whole batch and takes one AdamW step. KerasHub's is written out here with one forward pass, as its own
-`train_step` makes two. Rivals that are not installed are named and left out: `pip install 'siglip-tf[bench]'`.
+All candidates take steps in turn in one process, round after round, so that other load on the machine affects all of
+them. The bound consists of all matmuls of both towers' blocks, once for the forward pass and twice for the gradients,
+without norms, activations, softmax, loss, or optimizer. Every candidate uses the same batch, computes the sigmoid loss
+of the whole batch, and makes one AdamW step. The step for KerasHub makes one forward pass, because KerasHub's own
+`train_step` makes two. Libraries that are not installed are left out: `pip install 'siglip-tf[bench]'`.
 """
 
 import argparse
@@ -35,7 +35,7 @@ _LEARNING_RATE = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What is trained: two towers of one size."""
+    """The shape of the model and the batch. Both towers have the same size."""
 
     size: str
     patch: int
@@ -79,7 +79,7 @@ def _siglip_tf(shape):
 
 
 def _bare(shape):
-    """Eager, as a graph would merge equal products; a matmul of this size hides what an eager call costs."""
+    """Returns the bound. It runs eagerly, because a graph would merge equal products. The overhead is negligible."""
     import tensorflow as tf
 
     d, hidden, heads = shape.tower.width, shape.tower.mlp_dim, shape.tower.num_heads
@@ -203,7 +203,7 @@ _NEEDS = {"transformers + torch": ("transformers", "torch"), "KerasHub": ("keras
 
 
 def measure(names: list[str], shape: Shape, rounds: int) -> dict[str, list[float]]:
-    """Seconds of a step in each round by each candidate, taken in turn; the first step of each is not counted."""
+    """Returns the seconds of each candidate's step in each round. The first step of each is not counted."""
     functions = {name: CANDIDATES[name](shape) for name in names}
     times: dict[str, list[float]] = {name: [] for name in names}
     for round_number in range(rounds + 1):
@@ -223,14 +223,14 @@ def measure(names: list[str], shape: Shape, rounds: int) -> dict[str, list[float
 
 
 def _give_memory_back() -> None:
-    """Three models in one process: what a step has freed must not stay with its allocator."""
+    """Returns freed memory to the system, so that several models fit into one process."""
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def table(times: dict[str, list[float]], batch: int) -> str:
-    """Medians, and each candidate's share of the bound as the median over rounds."""
+    """Returns a table of median times, with each candidate's fraction of the bound as the median over rounds."""
     lines = [f"  {'':22} {'median s':>9} {'images/s':>9} {'of the bound':>13} {'ours is':>9}"]
     for name, seconds in times.items():
         median = statistics.median(seconds)
@@ -241,7 +241,7 @@ def table(times: dict[str, list[float]], batch: int) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Prints one table."""
+    """Runs the benchmark and prints one table."""
     parser = argparse.ArgumentParser(
         "tools.benchmark step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

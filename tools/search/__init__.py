@@ -1,8 +1,8 @@
 """Finds pictures in a folder by text or by another picture.
 
-Files, in the order in which a picture meets them: `index` embeds a folder's pictures and keeps the vectors,
-`compression` makes them smaller, `neighbors` builds a graph for large folders, `tables` and `exchange` read and write
-them for other tools, `scores` turns cosines into what a person reads, `server` and `page` show them in a browser, and
+The modules are, in the order in which they process a picture: `index` embeds the pictures of a folder and stores the
+vectors. `compression` makes them smaller. `neighbors` builds a graph for large folders. `tables` and `exchange` read
+and write them for other tools. `scores` explains cosines to people. `server` and `page` show them in a browser.
 `command` is the command line.
 """
 

@@ -1,4 +1,4 @@
-"""`python -m tools.search`."""
+"""Runs `python -m tools.search`."""
 
 import sys
 

@@ -1,16 +1,16 @@
 """Finds pictures in a folder by text or by another picture.
 
-    python -m tools.search index FOLDER --model CHECKPOINT    embed the pictures (again: what is new or changed)
+    python -m tools.search index FOLDER --model CHECKPOINT    embed the pictures (later: new and changed ones)
     python -m tools.search query "text or image" [FOLDER]     print the best matches
     python -m tools.search serve [FOLDER]                     open a page on http://localhost:8765
     python -m tools.search export FOLDER FILE                 write id, path, and embedding for other tools
-    python -m tools.search import FILE FOLDER --model CHECKPOINT    make an index of vectors from another tool
+    python -m tools.search import FILE FOLDER --model CHECKPOINT    build an index from another tool's vectors
 
-FILE is Parquet (.parquet), numpy (.npz), or DuckDB (.duckdb), and `query` searches it directly as well. With `pip
-install usearch`, folders of 50,000 pictures and more get a graph of neighbors beside the index.
+FILE is Parquet (.parquet), numpy (.npz), or DuckDB (.duckdb). `query` can also search it directly. With `pip install
+usearch`, a folder of 50,000 pictures or more gets a graph of neighbors beside the index.
 
-The index is in FOLDER/.siglip_search and remembers its checkpoint; FOLDER is the current one if not given. A killed
-`index` continues where it was.
+The index is in FOLDER/.siglip_search and stores the name of its checkpoint. FOLDER is the current folder by default. If
+`index` is interrupted, it continues where it stopped.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from .tables import is_table, read_table
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
+    """Runs the command and returns its exit status."""
     parser = command_parser("search", __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     index = commands.add_parser("index", help="embed the pictures of a folder")
@@ -87,7 +87,7 @@ def _index(options: argparse.Namespace) -> None:
 
 
 def _source(options: argparse.Namespace) -> tuple[str, str | None]:
-    """The checkpoint and the tokenizer as an index remembers them."""
+    """Returns the checkpoint and the tokenizer as an index stores them."""
     checkpoint = options.model if "://" in options.model else str(Path(options.model).resolve())
     return checkpoint, options.tokenizer and str(Path(options.tokenizer).resolve())
 
@@ -137,7 +137,7 @@ def _query(options: argparse.Namespace) -> None:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a text too long for a file name
+    except OSError:  # the text is too long for a file name
         return False
 
 

@@ -1,7 +1,7 @@
-"""Smaller vectors for a search: fewer dimensions, and 8 bits for each.
+"""Makes vectors smaller for a search: fewer dimensions, and 8 bits per dimension.
 
-SigLIP's vectors are not trained to be cut (as Matryoshka embeddings are), so a plain cut loses much. The principal
-directions of the pictures' own vectors lose less; `python -m tools.benchmark search --compression` measures both.
+SigLIP's vectors are not trained to be truncated (as Matryoshka embeddings are), so truncation loses much. The principal
+directions of the pictures' vectors lose less. `python -m tools.benchmark search --compression` measures both.
 """
 
 import base64
@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-_LEAST_SAMPLE = 2  # vectors for each dimension that is kept
+_LEAST_SAMPLE = 2  # smallest number of vectors per dimension that is kept
 _SAMPLE = 50_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Compression:
-    """How vectors are made smaller.
+    """A method to make vectors smaller.
 
     Attributes:
-        projection: float32 (width, dims) that vectors and queries are multiplied with; None keeps all dimensions.
-        int8: whether each vector is stored as int8 with a scale of its own.
+        projection: float32 (width, dims), with which vectors and queries are multiplied. None keeps all dimensions.
+        int8: whether each vector is stored as int8 with its own scale.
     """
 
     projection: np.ndarray | None = None
@@ -28,15 +28,15 @@ class Compression:
 
     @classmethod
     def fitted(cls, vectors: np.ndarray, dims: int | None = None, int8: bool = False) -> "Compression":
-        """A compression for vectors like these.
+        """Returns a compression that is fitted to some vectors.
 
         Args:
             vectors: float32 (n, width).
-            dims: how many principal directions are kept; None for all dimensions as they are.
+            dims: how many principal directions to keep. None keeps all dimensions unchanged.
             int8: whether to store 8 bits per dimension.
 
         Raises:
-            ValueError: `dims` is not below the width, or there are too few vectors to find the directions.
+            ValueError: if `dims` is not below the width, or there are too few vectors to find the directions.
         """
         if dims is None:
             return cls(None, int8)
@@ -49,17 +49,17 @@ class Compression:
             )
         step = max(1, len(vectors) // _SAMPLE)
         sample = vectors[::step].astype(np.float64)
-        # Not centered: a search compares inner products, and these directions keep most of them.
+        # Do not center the vectors: a search compares inner products, and these directions preserve them best.
         _, directions = np.linalg.eigh(sample.T @ sample)
         return cls(np.ascontiguousarray(directions[:, ::-1][:, :dims], np.float32), int8)
 
     @classmethod
     def cut(cls, width: int, dims: int, int8: bool = False) -> "Compression":
-        """The first `dims` dimensions as they are, to compare with."""
+        """Returns a compression that keeps the first `dims` dimensions unchanged, for comparison."""
         return cls(np.eye(width, dims, dtype=np.float32), int8)
 
     def encode(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Vectors (n, width) as float32 (n, dims), or as int8 (n, dims) with scales float32 (n,)."""
+        """Encodes vectors (n, width) as float32 (n, dims), or as int8 (n, dims) with float32 scales (n,)."""
         small = vectors if self.projection is None else vectors @ self.projection
         if not self.int8:
             return small.astype(np.float32), None
@@ -68,27 +68,27 @@ class Compression:
         return np.round(small / scales[:, None]).astype(np.int8), scales
 
     def query(self, vector: np.ndarray) -> np.ndarray:
-        """A query (width,) as the encoded vectors take it (dims,)."""
+        """Projects a query (width,) to the dimensions of the encoded vectors (dims,)."""
         return vector if self.projection is None else vector @ self.projection
 
     def notes(self) -> dict[str, Any]:
-        """The projection as JSON holds it; empty if there is none."""
+        """Returns the projection as JSON values, or {} if there is none."""
         if self.projection is None:
             return {}
         data = base64.b64encode(self.projection.astype("<f4").tobytes()).decode()
         return {"projection": {"shape": list(self.projection.shape), "float32": data}}
 
     def bytes_of(self, width: int) -> int:
-        """Bytes of one encoded vector."""
+        """Returns the bytes of one encoded vector."""
         dims = width if self.projection is None else self.projection.shape[1]
         return dims + 4 if self.int8 else 4 * dims
 
 
 def projection_of(notes: dict[str, Any]) -> np.ndarray | None:
-    """The matrix that `Compression.notes` wrote, float32 (width, dims).
+    """Returns the matrix that `Compression.notes` wrote, float32 (width, dims), or None if there is none.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: if the content is invalid.
     """
     if "projection" not in notes:
         return None

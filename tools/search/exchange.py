@@ -1,4 +1,4 @@
-"""An index as a table for other tools, and an index made of a table that another tool wrote."""
+"""Exports an index as a table for other tools, and builds an index from another tool's table."""
 
 import dataclasses
 import os
@@ -10,21 +10,21 @@ from .compression import Compression
 from .index import File, Index, Towers, scan
 from .tables import Table, read_table, write_table
 
-_SAMPLE = 4  # pictures that are embedded again, to see whether a table's vectors are this model's
-_LEAST_COSINE = 0.98  # between float32 and float16 or int8 of the same picture it is above 0.999
+_SAMPLE = 4  # pictures that are embedded again, to check that a table's vectors are from this model
+_LEAST_COSINE = 0.98  # the cosine of a picture's float32 vector with its float16 or int8 vector is above 0.999
 
 
 def export_index(index: Index, path: Path, dims: int | None = None, int8: bool = False) -> int:
-    """Writes a loaded index as a table; returns how many rows it has.
+    """Writes an index as a table, and returns the number of rows.
 
     Args:
-        index: loaded.
-        path: its suffix says the format.
-        dims: keeps so many principal directions.
-        int8: stores 8 bits per dimension.
+        index: a loaded index.
+        path: the file to write. Its suffix determines the format.
+        dims: how many principal directions to keep, or None for all dimensions.
+        int8: whether to store 8 bits per dimension.
 
     Raises:
-        ValueError: an empty index, or what `write_table` and `Compression.fitted` refuse.
+        ValueError: if the index is empty, or `write_table` or `Compression.fitted` refuses the arguments.
     """
     if not index.files:
         raise ValueError(f"The index of {index.folder} holds no pictures.")
@@ -37,27 +37,27 @@ def export_index(index: Index, path: Path, dims: int | None = None, int8: bool =
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-    """How many rows of a table became part of an index, and the paths of those that are not in its folder."""
+    """The number of rows of a table that were added to an index, and the paths of rows that are not in its folder."""
 
     used: int
     elsewhere: list[str]
 
 
 def import_table(index: Index, path: Path, towers: Towers, checkpoint: str, tokenizer: str | None) -> Imported:
-    """Makes a table's vectors the index of a folder, so that its pictures need not be embedded again.
+    """Adds a table's vectors to the index of a folder, so that its pictures need not be embedded again.
 
-    Some pictures are embedded again, to see whether the vectors are this model's.
+    A few pictures are embedded again, to check that the vectors are from this model.
 
     Args:
-        index: of the folder; what it holds already stays.
-        path: the table. Its paths are relative to the folder, or absolute.
+        index: the index of the folder. It keeps what it already contains.
+        path: the table. Its paths are absolute, or relative to the folder.
         towers: the model.
-        checkpoint: where the model came from.
-        tokenizer: the file that had to be named with it, if any.
+        checkpoint: the path of the model's checkpoint.
+        tokenizer: the tokenizer file that the checkpoint needs, if any.
 
     Raises:
-        ValueError: no picture of the table is in the folder, vectors of another model or width, or a table that cannot
-            be read.
+        ValueError: if no picture of the table is in the folder, the vectors are from another model or have another
+            width, or the table cannot be read.
     """
     table = read_table(path)
     check_model(table, path, towers)
@@ -84,7 +84,7 @@ def import_table(index: Index, path: Path, towers: Towers, checkpoint: str, toke
 
 
 def check_model(table: Table, path: Path, towers: Towers) -> None:
-    """Raises a ValueError if a table says that another model made it, or if its width is another."""
+    """Raises a ValueError if a table says that it is from another model, or if its width is wrong."""
     if table.model.get("fingerprint") not in (None, towers.fingerprint):
         raise ValueError(f"{path} was made by another model, from {table.model.get('checkpoint')}. Use that one.")
     width = table.vectors.shape[1] if table.projection is None else table.projection.shape[0]

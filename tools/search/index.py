@@ -1,8 +1,8 @@
-"""The index of `tools.search`: embeddings of a folder's pictures, kept in it chunk by chunk.
+"""The index of `tools.search`: the embeddings of a folder's pictures, which are stored in the folder in chunks.
 
-`FOLDER/.siglip_search/` holds `manifest.json` (which model made it) and `chunk-*.npz` (vectors, paths, sizes and times
-of files). A chunk is written aside and renamed, so a killed run continues where it was; a second run embeds what is new
-or changed and forgets what is gone.
+`FOLDER/.siglip_search/` contains `manifest.json` (the model) and `chunk-*.npz` (the vectors, and the paths, sizes, and
+times of the files). A chunk is written under another name and renamed, so that an interrupted run continues where it
+stopped. A second run embeds new and changed pictures, and removes those that no longer exist.
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ from .neighbors import WORTH_A_GRAPH, Neighbors, available, key_of
 
 INDEX_FOLDER = ".siglip_search"
 _GRAPH = "neighbours.usearch"
-_CHUNK = 512  # pictures of a chunk: what a kill can lose
+_CHUNK = 512  # pictures per chunk, which is the most that an interruption can lose
 
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """A picture as it was when it was embedded; `path` is relative to the folder."""
+    """The state of a picture's file when it was embedded. `path` is relative to the folder."""
 
     path: str
     size: int
@@ -38,27 +38,30 @@ class File:
 
     @property
     def key(self) -> int:
-        """Its number in the graph of neighbors."""
+        """The key of the file in the graph of neighbors."""
         return key_of(self.path, self.size, self.modified)
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What an indexing run did."""
+    """The result of an update: how many pictures were embedded, kept, and removed, and why some are broken."""
 
     embedded: int
     kept: int
     forgotten: int
-    broken: dict[str, str]  # path -> why
+    broken: dict[str, str]  # the reasons by path
 
 
 class Towers:
-    """A model's towers for single queries and for batches of files.
+    """Embeds single queries and batches of files with a model's towers.
 
     Args:
-        model: a `SigLIP` with preprocessing of its own.
-        batch_size: pictures per step while indexing.
-        max_pixels: largest picture that is decoded.
+        model: a `SigLIP` with its own preprocessing.
+        batch_size: number of pictures per step while indexing.
+        max_pixels: number of pixels of the largest picture that is decoded.
+
+    Raises:
+        ValueError: if the model has no preprocessing of images and texts.
     """
 
     def __init__(self, model, batch_size: int = 16, max_pixels: int = 100_000_000):
@@ -85,7 +88,7 @@ class Towers:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Changes with any weight, the architecture or the preprocessing."""
+        """A hash of all weights, the architecture, and the image preprocessing."""
         digest = hashlib.blake2b(digest_size=16)
         for name, variable in self.model.named_weights().items():
             digest.update(name.encode())
@@ -95,14 +98,14 @@ class Towers:
         return digest.hexdigest()
 
     def probability(self, cosine: float) -> float:
-        """Sigmoid of the logit t * cosine + b of an image and a text."""
+        """Returns the sigmoid of the logit t * cosine + b of an image and a text."""
         return float(tf.sigmoid(self.temperature * cosine + (self.bias or 0.0)))
 
     def image(self, data: bytes) -> np.ndarray:
-        """(embed_dim,) float32 of one encoded picture.
+        """Returns the embedding of one encoded picture, float32 (embed_dim,).
 
         Raises:
-            ValueError: bytes that are no picture, or one that is too large.
+            ValueError: if the bytes are not a picture, or the picture is too large.
         """
         try:
             return self._images(_stacked([self._pixels(tf.constant(data))])).numpy()[0]
@@ -110,11 +113,16 @@ class Towers:
             raise ValueError(_why(error)) from error
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """(texts, embed_dim) float32."""
+        """Returns the embeddings of texts, float32 (texts, embed_dim)."""
         return self._texts(tf.constant(list(texts), tf.string)).numpy()
 
     def files(self, paths: Sequence[Path], pool: ThreadPoolExecutor) -> tuple[np.ndarray, dict[int, str]]:
-        """Embeddings (paths, embed_dim), and why for each that cannot be read; those rows are zeros."""
+        """Embeds files.
+
+        Returns:
+            Embeddings, float32 (paths, embed_dim), and the reasons for the files that cannot be read, by position.
+            Their rows are zeros.
+        """
         broken: dict[int, str] = {}
         result = np.zeros((len(paths), self.model.embed_dim), np.float32)
 
@@ -136,7 +144,7 @@ class Towers:
 
 
 def _stacked(pixels: Sequence[Any]) -> Any:
-    """A batch of what the preprocessing makes: pixels, or patches and grids of a NaFlex model."""
+    """Stacks results of the preprocessing: pixels, or patches and grids of a NaFlex model."""
     return tf.nest.map_structure(lambda *values: tf.stack(values), *pixels)
 
 
@@ -145,9 +153,9 @@ def _why(error: tf.errors.OpError) -> str:
 
 
 def scan(folder: Path) -> dict[str, File]:
-    """Every picture under the folder by relative path, hidden files and folders left out.
+    """Returns every picture in the folder by its relative path, without hidden files and folders.
 
-    A link to nothing is in it too, as an empty file: it is told as a picture that cannot be read.
+    A broken link is included as an empty file, so that it is reported as a picture that cannot be read.
     """
     found = {}
     for where, names in walk(str(folder)):
@@ -162,12 +170,12 @@ def scan(folder: Path) -> dict[str, File]:
 
 
 class Index:
-    """Embeddings of a folder's pictures, and their search: exact, or where there are very many by a graph first.
+    """The embeddings of a folder's pictures, with an exact search, or a search by a graph for very many pictures.
 
     Attributes:
         files: the pictures that can be found, in the order of `vectors`.
-        vectors: (files, embed_dim) float32.
-        broken: path -> why, for files that could not be embedded.
+        vectors: float32 (files, embed_dim).
+        broken: the reasons for files that could not be embedded, by path.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -180,10 +188,10 @@ class Index:
         self._positions: dict[int, int] = {}
 
     def manifest(self) -> dict:
-        """What `update` wrote of the model.
+        """Returns what `update` stored about the model.
 
         Raises:
-            ValueError: there is no index.
+            ValueError: if there is no index.
         """
         try:
             return json.loads((self.store / "manifest.json").read_text(encoding="utf-8"))
@@ -193,7 +201,7 @@ class Index:
             ) from error
 
     def load(self) -> "Index":
-        """Reads all chunks; a file embedded twice counts as it was last."""
+        """Reads all chunks. If a file was embedded twice, the last embedding is used."""
         rows: dict[str, tuple[File, np.ndarray | None, str]] = {}
         for path in self._chunks():
             for file, vector, why in _read_chunk(path):
@@ -205,7 +213,7 @@ class Index:
         return self
 
     def check_model(self, towers: Towers) -> None:
-        """Raises a ValueError unless `towers` are those that made the index."""
+        """Raises a ValueError if the index was not built with `towers`."""
         manifest = self.manifest()
         if manifest["fingerprint"] != towers.fingerprint:
             raise ValueError(
@@ -220,16 +228,16 @@ class Index:
         tokenizer: str | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Report:
-        """Embeds what is new or changed, forgets what is gone.
+        """Embeds new and changed pictures, and removes those that no longer exist.
 
         Args:
             towers: the model.
-            checkpoint: where it came from, for `query` and `serve`.
-            tokenizer: the file that had to be named with it, if any.
-            progress: called with files done and to do.
+            checkpoint: the path of the model's checkpoint, for `query` and `serve`.
+            tokenizer: the tokenizer file that the checkpoint needs, if any.
+            progress: a function that is called with the number of files done and the total.
 
         Raises:
-            ValueError: no such folder, or the index was made by another model.
+            ValueError: if the folder does not exist, or the index was built with another model.
         """
         self.begin(towers, checkpoint, tokenizer)
         found = scan(self.folder)
@@ -248,10 +256,10 @@ class Index:
         return Report(len(todo), len(known), forgotten, self.broken)
 
     def begin(self, towers: Towers, checkpoint: str, tokenizer: str | None) -> None:
-        """Makes the index's folder and notes the model.
+        """Creates the folder of the index, and stores which model it uses.
 
         Raises:
-            ValueError: no such folder, or the index was made by another model.
+            ValueError: if the folder does not exist, or the index was built with another model.
         """
         if not self.folder.is_dir():
             raise ValueError(f"{self.folder} is not a folder.")
@@ -262,7 +270,7 @@ class Index:
         write_file(self.store / "manifest.json", json.dumps(manifest, indent=1))
 
     def search(self, vector: np.ndarray, count: int) -> list[tuple[int, float]]:
-        """The `count` nearest pictures as (position in `files`, cosine), best first."""
+        """Returns the `count` nearest pictures as (position in `files`, cosine), best first."""
         if not self.files:
             return []
         if self._neighbors is None:
@@ -278,7 +286,11 @@ class Index:
         return [(int(candidates[i]), float(scores[i])) for i in best]
 
     def use_graph(self) -> bool:
-        """Searches by the graph of neighbors from now on, if `update` made one of all files and usearch is there."""
+        """Makes `search` use the graph of neighbors if there is a graph of all files and usearch is installed.
+
+        Returns:
+            Whether the graph is used.
+        """
         if not (self.store / _GRAPH).exists() or not available():
             return False
         graph = self._open_graph()
@@ -295,10 +307,10 @@ class Index:
         return sorted(self.store.glob("chunk-*.npz"))
 
     def _drop_stale(self, found: dict[str, File]) -> tuple[set[str], int]:
-        """Takes files that are gone or have changed out of the chunks; paths that stay, and how many went."""
+        """Removes missing and changed files from the chunks. Returns the paths that stay, and how many were removed."""
         known: set[str] = set()
         forgotten = 0
-        # The latest chunk of a file is the one that counts.
+        # If a file is in several chunks, the latest one is used.
         for path in reversed(self._chunks()):
             rows = list(_read_chunk(path))
             fresh = [row for row in rows if found.get(row[0].path) == row[0] and row[0].path not in known]
@@ -311,7 +323,7 @@ class Index:
         return known, forgotten
 
     def add(self, files: Sequence[File], vectors: np.ndarray, broken: dict[int, str]) -> None:
-        """Stores embeddings (files, embed_dim) as a chunk; `broken` says why for files without one."""
+        """Stores embeddings (files, embed_dim) as a chunk. `broken` has the reasons for files without an embedding."""
         number = 1 + max((int(path.stem.split("-")[1]) for path in self._chunks()), default=-1)
         rows = [(file, None if i in broken else vectors[i], broken.get(i, "")) for i, file in enumerate(files)]
         self._write_rows(self.store / f"chunk-{number:06d}.npz", rows)

@@ -1,7 +1,7 @@
-"""Approximate nearest neighbors for large indexes, by usearch's HNSW graph (`pip install usearch`), optional.
+"""Approximate nearest neighbors for large indexes with usearch's HNSW graph (`pip install usearch`), which is optional.
 
-An exact search reads every vector: 3 GB a query at a million of 768 numbers. The graph reads a few thousand of them,
-and what it finds is ranked again by the exact scores.
+An exact search reads every vector, which is 3 GB per query for a million vectors of 768 numbers. The graph reads only a
+few thousand vectors, and its results are ranked again by exact scores.
 """
 
 import hashlib
@@ -13,10 +13,10 @@ import numpy as np
 
 from siglip_tf.storage import new_file
 
-# Below this many pictures a matrix product answers in a few milliseconds.
+# With fewer pictures, a matrix product needs only a few milliseconds.
 WORTH_A_GRAPH = 50_000
 _ADDED_AT_ONCE = 10_000
-# Candidates looked at for each result: what recall costs.
+# The number of candidates that a search visits. A larger number gives a higher recall and a slower search.
 _EXPANSION = 256
 
 
@@ -30,17 +30,17 @@ def available() -> bool:
 
 
 def key_of(path: str, size: int, modified: int) -> int:
-    """A file's key in the graph; changes when the file does."""
+    """Returns a file's key in the graph. It changes when the file changes."""
     digest = hashlib.blake2b(f"{path}\0{size}\0{modified}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 class Neighbors:
-    """A graph of vectors by key, kept in one file.
+    """A graph of vectors by key, which is stored in one file.
 
     Args:
-        path: the file; read if it is there.
-        width: numbers in a vector.
+        path: the file. It is read if it exists.
+        width: the size of a vector.
     """
 
     def __init__(self, path: Path, width: int):
@@ -55,7 +55,11 @@ class Neighbors:
         return len(self._graph)
 
     def follow(self, keys: Sequence[int], vectors: np.ndarray, progress=None) -> int:
-        """Makes the graph hold exactly `keys` (n,) with `vectors` (n, width), and saves it; how many were new."""
+        """Updates the graph so that it contains exactly `keys` (n,) with `vectors` (n, width), and saves it.
+
+        Returns:
+            The number of new keys.
+        """
         wanted = np.array(keys, np.uint64)
         there = np.asarray(self._graph.keys[:], np.uint64)
         gone = np.setdiff1d(there, wanted)
@@ -73,5 +77,5 @@ class Neighbors:
         return len(new)
 
     def search(self, vector: np.ndarray, count: int) -> list[int]:
-        """About the `count` nearest keys, in no particular order."""
+        """Returns approximately the `count` nearest keys, in any order."""
         return [int(key) for key in self._graph.search(vector, count).keys]

@@ -1,4 +1,4 @@
-"""The search page: one HTML document with its style and its script inside, and the policy that allows no others."""
+"""The search page: one HTML document with its style and its script, and a policy that does not allow any others."""
 
 import base64
 import hashlib
@@ -14,13 +14,13 @@ ICON = (
 
 
 def search_page(folder: str, pictures: int, sigmoid: bool, longest_query: int) -> tuple[str, str]:
-    """The page, and the value of the header Content-Security-Policy for every answer of the server.
+    """Returns the page, and the value of the header Content-Security-Policy for every response of the server.
 
     Args:
-        folder: shown as it is.
-        pictures: how many can be found.
+        folder: the name of the folder to show.
+        pictures: the number of pictures in the index.
         sigmoid: whether the model gives probabilities of single pairs.
-        longest_query: characters.
+        longest_query: the largest number of characters in a query.
     """
     html = pages.render(
         "search.html",
@@ -44,7 +44,7 @@ def search_page(folder: str, pictures: int, sigmoid: bool, longest_query: int) -
 
 
 def _hash_of(tag: str, html: str) -> str:
-    """What allows the page's own style or script, and no other."""
+    """Returns the hash that allows only the page's own style or script."""
     content = re.search(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)[1]
     digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
     return f"'sha256-{digest}'"

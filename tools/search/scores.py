@@ -1,4 +1,4 @@
-"""What a hit's score means, in numbers and in a sentence."""
+"""Explains the score of a result, in numbers and in a sentence."""
 
 import math
 
@@ -8,15 +8,15 @@ from siglip_tf import pages
 
 from .index import Towers
 
-_SAMPLE = 2_000  # pictures that stand for the folder
+_SAMPLE = 2_000  # number of pictures that represent the folder
 
 
 class Scores:
-    """Scores of the pictures of one folder.
+    """Explains the scores of a folder's pictures.
 
     Args:
         towers: the model.
-        vectors: (pictures, embed_dim), those of the index.
+        vectors: the vectors of the index (pictures, embed_dim).
     """
 
     def __init__(self, towers: Towers, vectors: np.ndarray):
@@ -27,17 +27,17 @@ class Scores:
         self._threshold = None if calibration is None else float(calibration["threshold"])
 
     def of_pair(self, cosine: float, with_text: bool) -> dict[str, float | None]:
-        """Cosine, and for an image and a text of a sigmoid-trained model the probability of the pair."""
+        """Returns the cosine, and for a picture and a text of a sigmoid-trained model the probability of a match."""
         has_probability = with_text and self._towers.bias is not None
         return {"cosine": cosine, "probability": self._towers.probability(cosine) if has_probability else None}
 
     def explanations(self, query: np.ndarray, cosines: list[float], with_text: bool) -> list[str]:
-        """A sentence or two for each hit, best first.
+        """Returns a short explanation for each result, best first.
 
         Args:
-            query: (embed_dim,).
-            cosines: of the hits with the query.
-            with_text: whether the query is a text; else it is a picture.
+            query: the embedding of the query (embed_dim,).
+            cosines: the cosines of the results with the query.
+            with_text: whether the query is a text. Otherwise, it is a picture.
         """
         middle = float(np.median(self._sample @ query)) if len(self._sample) else 0.0
         return [self._explanation(rank, cosine, middle, with_text) for rank, cosine in enumerate(cosines, 1)]
@@ -68,7 +68,7 @@ class Scores:
 
 
 def label_shares(temperature: float, cosines: list[float]) -> list[float]:
-    """Softmax of the logits of several texts for one picture."""
+    """Returns the softmax of the logits of several texts for one picture."""
     largest = max(cosines)
     weights = [math.exp(temperature * (cosine - largest)) for cosine in cosines]
     return [weight / sum(weights) for weight in weights]

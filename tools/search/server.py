@@ -1,4 +1,4 @@
-"""The web server of `tools.search`: pages and JSON for one person on this machine."""
+"""The web server of `tools.search`, which serves the page and JSON to one person on this machine."""
 
 import functools
 import io
@@ -28,10 +28,10 @@ class SearchServer(ThreadingHTTPServer):
     """Serves one index.
 
     Args:
-        index: loaded.
-        towers: the model that made it.
-        host: address to listen on.
-        port: 0 for any free one.
+        index: a loaded index.
+        towers: the model of the index.
+        host: the address to listen on.
+        port: the port. 0 selects any free port.
     """
 
     daemon_threads = True
@@ -44,11 +44,11 @@ class SearchServer(ThreadingHTTPServer):
         self._by_path = {file.path: i for i, file in enumerate(index.files)}
         self.thumbnail = functools.lru_cache(maxsize=2_000)(self._thumbnail)
         super().__init__((host, port), _Handler)
-        # Only then does a page of another site, whose name was pointed at this address, get no answer.
+        # This refuses requests of another site's page whose host name resolves to this address (DNS rebinding).
         self.checks_host = ipaddress.ip_address(str(self.server_address[0])).is_loopback
 
     def hits(self, query: np.ndarray, count: int, with_text: bool) -> list[dict]:
-        """The best pictures for a query (embed_dim,), as the page takes them: id, path, rank, scores, explanation."""
+        """Returns the best pictures for a query (embed_dim,), with id, path, rank, scores, and explanation."""
         found = self.index.search(query, count)
         explanations = self.scores.explanations(query, [cosine for _, cosine in found], with_text)
         return [
@@ -63,19 +63,19 @@ class SearchServer(ThreadingHTTPServer):
         ]
 
     def some(self, count: int) -> list[dict]:
-        """Pictures from all over the index, for who has not asked yet."""
+        """Returns pictures that are evenly spread over the index, to show before the first query."""
         if not self.index.files:
             return []
         places = np.unique(np.linspace(0, len(self.index.files) - 1, count, dtype=int))
         return [{"id": int(i), "path": self.index.files[i].path} for i in places]
 
     def vector_of(self, path: str) -> np.ndarray | None:
-        """The embedding of an indexed picture; None for another path."""
+        """Returns the embedding of a picture in the index, or None if the path is not in the index."""
         position = self._by_path.get(path)
         return None if position is None else self.index.vectors[position]
 
     def labels(self, data: bytes, labels: list[str]) -> list[dict]:
-        """Labels for a picture, best first: "label", "share" (softmax over these labels) and the scores."""
+        """Returns labels for a picture, best first: "label", "share" (softmax over the labels), and the scores."""
         with self.busy:
             cosines = (self.towers.texts(labels) @ self.towers.image(data)).tolist()
         shares = label_shares(self.towers.temperature, cosines)
@@ -98,7 +98,7 @@ class SearchServer(ThreadingHTTPServer):
 
 
 class _RefusedError(Exception):
-    """An answer other than 200, with a sentence for the page."""
+    """Raised to send a status other than 200, with a sentence for the page."""
 
     def __init__(self, status: HTTPStatus, message: str):
         super().__init__(message)
@@ -125,8 +125,8 @@ class _Handler(BaseHTTPRequestHandler):
             status = HTTPStatus.OK
         except _RefusedError as error:
             status, kind, body = error.status, "application/json", json.dumps({"error": str(error)}).encode()
-            self.close_connection = True  # what is left of a refused body must not be read as a request
-        except ValueError:  # addresses, hosts and numbers that are none
+            self.close_connection = True  # the rest of a refused body must not be read as a request
+        except ValueError:  # invalid addresses, hosts, and numbers
             status, kind = HTTPStatus.BAD_REQUEST, "application/json"
             body = json.dumps({"error": "This request makes no sense."}).encode()
             self.close_connection = True
@@ -182,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _post(self) -> tuple[str, bytes]:
         url = urllib.parse.urlsplit(self.path)
-        # A form on another site cannot send this header without asking first, and is not answered when it asks.
+        # A page of another site cannot send this header without a preflight request, which this server refuses.
         if self.headers.get("X-Search") != "1":
             raise _RefusedError(HTTPStatus.FORBIDDEN, "Uploads come from the search page only.")
         query = urllib.parse.parse_qs(url.query)
@@ -225,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
 
         try:
             return "image/jpeg", self.server.thumbnail(position)
-        except (OSError, Image.DecompressionBombError) as error:  # gone, or another file by now
+        except (OSError, Image.DecompressionBombError) as error:  # the file was removed or replaced
             raise _RefusedError(HTTPStatus.GONE, "The picture is not there any more.") from error
 
     def _picture(self, position: int) -> tuple[str, bytes]:
@@ -236,11 +236,11 @@ class _Handler(BaseHTTPRequestHandler):
             raise _RefusedError(HTTPStatus.GONE, "The picture is not there any more.") from error
 
     def log_message(self, format: str, *args) -> None:
-        """Nothing: queries are the user's own business."""
+        """Logs nothing, because queries are private."""
 
 
 def _count(query: dict[str, list[str]]) -> int:
-    """How many results a request asks for."""
+    """Returns how many results a request asks for."""
     count = query.get("n", ["40"])[0]
     return min(int(count), _MAX_RESULTS) if count.isdigit() and int(count) else 40
 

@@ -1,13 +1,14 @@
-"""Embeddings as files that other tools read: Parquet, numpy's npz, and DuckDB.
+"""Reads and writes embeddings in formats of other tools: Parquet, numpy's npz, and DuckDB.
 
-Each holds rows of `id`, `path`, and `embedding`:
+Each file contains rows of `id`, `path`, and `embedding`:
 
-- `.parquet`: columns `id` int64, `path` string, `embedding` a list of float32 or int8, and for int8 `scale` float32:
-  `scale * embedding` is the vector, and a cosine needs no scale. Pandas, Polars, PyArrow, and DuckDB read it.
-- `.npz`: arrays of the same names, without pickles.
-- `.duckdb`: a table `embeddings` with `embedding` as `FLOAT[dim]`, which DuckDB searches itself.
+- `.parquet`: the columns `id` (int64), `path` (string), `embedding` (a list of float32 or int8), and for int8 `scale`
+  (float32). The vector is `scale * embedding`; a cosine does not need the scale. Pandas, Polars, PyArrow, and DuckDB
+  can read it.
+- `.npz`: arrays with the same names, without pickles.
+- `.duckdb`: a table `embeddings` with `embedding` as `FLOAT[dim]`, which DuckDB can search.
 
-All three name the model that made them, so that a query can be embedded by the same one.
+All three store the model of the embeddings, so that a query can be embedded with the same model.
 """
 
 import dataclasses
@@ -33,12 +34,11 @@ class Table:
     """Embeddings of pictures.
 
     Attributes:
-        ids: int64 (n,), different for different pictures.
-        paths: n names of files.
+        ids: int64 (n,), a different id for each picture.
+        paths: the n names of the files.
         vectors: float32 (n, dim), of unit length.
-        model: the model's "checkpoint", "tokenizer", and "fingerprint" as the index names them; empty if the file
-            does not say.
-        projection: float32 (width, dim), if the vectors are those of the model times this matrix.
+        model: "checkpoint", "tokenizer", and "fingerprint" of the model, as in the index. Empty if they are not known.
+        projection: float32 (width, dim) if the vectors are the model's vectors times this matrix, else None.
     """
 
     ids: np.ndarray
@@ -48,27 +48,27 @@ class Table:
     projection: np.ndarray | None = None
 
     def search(self, vector: np.ndarray, count: int) -> list[tuple[int, float]]:
-        """The `count` nearest rows to a vector (width,) of the model, as (row, cosine), best first."""
+        """Returns the `count` rows that are nearest to a vector (width,) of the model, as (row, cosine), best first."""
         scores = self.vectors @ (vector if self.projection is None else vector @ self.projection)
         best = np.argsort(-scores, kind="stable")[:count]
         return [(int(i), float(scores[i])) for i in best]
 
 
 def is_table(path: Path) -> bool:
-    """Whether a name is that of a table."""
+    """Whether a file name has the suffix of a table."""
     return path.suffix.lower() in SUFFIXES
 
 
 def write_table(path: Path, table: Table, compression: Compression | None = None) -> None:
-    """Writes a table in the format that the file's name says. A reader sees the old file or the new.
+    """Writes a table atomically in the format of the file's suffix.
 
     Args:
-        path: with a suffix of `SUFFIXES`.
-        table: the model's own vectors, without a projection.
-        compression: stores smaller vectors; not for DuckDB.
+        path: a path with one of `SUFFIXES`.
+        table: the model's vectors, without a projection.
+        compression: a compression for smaller vectors, or None. DuckDB does not support it.
 
     Raises:
-        ValueError: another suffix, a package that is missing, or a compression that the format does not hold.
+        ValueError: if the suffix is unknown, a package is missing, or the format does not support the compression.
     """
     write = _of_format(path, {".parquet": _write_parquet, ".npz": _write_npz, ".duckdb": _write_duckdb})
     if compression is None:
@@ -87,14 +87,14 @@ def write_table(path: Path, table: Table, compression: Compression | None = None
 
 
 def read_table(path: Path) -> Table:
-    """Reads what `write_table` or another program wrote.
+    """Reads a table that `write_table` or another program wrote.
 
-    `id` may be missing: then it is the row's number. Vectors of another length than 1 are brought to it.
+    If `id` is missing, it is the row's number. Vectors are normalized to unit length.
 
     Raises:
-        ValueError: another suffix, a package that is missing, a column that is missing or of another type, rows of
-            different widths, or a vector that is zero or not finite.
-        OSError: the file cannot be read.
+        ValueError: if the suffix is unknown, a package is missing, a column is missing or has another type, rows have
+            different widths, or a vector is zero or not finite.
+        OSError: if the file cannot be read.
     """
     if not path.is_file():
         raise ValueError(f"Expected a file {path}. Received: nothing of that name.")
@@ -111,7 +111,7 @@ def read_table(path: Path) -> Table:
     if bad.size:
         raise ValueError(f"{path}: the embedding of row {bad[0]} ({paths[bad[0]]}) is zero or not finite.")
     projection = projection_of(notes)
-    if projection is None:  # vectors of fewer dimensions keep their length: it is part of their cosine
+    if projection is None:  # vectors of fewer dimensions keep their length, which is part of the cosine
         vectors = vectors / lengths
     model = {key: notes[key] for key in _MODEL_KEYS if key in notes}
     return Table(ids, paths, vectors, model, projection)
@@ -171,7 +171,7 @@ def _read_parquet(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _lists(path: Path, column: Any) -> np.ndarray:
-    """A column of lists as float32 (rows, dim)."""
+    """Converts a column of lists to float32 (rows, dim)."""
     import pyarrow as pa
 
     kind = column.type
@@ -199,7 +199,7 @@ def _check_columns(path: Path, names: list[str]) -> None:
 
 def _write_npz(path: Path, columns: dict[str, Any], notes: dict[str, Any]) -> None:
     arrays = columns | {"path": np.array(columns["path"], np.str_), _KEY: np.array(json.dumps(notes))}
-    with open(path, "wb") as file:  # np.savez adds a suffix to a name
+    with open(path, "wb") as file:  # np.savez would add a suffix to a path
         np.savez(file, **arrays)
 
 

@@ -1,1 +1,1 @@
-"""What the commands about TPUs share: `tpu_report` (`paper`, `table`, `page`) and `tpu_host` (`check`, `measure`)."""
+"""Parts of the TPU commands `tpu_report` (`paper`, `table`, `page`) and `tpu_host` (`check`, `measure`)."""

@@ -1,7 +1,7 @@
-"""What `python -m tools.tpu_host --check` does: every step from installation to the first look for chips.
+"""The steps of `python -m tools.tpu_host --check`, from the installation to the search for chips.
 
-It needs no chip. Each step runs where its failure cannot end the others: TensorFlow ends the process at import where
-libtpu lacks a name, so that names are compared before, and TensorFlow is imported in a process of its own.
+The check does not need a chip. If libtpu lacks a name, TensorFlow ends the process when it is imported. Therefore the
+names are compared first, and TensorFlow is imported in another process.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _FIND = (
     "import ctypes, sys; library = ctypes.CDLL(sys.argv[1]); "
     "print(*(name for name in sys.stdin.read().split() if not hasattr(library, name)))"
 )
-# The module that runs the steps that import TensorFlow, here and in an installed wheel.
+# The module that runs the steps that import TensorFlow, in a clone and in an installed wheel.
 _STEPS = f"{__package__}.check"
 
 
 class CheckFailedError(Exception):
-    """A step that did not hold; the message says what to do."""
+    """Raised if a step fails. The message says what to do."""
 
 
 def check(say: Callable[[str], None] = print) -> int:
-    """Runs all steps; returns 0 if the installation is right, whether or not there are chips."""
+    """Runs all steps. Returns 0 if the installation is correct, even if there are no chips."""
     try:
         for name, step in (("versions", _versions), ("libtpu's names", _names)):
             say(f"{name}: {step()}")
@@ -58,7 +58,7 @@ def _versions() -> str:
 
 
 def _unmet(found: dict[str, str]) -> list[tuple[str, str]]:
-    """Requirements of the extra `tpu` that the installed versions do not meet."""
+    """Returns the requirements of the extra `tpu` that the installed versions do not meet."""
     from packaging.requirements import Requirement
 
     try:
@@ -97,7 +97,7 @@ def _names() -> str:
 
 
 def looked_up(core: Path) -> list[str]:
-    """Names that a TensorFlow library looks up in libtpu: those for which it has a message that they are missing."""
+    """Returns the names that a TensorFlow library looks up in libtpu. It contains an error message for each of them."""
     names = set()
     with open(core, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         end = content.find(_MISSING)
@@ -109,7 +109,7 @@ def looked_up(core: Path) -> list[str]:
 
 
 def missing_names(library: Path, names: list[str]) -> list[str]:
-    """Those of `names` that a shared library does not have."""
+    """Returns the names that a shared library does not have."""
     command = [sys.executable, "-c", _FIND, str(library)]
     done = subprocess.run(command, input="\n".join(names), capture_output=True, text=True, check=False)
     if done.returncode:
@@ -188,16 +188,16 @@ def _chips() -> str:
 
 
 def main() -> int:
-    """The steps that import TensorFlow, one JSON line each."""
+    """Runs the steps that import TensorFlow, and prints one JSON line for each."""
     from siglip_tf.distribution.tpu_system import attached_chips, skip_metadata_server
 
     skip_metadata_server()
     if not attached_chips():
-        os.environ["TPU_LOAD_LIBRARY"] = "1"  # a lock that some process holds is of no interest without chips
+        os.environ["TPU_LOAD_LIBRARY"] = "1"  # without chips, another process' lock does not matter
     for name, step in _steps().items():
         try:
             text, failed = step(), False
-        except Exception as error:  # each is a finding that the user is to see
+        except Exception as error:  # report any error to the user
             text, failed = f"{type(error).__name__}: {str(error)[:600]}", True
         print(json.dumps({"name": name, "text": text, "failed": failed}), flush=True)
         if failed:

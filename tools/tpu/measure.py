@@ -1,4 +1,4 @@
-"""What `python -m tools.tpu_host RECIPE` measures on the chips."""
+"""The measurements of `python -m tools.tpu_host RECIPE` on the chips."""
 
 from __future__ import annotations
 
@@ -9,16 +9,22 @@ import tensorflow as tf
 
 from siglip_tf import losses, tpu
 
-_UNTIMED = 5  # first steps
+_UNTIMED = 5  # number of first steps that are not timed
 
 
 def peak_bytes(strategy: tf.distribute.Strategy) -> int:
-    """Most memory that the first chip has held so far."""
+    """Returns the peak memory of the first chip so far, in bytes."""
     return tf.config.experimental.get_memory_info(strategy.extended.worker_devices[0])["peak"]
 
 
 def loss_error(strategy: tf.distribute.Strategy, b: int = 32, d: int = 64) -> float:
-    """Of the ring's loss on this strategy against dense float64 numpy."""
+    """Returns the relative error of the ring's loss under this strategy, against numpy in float64.
+
+    Args:
+        strategy: the strategy of the chips.
+        b: number of pairs per replica.
+        d: size of the embeddings.
+    """
     rng, n = np.random.default_rng(0), b * strategy.num_replicas_in_sync
     x, y = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in rng.standard_normal((2, n, d)))
     parts = [
@@ -38,7 +44,7 @@ def loss_error(strategy: tf.distribute.Strategy, b: int = 32, d: int = 64) -> fl
 
 
 def step_seconds(strategy: tf.distribute.Strategy, recipe: tpu.Recipe, global_batch: int, steps: int) -> float:
-    """Median time of a training step on one random batch that is already on the chips' host."""
+    """Returns the median seconds of a training step with one random batch that is already on the chips' host."""
     with strategy.scope():
         subject = recipe()
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Reports of `siglip_tf.tpu` as one self-contained page with a plot of memory over batch."""
+"""Writes reports of `siglip_tf.tpu` as one self-contained page with a plot of memory by batch."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def write_page(path: Path, title: str, groups: Mapping[str, Sequence[Report]]) -
     """Writes the page.
 
     Args:
-        path: of the page.
-        title: its heading.
-        groups: name of a line -> its reports by batch.
+        path: the path of the page.
+        title: the heading of the page.
+        groups: the reports of each line, in order of the batch, by the name of the line.
     """
     shown = [_group(name, reports) for name, reports in groups.items()]
     write_file(path, pages.render("tpu.html", title=title, plot=_plot(groups), groups=shown))

@@ -1,7 +1,7 @@
-"""The paper's runs as the TPU compiler sees this project's program: `python -m tools.tpu_report --paper`.
+"""Compiles this project's program for the paper's runs: `python -m tools.tpu_report --paper`.
 
-Each row is compiled for the paper's chips and batch and printed beside the paper's own figures, with what is claimed of
-it. Rows that were compiled before come from the cache; all of them anew take hours on two cores: `--only` picks some.
+Each row is compiled for the paper's chips and batch. It is printed with the paper's own figures and with its claims.
+Rows that were compiled before come from a cache. Compiling all rows takes hours on two cores; `--only` selects some.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class Row:
     """One program: a recipe at the paper's settings.
 
     Attributes:
-        name: unique.
-        recipe: of the paper.
-        setup: of the recipe; gives the slice, the batch and the examples of the run.
-        options: other settings than the setup's, see `Recipe.subject`.
-        batch: another global batch than the setup's.
-        slice: another slice than the setup's.
-        paper: what the paper says of it.
-        claims: (what is claimed, reports by row name -> whether it holds).
+        name: a unique name.
+        recipe: the recipe.
+        setup: a setup of the recipe, which determines the slice, the batch, and the examples of the run.
+        options: settings that replace those of the setup. See `Recipe.subject`.
+        batch: a global batch that replaces the setup's.
+        slice: a slice that replaces the setup's.
+        paper: what the paper says about the run.
+        claims: each claim with a function of the reports by row name, which returns whether it holds.
     """
 
     name: str
@@ -60,9 +60,10 @@ class Row:
 
 
 def subject(recipe: Recipe, setup: str, **options: Any) -> tpu.Subject:
-    """A setup of a recipe without the scalars of its schedule and of each tower's norms; see `Recipe.subject`.
+    """Returns the subject of a setup without the scalars of the schedule and of the towers' norms.
 
-    They cost next to nothing, and without them runs that differ in their length alone are one program, compiled once.
+    These scalars cost almost nothing. Without them, runs that differ only in length are the same program, which is
+    compiled once. See `Recipe.subject`.
     """
     made = recipe.subject(setup, tower_norms=False, **options)
     made.model.optimizer.schedule = None
@@ -77,7 +78,7 @@ def _fits(name):
 
 
 def rows() -> list[Row]:
-    """All rows, those that others are compared with first."""
+    """Returns all rows. A row comes before the rows that are compared with it."""
     return [
         Row(
             "B/16 4096",
@@ -155,7 +156,7 @@ def rows() -> list[Row]:
 
 
 def run_paper(only: str | None, out: TextIO, progress: Callable[[str], Callable[[float], None]]) -> int:
-    """Compiles and prints the rows whose name holds `only`; returns 1 if a claim fails."""
+    """Compiles and prints the rows whose name contains `only`. Returns 1 if a claim fails, else 0."""
     failed = 0
     out.write(
         f"Compiled by {tpu.compiler_version()}; traced by TensorFlow {tf.__version__}, Keras {keras.__version__}\n"
@@ -168,7 +169,7 @@ def run_paper(only: str | None, out: TextIO, progress: Callable[[str], Callable[
         for claim, holds in row.claims:
             try:
                 held = holds(reports)
-            except (KeyError, TypeError):  # compared with a row that was not asked for, or that does not fit
+            except (KeyError, TypeError):  # the other row is not selected, or does not fit
                 out.write(f"    not compared: {claim}\n")
                 continue
             failed += not held
@@ -200,7 +201,7 @@ def _shown(row, report):
 
 
 def _largest(out, progress):
-    """The recipe's towers without microbatches, both losses: the largest batch on four chips beside the paper's."""
+    """Prints the largest batch on four chips for both losses, without microbatches, with the paper's largest batch."""
     out.write('Largest batch on four v4 chips, no microbatches, remat "block"\n')
     start = 4096
     for loss, paper in (("sigmoid", 4096), ("softmax", 2048)):
@@ -218,7 +219,7 @@ def _largest(out, progress):
 
 
 def loss_program(replicas: int, b: int, d: int = 768) -> str:
-    """StableHLO of the loss and its gradients alone, b pairs per chip."""
+    """Returns the StableHLO of the loss and its gradients, without towers, for b pairs per chip."""
 
     def step(batch):
         from siglip_tf.distribution import current_ring
@@ -232,7 +233,7 @@ def loss_program(replicas: int, b: int, d: int = 768) -> str:
 
 
 def _loss_alone(out, progress, b=1024):
-    """Temporaries flat in D, hops under matmuls."""
+    """Checks that temporaries do not grow with the number of chips, and prints whether hops overlap matmuls."""
     out.write(f"The loss and its gradients alone, {b} pairs per chip, d = 768\n")
     temporaries, peaks = [], []
     for name, chips in ((FOUR, 2), (FOUR, 4), ("v4:2x2x2", 8), ("v4:2x2x4", 16), ("v4:2x4x4", 32)):

@@ -1,4 +1,4 @@
-"""Reports of `siglip_tf.tpu` as text."""
+"""Formats reports of `siglip_tf.tpu` as text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from siglip_tf.tpu.topology import GIB
 
 
 def table(reports: Sequence[Report], title: str, ops: int = 12) -> str:
-    """One line a report, then where the time of the largest one that fits goes."""
+    """Returns one line per report, followed by details of the largest one that fits."""
     lines = [
         f"{title} (compiled by {reports[0].compiler})",
         _row("batch", "peak GiB", "of", "s/step", "img/s/chip", "of peak", "days", ""),
@@ -24,7 +24,7 @@ def table(reports: Sequence[Report], title: str, ops: int = 12) -> str:
 
 
 def details(report: Report, ops: int) -> list[str]:
-    """Memory, time by kind, the dearest operations and the hops of one report."""
+    """Returns lines with the memory, the time by kind, the most expensive operations, and the hops of a report."""
     memory = ", ".join(f"{name} {size / GIB:.2f}" for name, size in report.memory.items())
     cost = report.cost
     kinds = ", ".join(f"{k} {s / cost.seconds:.0%}" for k, s in sorted(cost.by_kind.items(), key=lambda i: -i[1]) if s)
