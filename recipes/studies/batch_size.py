@@ -155,13 +155,13 @@ def _differs(verdicts):
 
 
 def mean(several: list[Mapping[int, float]]) -> dict[int, float]:
-    """The mean over rows, of each seed that all of them have."""
+    """Returns, for each seed that all rows have, the mean over the rows."""
     seeds = set.intersection(*(set(values) for values in several))
     return {seed: sum(values[seed] for values in several) / len(several) for seed in seeds}
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> dict[int, float]:
-    """The difference by seed."""
+    """Returns the difference for each seed."""
     return {seed: first[seed] - second[seed] for seed in first if seed in second}
 
 

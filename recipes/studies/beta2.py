@@ -27,7 +27,7 @@ def label_of(beta: float) -> str:
 
 
 def rows():
-    """Both decays, without clipping: nothing but the optimizer stands between a spike and the weights."""
+    """Returns the runs of both decays, without clipping, so that a spike reaches the optimizer in full."""
 
     def of(beta, seed):
         return small.siglit(

@@ -145,7 +145,7 @@ def _initial_verdicts(results):
 
 
 def _loss_at_tenth(results, label):
-    """By seed, of runs that had not diverged by then."""
+    """Returns the figure by seed, for runs that had not diverged by then."""
     found = {}
     for seed, result in results.of(label).items():
         steps, losses = result["curves"]["step"], result["curves"]["loss"]
@@ -184,7 +184,7 @@ def _draw(results, path):
 
 
 def _mean(curves):
-    """Point by point; None from where a run has diverged."""
+    """Returns the mean at each point; None after a run has diverged."""
     return [sum(values) / len(values) if None not in values else None for values in itertools.zip_longest(*curves)]
 
 

@@ -47,7 +47,7 @@ KINDS: dict[str, Kind] = {}
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One computation.
+    """One computation of a study.
 
     Attributes:
         kind: a name in `KINDS`.
@@ -67,12 +67,12 @@ class Cell:
 
     @property
     def needs(self) -> list[Cell]:
-        """Cells that must be computed first."""
+        """Returns the cells that must be computed first."""
         return KINDS[self.kind].needs(self.settings)
 
     @property
     def cost(self) -> float:
-        """Estimated seconds on one core."""
+        """Returns the estimated seconds on one core."""
         return KINDS[self.kind].cost(self.settings)
 
     @property
@@ -82,15 +82,15 @@ class Cell:
 
     @functools.cached_property
     def source(self) -> dict[str, str]:
-        """Hashes of the code that the result depends on, that of the needed cells included."""
+        """Returns hashes of the code that the result depends on, including the code of the needed cells."""
         return digests(_parts(self))
 
     def folder(self, root: Path) -> Path:
-        """Where the cell's files lie."""
+        """Returns the folder of the cell's files."""
         return root / "cells" / f"{self.kind}-{self.key}"
 
     def result(self, root: Path) -> dict[str, Any] | None:
-        """The result, or None if the cell is not computed yet or is stale."""
+        """Returns the result, or None if the cell is not computed yet or is stale."""
         whole = self._read(root)
         return None if whole is None or whole.get("source") != self.source else whole["result"]
 
@@ -103,7 +103,7 @@ class Cell:
         return sorted(part for part in before.keys() | self.source.keys() if before.get(part) != self.source.get(part))
 
     def worked(self, root: Path) -> float:
-        """Seconds of the processor that the computed cell took; 0 if that is not known."""
+        """Returns the processor seconds that the cell took, or 0 if that is unknown."""
         whole = self._read(root)
         return 0.0 if whole is None else whole.get("processor_seconds", 0.0)
 
@@ -117,7 +117,7 @@ _PARTS: dict[tuple[str, int], frozenset[str]] = {}
 
 
 def _parts(cell: Cell) -> frozenset[str]:
-    """Files and folders that the result depends on, those of the needed cells included."""
+    """Returns the files and folders that the result depends on, including those of the needed cells."""
     kind = KINDS[cell.kind]
     place = cell.key, id(kind)
     if place not in _PARTS:
@@ -147,7 +147,7 @@ def write_result(cell: Cell, root: Path, result: dict[str, Any], seconds: float,
 
 
 def with_requirements(cells: Iterable[Cell]) -> list[Cell]:
-    """The cells and all that they need, each once, needed ones first."""
+    """Returns the cells and all cells that they need, each once, dependencies first."""
     ordered: dict[str, Cell] = {}
 
     def visit(cell: Cell) -> None:

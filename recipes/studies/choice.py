@@ -28,7 +28,7 @@ def cell(settings: Mapping[str, Any]) -> Cell:
 
 
 def candidates(settings: Mapping[str, Any]) -> list[list[Cell]]:
-    """The runs of each option, one a seed."""
+    """Returns the runs of each option, one for each seed."""
     return [
         [
             Cell(
@@ -43,7 +43,7 @@ def candidates(settings: Mapping[str, Any]) -> list[list[Cell]]:
 
 
 def laid_over(settings: Mapping[str, Any], option: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with an option's values in their places."""
+    """Returns the settings with the values of an option."""
     optimizer = {name: option[name] for name in ("learning_rate",) if name in option}
     model = {name: option[name] for name in ("init_temperature", "init_bias") if name in option}
     return {
@@ -54,7 +54,7 @@ def laid_over(settings: Mapping[str, Any], option: Mapping[str, Any]) -> dict[st
 
 
 def needs(settings: Mapping[str, Any]) -> list[Cell]:
-    """All candidates."""
+    """Returns the runs of all candidates."""
     return [run for runs in candidates(settings) for run in runs]
 
 
@@ -70,7 +70,7 @@ def compute(settings: Mapping[str, Any], _folder: Path, root: Path) -> dict[str,
 
 
 def summary(result: Mapping[str, Any]) -> str:
-    """What was chosen."""
+    """Returns the chosen values, for the progress line."""
     return f"{shown(result['chosen'])} of {len(result['options'])} options"
 
 

@@ -74,7 +74,7 @@ def main(studies: Sequence[Study], name: str, argv: Sequence[str] | None = None)
 
 
 def compute(studies: Sequence[Study], arguments: argparse.Namespace) -> bool:
-    """Both looks of the studies, the headline claims first; whether all that they ask for is computed."""
+    """Computes both looks of the studies, headline claims first; returns whether every cell is computed."""
     end = None if arguments.minutes is None else time.monotonic() + 60 * arguments.minutes
     workers = arguments.workers or cores()
 

@@ -16,7 +16,7 @@ MIB = 2**20
 
 
 def initial_losses(settings: Mapping[str, Any], _folder: Path, _root: Path) -> dict[str, Any]:
-    """The loss where every cosine is 0.
+    """Returns the loss where every cosine is 0.
 
     Args:
         settings: "cases": pairs of a bias and a batch size. At cosine 0 the temperature does not matter.
@@ -110,7 +110,7 @@ IMPLEMENTATIONS: dict[str, Callable] = {
 
 
 def _measure(implementation: str, dim: int, size: int) -> int:
-    """Bytes by which the resident peak grows over what is resident before a step."""
+    """Returns how many bytes the peak of resident memory grows during a step."""
     import tensorflow as tf
 
     loss_of = IMPLEMENTATIONS[implementation]
@@ -145,7 +145,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def memory_summary(result: Mapping[str, Any]) -> str:
-    """The largest size's, for the progress line."""
+    """Returns the figure of the largest size, for the progress line."""
     return f"{result['bytes'][-1] / MIB:,.0f} MiB"
 
 

@@ -21,7 +21,7 @@ BUDGET = 256  # MiB
 
 
 def rows():
-    """One cell for each implementation; seeds mean nothing to it."""
+    """Returns one cell for each implementation; the seed has no effect on it."""
 
     def of(implementation, _seed):
         settings = {"implementation": implementation, "dim": DIM, "sizes": list(SIZES)}

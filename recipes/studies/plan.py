@@ -38,7 +38,7 @@ _WITHOUT_WEIGHT = (
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """What is known of one run.
+    """The figures of one run.
 
     Attributes:
         row: the run.
@@ -197,7 +197,7 @@ def _subject(row: PaperRow) -> Any:
 
 
 def _kept(row: PaperRow, c: Any) -> Path:
-    """Where the compiler's figures of a program are kept."""
+    """Returns the file that stores the compiler's figures for a program."""
     from siglip_tf.experiments.compiled import kept_report
     from siglip_tf.experiments.config import flat
 
@@ -217,7 +217,7 @@ def _chips_of(name: str) -> int:
 
 
 def estimate(row: PaperRow) -> tuple[float, float]:
-    """GiB a chip and seconds a step, from the anchor's by arithmetic."""
+    """Estimates GiB per chip and seconds per step from the figures of the anchor."""
     work, anchor = _work(row), _work(_ANCHOR)
     seconds = ANCHOR_SECONDS * (work["flops"] / anchor["flops"])
     per_activation = (ANCHOR_GIB * _GIB - anchor["state"] - anchor["embeddings"]) / anchor["activations"]

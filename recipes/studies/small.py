@@ -1,4 +1,4 @@
-"""The settings that all studies share at small scale: everything in plain sight, with what it is at the paper's."""
+"""The settings that all studies share at small scale: each value, next to the paper's value."""
 
 from __future__ import annotations
 

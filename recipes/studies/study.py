@@ -20,7 +20,7 @@ Rows = Mapping[str, Callable[[int], Cell]]
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows of text below a header, with a sentence that says what stands in it."""
+    """Rows of text below a header, with a sentence that describes them."""
 
     caption: str
     header: Sequence[str]
@@ -38,7 +38,7 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """What a study ends in; `advice` is a sentence for users."""
+    """The results of a study; `advice` is a sentence for users."""
 
     tables: Sequence[Table]
     pictures: Sequence[Picture]
@@ -71,7 +71,7 @@ class PaperRow:
 
 
 class Results:
-    """Results of a study's rows by label and seed; of a sweep that is under way, those that are there.
+    """Results of a study's rows by label and seed; during a sweep, those that are computed so far.
 
     Attributes:
         missing: cells of the first look that are not computed.
@@ -88,7 +88,7 @@ class Results:
         self.missing = len({cell.key for cell in open_cells})
 
     def of(self, label: str) -> dict[int, dict[str, Any]]:
-        """Results of a row by seed."""
+        """Returns the results of a row by seed."""
         return self._found[label]
 
     def values(self, label: str, *path: str) -> dict[int, float]:
@@ -171,11 +171,11 @@ class Study:
         return sum(cell.cost for cell in self.cells(seeds))
 
     def seeds(self, asked: int) -> int:
-        """How many seeds the study takes."""
+        """Returns the number of seeds of the study."""
         return 1 if self.one_seed else asked
 
     def results(self, seeds: int, root: Path) -> Results:
-        """What is computed so far."""
+        """Returns the results that are computed so far."""
         return Results(self.rows(), self.seeds(seeds), root, self.seeds(max(seeds, SECOND_LOOK)))
 
     def second_look(self, seeds: int, root: Path) -> list[Cell]:

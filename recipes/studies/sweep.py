@@ -59,7 +59,7 @@ def run(
 
 
 class _Pool:
-    """Worker processes that are handed one cell after another, as soon as what the cell needs is there."""
+    """Worker processes, each of which receives a cell as soon as the cells that it needs are computed."""
 
     def __init__(self, everything, missing, root, workers, say, module):
         self._waiting = list(missing)
@@ -153,7 +153,7 @@ class _Worker:
         return self._process.wait()
 
     def stop(self) -> None:
-        """Ends the process; the cell that it computes is computed anew the next time."""
+        """Ends the process; the next sweep computes its current cell again."""
         self._process.kill()
         self._process.wait()
         self._listener.join()
@@ -167,5 +167,5 @@ class _Worker:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))

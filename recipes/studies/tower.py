@@ -27,7 +27,7 @@ def needs(settings: Mapping[str, Any]) -> list[Cell]:
 
 
 def cost(settings: Mapping[str, Any]) -> float:
-    """Estimated seconds on one core."""
+    """Returns the estimated seconds on one core."""
     return 40 + settings["examples"] * 200e-6
 
 
@@ -128,5 +128,5 @@ def normalised(pixels):
 
 
 def summary(result: Mapping[str, Any]) -> str:
-    """One figure for the progress line."""
+    """Returns one figure for the progress line."""
     return f"subject recognised {result['subject']:.1%}"

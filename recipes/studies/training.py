@@ -115,7 +115,7 @@ def schedule(settings: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def group(settings: Mapping[str, Any]) -> str:
-    """What cells have in common that one process need compile only once."""
+    """Returns what a group of cells shares, so that one process compiles it once."""
     kept = {name: value for name, value in settings.items() if name not in ("seed", "choice", "noise", "evaluate_at")}
     kept["optimizer"] = {name: value for name, value in settings["optimizer"].items() if name != "learning_rate"}
     kept["model"] = {name: value for name, value in settings["model"].items() if name not in ("init_temperature",)}
@@ -139,7 +139,7 @@ def diverged(curve: Mapping[str, float | None]) -> bool:
 
 
 def chance(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of guessing, which a run that diverged is given."""
+    """Returns the figures of random guessing, which a diverged run receives."""
     classes = 1_200
     figures = dict.fromkeys(("zero_shot", "choosing", "held_out"), 1 / classes)
     figures |= {"recall_at_1": 0.0005, "recall_at_5": 0.0025}
@@ -352,5 +352,5 @@ def _in_parts(embed, values):
 
 
 def summary(result: Mapping[str, Any]) -> str:
-    """Two figures for the progress line."""
+    """Returns two figures for the progress line."""
     return f"zero-shot {result['final']['zero_shot']:.1%}, R@1 {result['final']['recall_at_1']:.1%}"

@@ -31,7 +31,7 @@ RULE = (
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """Mean and standard error of the mean; None with one value."""
+    """The mean and its standard error, which is None for a single value."""
 
     mean: float
     error: float | None
@@ -80,7 +80,7 @@ def interval(differences: Sequence[float], error: float = ERROR / _LOOKS) -> tup
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """A claim of the paper, and what the cells say of it.
+    """A claim of the paper, and what the results say about it.
 
     Attributes:
         claim: a sentence.
@@ -131,7 +131,7 @@ class Verdict:
         return f"{low:+.{self.digits}f} to {high:+.{self.digits}f}"
 
     def sentence(self) -> str:
-        """As the report has it, in Markdown."""
+        """Returns the verdict in the Markdown of the report."""
         found = self.evidence
         if self.difference is not None:
             found = f"difference {self.effect}, interval {self.interval}, {self.seeds} seeds"
@@ -234,7 +234,7 @@ def _so_far(differences, scale, digits, unit) -> str:
 
 
 def _up(value: float, digits: int) -> float:
-    """Rounded away from 0, so that a bound stays one."""
+    """Rounds up, so that an upper bound stays an upper bound."""
     return math.ceil(value * 10**digits - 1e-9) / 10**digits
 
 

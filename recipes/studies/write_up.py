@@ -70,7 +70,7 @@ def sections(studies: Sequence[Study], seeds: int, root: Path, pictures: Path) -
 
 
 def introduction(found: Sequence[Section]) -> list[str]:
-    """What stands above the first table, as paragraphs of Markdown."""
+    """Returns the text above the first table, as paragraphs of Markdown."""
     waiting = [section.title for section in found if all(v.outcome == TOO_FEW for v in section.verdicts)]
     unfinished = []
     if waiting:
@@ -89,7 +89,7 @@ def introduction(found: Sequence[Section]) -> list[str]:
 
 
 def summary_of(found: Sequence[Section]) -> str:
-    """How many claims ended how."""
+    """Returns a sentence that counts the claims with each verdict."""
     verdicts = [verdict for section in found for verdict in section.verdicts]
     counts = {outcome: sum(v.outcome == outcome for v in verdicts) for outcome in (SEEN, NOT_SEEN, SMALLER, TOO_FEW)}
     undecided = sum(v.undecided for v in verdicts)
@@ -143,7 +143,7 @@ def draw_headlines(found: Sequence[Section], path: Path) -> bool:
 
 
 def versions() -> str:
-    """Of everything that decides the figures."""
+    """Returns the versions of everything that determines the figures, as one line."""
     import keras
     import tensorflow as tf
 
