@@ -101,7 +101,7 @@ def test_pictures_without_labels_are_judged_by_their_captions(small, tmp_path, c
 
 
 def test_the_size_and_the_length_follow_the_data():
-    assert [quickstart.steps_for(pairs, 256) for pairs in (10, 960, 2_560, 10**7)] == [1_000, 1_000, 1_000, 3_000]
+    assert [quickstart.steps_for(pairs, 256) for pairs in (10, 960, 5_120, 10**7)] == [500, 500, 800, 3_000]
     found = []
     for pairs in (20, 1_200, 5_000, 50_000):
         c = quickstart.RECIPE.settings()
