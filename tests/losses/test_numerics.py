@@ -93,7 +93,9 @@ def test_a_gpus_tiles_are_one_pass_and_the_same_loss(rng):
         assert dense.relative_error(got, wanted) < 1e-6
 
 
-def test_a_gpus_tiles_are_larger():
-    assert automatic_tile_size(65_536) == 1024
+def test_tiles_suit_the_device():
+    assert automatic_tile_size(65_536) == 2048
+    with compiling_for("TPU"):
+        assert automatic_tile_size(65_536) == 1024
     with compiling_for("GPU"):
         assert automatic_tile_size(65_536) == 8192 and automatic_tile_size(9000) == 4500
