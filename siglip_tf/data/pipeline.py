@@ -148,7 +148,7 @@ class TrainingData:
             turns = (
                 tf.data.Dataset.range(len(parts))
                 .repeat()
-                .flat_map(lambda part: tf.data.Dataset.from_tensors(part).repeat(block))
+                .flat_map(_as_written(lambda part: tf.data.Dataset.from_tensors(part).repeat(block)))
             )
             pairs = tf.data.Dataset.choose_from_datasets(parts, turns)
         batches = pairs.batch(share.size, drop_remainder=True).map(_as_written(self._account))

@@ -1,5 +1,6 @@
 """Embeds whole data sets with both towers, under the strategy of the model's variables."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,10 @@ from siglip_tf.data import Preprocessing
 from siglip_tf.data.order.bad_records import first_line
 
 _TEXTS_TOKENIZED_AT_ONCE = 4096
+
+# Graph code here has no Python control flow to convert; looking for some takes longer than tracing it.
+_as_written = tf.autograph.experimental.do_not_convert
+_function = functools.partial(tf.function, autograph=False)
 
 
 class _NothingToEmbedError(ValueError):
@@ -48,12 +53,12 @@ class Embedder:
         self.batch_size = self._share * self._replicas
         self._local_replicas = self._find_local_replicas()
         image, text = self.preprocessing.image, self.preprocessing.text
-        self._encode_images = tf.function(self._run(lambda x: model.encode_image(image.normalize(x))))
-        self._encode_texts = tf.function(self._run(model.encode_text))
+        self._encode_images = _function(self._run(lambda x: model.encode_image(image.normalize(x))))
+        self._encode_texts = _function(self._run(model.encode_text))
         # These are functions, so that decoding is not traced again for a second data set.
-        self._pixels = image and tf.function(image.pixels, input_signature=[tf.TensorSpec([], tf.string)])
-        self._tokenize = text and tf.function(text, input_signature=[tf.TensorSpec([None], tf.string)])
-        self._pool_images = tf.function(self._run(lambda x: tf.cast(model.image(image.normalize(x)), tf.float32)))
+        self._pixels = image and _function(image.pixels, input_signature=[tf.TensorSpec([], tf.string)])
+        self._tokenize = text and _function(text, input_signature=[tf.TensorSpec([None], tf.string)])
+        self._pool_images = _function(self._run(lambda x: tf.cast(model.image(image.normalize(x)), tf.float32)))
 
     def images(
         self,
@@ -150,8 +155,10 @@ class Embedder:
     ) -> tuple[np.ndarray, np.ndarray]:
         if self._pixels is None:
             raise ValueError("The model's preprocessing has no images. Set `model.preprocessing` or give one.")
-        images = self._share_of(examples.map(lambda example: example["image"]))
-        pixels = images.map(lambda position, data: (position, self._pixels(data)), num_parallel_calls=tf.data.AUTOTUNE)
+        images = self._share_of(examples.map(_as_written(lambda example: example["image"])))
+        pixels = images.map(
+            _as_written(lambda position, data: (position, self._pixels(data))), num_parallel_calls=tf.data.AUTOTUNE
+        )
         return self._embed(
             pixels.ignore_errors() if skip else pixels,
             self._blank_image(),
@@ -212,7 +219,7 @@ class Embedder:
             replica = index % self.batch_size // self._share
             return tf.logical_and(replica >= first, replica <= last)
 
-        return dataset.enumerate().filter(is_local)
+        return dataset.enumerate().filter(_as_written(is_local))
 
     def _embed(
         self, dataset: tf.data.Dataset, pad: Any, encode: Callable, progress: Callable[[int], None] | None

@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from siglip_tf.evaluation.text_files import sound_files
 
+_as_written = tf.autograph.experimental.do_not_convert  # there is no Python control flow to convert
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -48,8 +50,8 @@ class ImageSet:
         kept = np.zeros(len(self), bool)
         kept[indices] = True
         chosen = tf.data.Dataset.from_tensor_slices(kept)
-        pairs = tf.data.Dataset.zip(chosen, self.examples).filter(lambda keep, _: keep)
-        return self.chosen(indices, pairs.map(lambda _, example: example))
+        pairs = tf.data.Dataset.zip(chosen, self.examples).filter(_as_written(lambda keep, _: keep))
+        return self.chosen(indices, pairs.map(_as_written(lambda _, example: example)))
 
     def chosen(
         self, indices: Sequence[int] | np.ndarray, examples: tf.data.Dataset, notes: tuple[str, ...] = ()
@@ -131,7 +133,9 @@ def from_examples(name: str, examples: tf.data.Dataset, class_names: Sequence[st
         ValueError: if there are no examples.
     """
     ids, labels, captions = [], [], []
-    columns = examples.map(lambda example: {k: v for k, v in example.items() if k in ("id", "label", "captions")})
+    columns = examples.map(
+        _as_written(lambda example: {k: v for k, v in example.items() if k in ("id", "label", "captions")})
+    )
     for example in columns.as_numpy_iterator():
         ids.append(example["id"].decode(errors="replace"))
         labels.append(example.get("label"))
@@ -140,7 +144,7 @@ def from_examples(name: str, examples: tf.data.Dataset, class_names: Sequence[st
         raise ValueError(f"{name} holds no examples.")
     return ImageSet(
         name,
-        examples.map(lambda example: {"image": example["image"], "id": example["id"]}),
+        examples.map(_as_written(lambda example: {"image": example["image"], "id": example["id"]})),
         tuple(ids),
         labels=None if labels[0] is None else pad_labels(labels),
         class_names=None if class_names is None else tuple(class_names),

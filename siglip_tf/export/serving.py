@@ -1,5 +1,7 @@
 """The graph that is served: bytes and strings in, embeddings, logits and probabilities out."""
 
+import functools
+
 import keras
 import tensorflow as tf
 
@@ -12,6 +14,8 @@ from siglip_tf.primitives.normalization import l2_normalize
 _DECODED_AT_ONCE = 4
 # Prompts of a label bank embedded at once while exporting.
 _PROMPTS_AT_ONCE = 64
+
+_function = functools.partial(tf.function, autograph=False)  # there is no Python control flow to convert
 
 _BYTES = tf.TensorSpec([None], tf.string, name="images")
 _PIXELS = tf.TensorSpec([None, None, None, 3], tf.uint8, name="pixels")
@@ -59,38 +63,38 @@ class ServingGraph:
         self.resources.bank = tf.Variable(tf.concat(parts, axis=0), trainable=False, name="label_bank")
         self._bank_labels = tuple(labels)
 
-    @tf.function(input_signature=[_BYTES])
+    @_function(input_signature=[_BYTES])
     def embed_image(self, images):
         """JPEG, PNG, GIF, BMP or WebP bytes (n,) -> embedding (n, d) float32, l2-normalized."""
         return {"embedding": self._images(images)}
 
-    @tf.function(input_signature=[_PIXELS])
+    @_function(input_signature=[_PIXELS])
     def embed_image_pixels(self, pixels):
         """uint8 (n, height, width, 3), resized as the checkpoint does -> embedding (n, d) float32, l2-normalized."""
         return {"embedding": self._pixels(pixels)}
 
-    @tf.function(input_signature=[_TEXTS])
+    @_function(input_signature=[_TEXTS])
     def embed_text(self, texts):
         """UTF-8 strings (n,), taken as they are -> embedding (n, d) float32, l2-normalized."""
         return {"embedding": self._texts(texts)}
 
-    @tf.function(input_signature=[_BYTES, _TEXTS])
+    @_function(input_signature=[_BYTES, _TEXTS])
     def score(self, images, texts):
         """Images (n,) x texts (m,) -> logits (n, m) and their sigmoid, probabilities (n, m)."""
         logits = self._logits(self._images(images), self._texts(texts))
         return {"logits": logits, "probabilities": tf.sigmoid(logits)}
 
-    @tf.function(input_signature=[_BYTES, _LABELS])
+    @_function(input_signature=[_BYTES, _LABELS])
     def classify(self, images, labels):
         """Images (n,), labels (m,) put into the exported templates -> see `_classification`."""
         return self._classification(self._images(images), self._classes(labels, tf.constant(self._templates)), labels)
 
-    @tf.function(input_signature=[_BYTES, _LABELS, _TEMPLATES])
+    @_function(input_signature=[_BYTES, _LABELS, _TEMPLATES])
     def classify_with_templates(self, images, labels, templates):
         """`classify` with the caller's own templates (t,), at least one, each with one `{}`."""
         return self._classification(self._images(images), self._classes(labels, templates), labels)
 
-    @tf.function(input_signature=[_BYTES])
+    @_function(input_signature=[_BYTES])
     def classify_bank(self, images):
         """Images (n,) against the labels baked in: one image pass; adds the labels (n, m), best first."""
         labels = tf.constant(self._bank_labels)
@@ -108,17 +112,17 @@ class ServingGraph:
         return functions | {"serving_default": functions[default]}
 
     # Functions of their own, so that each tower is in the SavedModel once and not once for each signature.
-    @tf.function(input_signature=[_BYTES])
+    @_function(input_signature=[_BYTES])
     def _images(self, images):
         return self._resized_and_embedded(images)
 
-    @tf.function(input_signature=[_PIXELS])
+    @_function(input_signature=[_PIXELS])
     def _pixels(self, pixels):
         check = tf.debugging.assert_positive(tf.shape(pixels)[1:3], "Expected pixels (n, height >= 1, width >= 1, 3).")
         with tf.control_dependencies([check]):
             return self._resized_and_embedded(tf.identity(pixels))
 
-    @tf.function(input_signature=[_TEXTS])
+    @_function(input_signature=[_TEXTS])
     def _texts(self, texts):
         ids = self._preprocessing.text(texts)
         with self._weights.scope(self._model, "text/", ids):
@@ -135,7 +139,7 @@ class ServingGraph:
         with self._weights.scope(self._model, "image/"):
             return self._model.encode_image(preprocess.normalize(pixels))
 
-    @tf.function(input_signature=[_LABELS, _TEMPLATES])
+    @_function(input_signature=[_LABELS, _TEMPLATES])
     def _classes(self, labels, templates):
         """Labels (m,) in templates (t,) -> (m, d): the mean of the t unit vectors, normalized again."""
         halves = tf.strings.split(templates, "{}")

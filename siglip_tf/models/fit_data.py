@@ -20,6 +20,9 @@ from siglip_tf.models import batch as batches
 _DEFAULT_BATCH = 32  # the same as in Keras
 _MARK = "siglip_tf.models.fit_data"
 
+# Graph code here has no Python control flow to convert; looking for some takes longer than tracing it.
+_as_written = tf.autograph.experimental.do_not_convert
+
 
 def prepare(
     x: Any, *, batch_size: int | None, replicas: int, vocab_size: int, shuffle: bool = False, training: bool = False
@@ -139,7 +142,7 @@ def _of_arrays(arrays, batch_size, replicas, shuffle, training):
     if shuffle:
         numbers = numbers.shuffle(n)
     data = numbers.batch(size, drop_remainder=training or n % size == 0)
-    data = data.map(lambda rows: {key: tf.gather(value, rows) for key, value in tensors.items()})
+    data = data.map(_as_written(lambda rows: {key: tf.gather(value, rows) for key, value in tensors.items()}))
     if not training and n % size:
         data = _filled(data, size)
     options = tf.data.Options()
@@ -269,6 +272,7 @@ def _looked_at(dataset, vocab_size):
         with tf.control_dependencies([check for check in checks if check is not None]):
             return tf.constant(False)
 
+    @_as_written
     def step(is_first, element):
         return tf.cond(is_first, lambda: look(element), lambda: tf.constant(False)), element
 

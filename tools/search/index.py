@@ -73,15 +73,20 @@ class Towers:
         config = model.preprocessing.image.to_config() | {"max_pixels": max_pixels}
         self.preprocess = type(model.preprocessing.image).from_config(config)
         self._pixels = tf.function(
-            lambda data: self.preprocess.pixels(data, fused=True), input_signature=[tf.TensorSpec([], tf.string)]
+            lambda data: self.preprocess.pixels(data, fused=True),
+            input_signature=[tf.TensorSpec([], tf.string)],
+            autograph=False,
         )
         batch = tf.nest.map_structure(lambda one: tf.TensorSpec([None, *one.shape], one.dtype), self.preprocess.spec)
         self._images = tf.function(
-            lambda pixels: model.encode_image(self.preprocess.normalize(pixels)), input_signature=[batch]
+            lambda pixels: model.encode_image(self.preprocess.normalize(pixels)),
+            input_signature=[batch],
+            autograph=False,
         )
         self._texts = tf.function(
             lambda texts: model.encode_text(model.preprocessing.text(texts)),
             input_signature=[tf.TensorSpec([None], tf.string)],
+            autograph=False,
         )
         self.temperature = float(np.exp(np.asarray(model.log_temperature)))
         self.bias = None if model.bias is None else float(np.asarray(model.bias))
