@@ -174,6 +174,7 @@ def test_from_checkpoint_at_any_resolution(tmp_path, capsys, name, image_size):
         np.testing.assert_array_equal(variable, model.named_weights()[weight], err_msg=weight, strict=True)
 
 
+@pytest.mark.slow
 def test_a_whole_model_is_restored(tmp_path, tiny):
     """Weights out of a model and in again, in every format, to the bit."""
     keras.utils.set_random_seed(3)

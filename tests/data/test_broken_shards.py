@@ -36,6 +36,7 @@ def broken(request, tmp_path_factory):
     return source(str(folder), random_access=random_access), causes
 
 
+@pytest.mark.slow
 def test_training_accounts_for_every_record(broken, preprocessing, tmp_path):
     source, causes = broken
     skipped = sum(causes.values())
@@ -61,6 +62,7 @@ def test_training_accounts_for_every_record(broken, preprocessing, tmp_path):
     assert by_shard["00003"] == "torn_shard" and by_shard["00004"] == "empty_shard"
 
 
+@pytest.mark.slow
 def test_a_lower_limit_is_an_error_that_says_why(tmp_path, preprocessing):
     write_tar(tmp_path, SOUND)
     data = TrainingData(TarSource(str(tmp_path)), preprocessing, 60, bad_record_limit=3)

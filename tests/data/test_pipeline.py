@@ -96,7 +96,7 @@ def test_batches(preprocessing):
 
 
 @pytest.mark.parametrize(
-    ("kind", "workers"), [("plain", 2), ("runs", 1), pytest.param("runs", 2, marks=pytest.mark.slow)]
+    ("kind", "workers"), [("runs", 1), *(pytest.param(kind, 2, marks=pytest.mark.slow) for kind in ("plain", "runs"))]
 )
 def test_each_epoch_holds_each_record_once(preprocessing, kind, workers):
     steps, _ = _workers(lambda: _data(_source(kind), preprocessing), workers, 18)
@@ -112,7 +112,7 @@ def test_each_epoch_holds_each_record_once(preprocessing, kind, workers):
     ("kind", "workers", "steps"),
     [
         ("runs, broken", 1, (9,)),
-        ("mixture", 1, (7,)),
+        pytest.param("mixture", 1, (7,), marks=pytest.mark.slow),
         pytest.param("broken", 1, (13,), marks=pytest.mark.slow),
         pytest.param("runs, broken", 2, (9,), marks=pytest.mark.slow),
         pytest.param("plain", 1, (6,), marks=pytest.mark.slow),
@@ -163,7 +163,8 @@ def test_replica_batches_are_the_parts_of_the_workers_batch(preprocessing):
     assert [_flat(parts[4 * s : 4 * s + 4]) for s in range(6)] == whole
 
 
-@pytest.mark.parametrize("by", ["function", pytest.param("dataset", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("by", ["function", "dataset"])
+@pytest.mark.slow
 def test_under_a_strategy(preprocessing, by):
     strategy = two_replicas()
     whole = _ids(_data(_source("broken"), preprocessing).dataset(), 6)
@@ -236,6 +237,7 @@ def test_too_many_bad_records_stop_training(preprocessing):
             pass
 
 
+@pytest.mark.slow
 def test_captions_are_chosen_evenly_and_by_seed(preprocessing):
     source = MemorySource(30, captions=3)
 

@@ -20,6 +20,7 @@ def check(answers: int, refusals: int, inputs: int) -> None:
     assert answers > 0.3 * inputs
 
 
+@pytest.mark.slow
 def test_some_hostile_inputs(signatures):
     check(*bombard(signatures, 70, seed=0), 70)
 

@@ -183,6 +183,7 @@ def test_every_kind_of_model(arguments, tmp_path):
     np.testing.assert_allclose(found, expected_logits(model, IMAGES, embedded(model, TEXTS)), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_versions_and_readme(model, exported, tmp_path):
     base = tmp_path / "shop"
     (base / "11").mkdir(parents=True)

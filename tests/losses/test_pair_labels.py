@@ -55,7 +55,7 @@ def check(found, expected, tolerance=1e-6):
         assert dense.relative_error(got, right) < tolerance
 
 
-@pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("loss", ["sigmoid", pytest.param("softmax", marks=pytest.mark.slow)])
 def test_loss_and_all_gradients_equal_float64_autodiff(rng, loss):
     n = 15
     scalars = (T, B) if loss == "sigmoid" else (T,)

@@ -176,7 +176,8 @@ def test_a_smaller_last_batch_of_every_source_counts_with_its_examples():
         assert found == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("options", MASKED[:1] + [pytest.param(o, marks=pytest.mark.slow) for o in MASKED[1:]], ids=str)
+@pytest.mark.parametrize("options", MASKED, ids=str)
+@pytest.mark.slow
 def test_a_smaller_last_batch_under_a_strategy(options):
     """As on one device, which sees the last batch without any mask."""
     examples, parts = in_parts()

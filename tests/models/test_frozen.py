@@ -72,6 +72,7 @@ def trained(freezer, way=None):
         *(pytest.param(f, w, marks=pytest.mark.slow) for f in FREEZERS for w in WAYS if (f, w) not in FAST),
     ],
 )
+@pytest.mark.slow
 def test_trains_as_without_remat_and_frozen_weights_stay(freezer, way):
     found, expected = trained(freezer, way), trained(freezer)
     assert found.keys() == expected.keys() and found

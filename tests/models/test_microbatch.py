@@ -54,6 +54,7 @@ def test_a_microbatch_that_does_not_divide_the_batch_is_named():
         model.fit(small.dataset(), verbose=0)
 
 
+@pytest.mark.slow
 def test_loops_stay_loops_in_the_graph():
     sizes = []
     for n in (16, 64):

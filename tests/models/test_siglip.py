@@ -22,6 +22,7 @@ def test_embeddings_are_unit_float32_and_the_loss_is_algorithm_1():
     assert abs(loss / expected - 1) < 1e-6
 
 
+@pytest.mark.slow
 def test_fit_reports_the_step_and_learns():
     model = small.model(tower_norms=True)
     model.compile(keras.optimizers.AdamW(1e-2))

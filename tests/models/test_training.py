@@ -87,6 +87,7 @@ def test_frozen_weights_and_the_optimizer_survive_a_file(tmp_path, make):
         again.fit(small.dataset(steps=1), verbose=0)
 
 
+@pytest.mark.slow
 def test_history_holds_epoch_means_and_callbacks_see_each_step():
     model, steps = small.model(tower_norms=True), []
     model.compile(keras.optimizers.SGD(0.1), steps_per_execution=1)
@@ -159,6 +160,7 @@ def test_what_would_be_ignored_is_refused():
         model.compile("sgd", steps_per_execution="auto")
 
 
+@pytest.mark.slow
 def test_an_optimizer_with_a_reduction_over_no_axis_trains():
     class NoAxis(keras.optimizers.SGD):
         def update_step(self, gradient, variable, learning_rate):

@@ -171,6 +171,17 @@ def fixture_trained(tmp_path_factory):
     return folder, *train("siglip", folder, steps=15, stops=[7])
 
 
+def test_siglip_stops_where_it_was_asked_to(tmp_path, capsys):
+    words = ["--synthetic", *TINY, "--set=duration=15 steps", "--run", str(tmp_path / "run")]
+    assert command.main(siglip.RECIPE, [*words, "--until", "2"]) == 0
+    assert "Stopped at step 2 of 15" in capsys.readouterr().out
+    metrics = read_metrics(str(tmp_path / "run" / "metrics.jsonl"))
+    check_metrics(metrics, 2)
+    assert {"image_gradient_norm", "text_update_norm", "positive_logit", "bias"} <= metrics[-1].keys()
+    assert command.main(siglip.RECIPE, [*words, "--set=seed=1"]) == 2
+
+
+@pytest.mark.slow
 def test_siglip_trains_in_two_halves(trained):
     folder, _, metrics = trained
     check_metrics(metrics, 15)

@@ -102,6 +102,7 @@ def test_half_written_and_broken_versions(tmp_path):
         assert set(states(server)) <= {"1", "2", "3", "9"}
 
 
+@pytest.mark.slow
 def test_several_versions_and_models(tmp_path):
     for name in ("m", "n"):
         (tmp_path / name).mkdir()

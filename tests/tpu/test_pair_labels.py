@@ -23,6 +23,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("replicas", "loss", "rules"), CASES)
+@pytest.mark.slow
 def test_loss_and_gradients_equal_dense_float64(rng, replicas, loss, rules):
     n = 30
     x, y = dense.pairs(rng, n, alike=0.4)

@@ -53,6 +53,7 @@ def test_a_run_in_two_parts_equals_one(tmp_path, options):
     ]
 
 
+@pytest.mark.slow
 def test_metrics_and_their_running_means_go_on(tmp_path):
     run(tmp_path / "whole")
     run(tmp_path / "parts", steps=18)

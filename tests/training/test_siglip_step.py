@@ -22,7 +22,8 @@ def test_the_update_norm_is_that_of_the_weights(make):
     assert logs["image_update_norm"] <= np.sqrt(image) * 1.001
 
 
-@pytest.mark.parametrize("options", [{}, pytest.param({"microbatch_size": 8}, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize("options", [{}, {"microbatch_size": 8}], ids=str)
+@pytest.mark.slow
 def test_a_frozen_tower_costs_no_gradient(options):
     model = small.model(**options)
     model.compile(AdamW(learning_rate=1e-2, groups=[ParameterGroup("(^|/)image/", freeze=True)]), run_eagerly=True)

@@ -55,6 +55,7 @@ def test_nan_stops_the_run_and_leaves_a_post_mortem(tmp_path):
     assert steps == ["step_000000010", "step_000000020"]
 
 
+@pytest.mark.slow
 def test_nan_is_passed_over(tmp_path):
     said = []
     model, resume = run(tmp_path, poisoned([23, 24], np.nan), said, action="skip")

@@ -41,6 +41,7 @@ def pairs(dataset, batches: int) -> list[list]:
     return rows
 
 
+@pytest.mark.slow
 def test_the_pairs_are_those_of_training_data(stored, preprocessing):
     own = pairs(EmbeddingData(stored, 8, seed=3).dataset(), 13)
     other = []

@@ -189,6 +189,7 @@ def test_embeddings_that_are_not_finite_are_an_error(tmp_path, preprocessing):
         writer(tmp_path, preprocessing, tower=lambda pixels: np.full((len(pixels), DIM), np.nan)).run()
 
 
+@pytest.mark.slow
 def test_progress_is_told(tmp_path, preprocessing):
     told = []
     with pytest.raises(KilledError):

@@ -77,6 +77,7 @@ def test_what_cannot_be_is_refused_and_the_config_is_the_arguments():
     assert augmentation.changes_batches and not Augmentation(True).changes_batches
 
 
+@pytest.mark.slow
 def test_a_resumed_pipeline_sees_the_same_changes():
     from siglip_tf.data.pipeline import TrainingData
     from tests.data.memory_source import MemorySource, tiny_preprocessing

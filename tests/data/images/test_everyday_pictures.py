@@ -112,6 +112,7 @@ def test_orientation_of_jpeg_wherever_it_stands(decode):
     assert decode["drop"](cases["behind a large profile"]).shape == (56, 40, 3)
 
 
+@pytest.mark.slow
 def test_orientation_of_png_and_webp(decode):
     picture = photo(40, 56)
     exif = Image.Exif()

@@ -69,6 +69,7 @@ def test_one_member_of_a_mixture(preprocessing):
     assert len(list(data.dataset().take(3))) == 3
 
 
+@pytest.mark.slow
 def test_a_resumed_run_whose_data_is_gone(preprocessing):
     data = TrainingData(MemorySource(90), preprocessing, 16)
     data.dataset()

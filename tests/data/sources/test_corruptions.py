@@ -59,7 +59,7 @@ def _check(folder, kind: str, seeds: range) -> dict[str, int]:
     return results
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [k if k != "tfrecord" else pytest.param(k, marks=pytest.mark.slow) for k in KINDS])
 def test_some_corruptions(tmp_path, kind):
     assert _account(place(tmp_path / "sound", kind, written(kind))) == (RECORDS * (1 if "s" in kind[:3] else 2), 0)
     assert sum(_check(tmp_path, kind, range(20)).values()) == 20

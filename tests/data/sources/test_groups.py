@@ -61,7 +61,9 @@ def preprocessing():
     return tiny_preprocessing()
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "tar", "tfrecord"])
+@pytest.mark.parametrize(
+    "kind", ["jsonl", "csv", "parquet", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("tar", "tfrecord"))]
+)
 def test_every_source_gives_the_same_groups_and_batches_carry_them(kind, tmp_path, preprocessing):
     named = _write(kind, tmp_path / "named", key="thing") + "?group=thing"
     source = open_source(named)
