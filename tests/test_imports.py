@@ -17,6 +17,7 @@ RANKS = [
         "siglip_tf.cache",
         "siglip_tf.signals",
         "siglip_tf.storage",
+        "siglip_tf.source_digest",
         "siglip_tf.op_errors",
         "siglip_tf.pages",
         "siglip_tf.primitives",

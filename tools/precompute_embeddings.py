@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     add_checkpoint(arguments)
     add_source(arguments)
     arguments.add_argument("folder", metavar="FOLDER", help="folder to write the embeddings to")
-    arguments.add_argument("--records", type=int, help="how many scenes to draw, with the source 'scenes'")
+    arguments.add_argument("--records", type=int, help="how many scenes to draw, with the source 'synthetic'")
     arguments.add_argument("--text-length", type=int, metavar="N", help="tokens per text (default: the checkpoint's)")
     arguments.add_argument(
         "--dtype", choices=sorted(DTYPES), default="float16", help="type of the stored embeddings (%(default)s)"
@@ -117,9 +117,11 @@ def _preprocessing(model: siglip_tf.SigLIP, options: argparse.Namespace) -> Prep
 
 
 def _source(options: argparse.Namespace) -> Source:
-    endless = options.source == "scenes"
+    endless = options.source in ("synthetic", "scenes")
     if endless != (options.records is not None):
-        raise ValueError("--records says how many scenes to draw: give it with the source 'scenes', and with no other.")
+        raise ValueError(
+            "--records says how many scenes to draw: give it with the source 'synthetic', and with no other."
+        )
     return named_source(options, **({"size": options.records} if endless else {}))
 
 

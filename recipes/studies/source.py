@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import functools
-import hashlib
 import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
+
+from siglip_tf.source_digest import source_digest
 
 _PLACES = {
     "siglip_tf": Path(importlib.util.find_spec("siglip_tf").origin).parent,  # found, not imported: that takes seconds
@@ -34,14 +34,4 @@ def _digest(part: str) -> str:
     files = [path] if path.is_file() else sorted(path.rglob("*.py"))
     if not files:
         raise ValueError(f"Expected a file or folder with Python files. Received: {part!r}.")
-    whole = hashlib.sha256()
-    for file in files:
-        tree = ast.parse(file.read_text())
-        for node in ast.walk(tree):
-            if isinstance(node, _WITH_DOCSTRING) and ast.get_docstring(node) is not None:
-                node.body = node.body[1:]
-        whole.update(ast.dump(tree).encode())
-    return whole.hexdigest()[:16]
-
-
-_WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return source_digest(files)[:16]

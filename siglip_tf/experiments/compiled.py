@@ -16,6 +16,7 @@ from typing import Any
 import siglip_tf
 from siglip_tf import tpu
 from siglip_tf.cache import cache_folder
+from siglip_tf.source_digest import source_digest
 from siglip_tf.storage import write_file
 
 # Packages whose source decides the program that is compiled.
@@ -36,11 +37,8 @@ def kept_report(folder: str, decides: Any) -> Path:
 
 @functools.cache
 def _source() -> bytes:
-    digest = hashlib.sha256()
-    for package in _PACKAGES:
-        for file in sorted((Path(siglip_tf.__file__).parent / package).glob("*.py")):
-            digest.update(file.read_bytes())
-    return digest.digest()
+    packages = (Path(siglip_tf.__file__).parent / package for package in _PACKAGES)
+    return source_digest(file for package in packages for file in sorted(package.glob("*.py"))).encode()
 
 
 def keep(path: Path, program: Callable[[], tpu.Subject], topology: tpu.Topology, batch: int) -> None:

@@ -13,8 +13,6 @@ TEXT_TOWER = r"(^|/)text/"
 # Temperature and bias.
 SCALARS = r"(log_temperature|^[^/]*/?bias)$"
 _TOWERS = {"image": IMAGE_TOWER, "text": TEXT_TOWER}
-# The variables of a tower after its last block.
-_HEADS = {"image": r"(map_head|pool|head|norm)", "text": r"(head|norm)"}
 
 
 def parameter_groups(c: ConfigDict, depths: dict[str, int]) -> list[ParameterGroup]:
