@@ -52,7 +52,7 @@ def first_words(
 
     Returns:
         The token table, the position embedding, the head, and those kernels of the blocks that change. The result is
-        empty if there are no captions, or if the text tower has no head or a bottlenecked token embedding.
+        empty if no caption has tokens, or if the text tower has no head or a bottlenecked token embedding.
     """
     if not len(ids) or "text/head/kernel" not in initial or "text/token_embedding/projection" in initial:
         return {}
@@ -60,7 +60,7 @@ def first_words(
     images = np.concatenate([model.encode_image(batch).numpy() for batch in batches]).astype(np.float64)
     marks = preprocessing.text.eos_id, preprocessing.text.pad_id
     vectors = token_vectors(ids, (images - images.mean(0))[picture], model.vocab_size, marks)
-    return text_weights(vectors, initial)
+    return text_weights(vectors, initial) if vectors.any() else {}
 
 
 def token_vectors(ids: np.ndarray, targets: np.ndarray, vocabulary: int, marks: tuple[int, ...]) -> np.ndarray:
@@ -109,12 +109,12 @@ def text_weights(vectors: np.ndarray, initial: Mapping[str, np.ndarray]) -> dict
     directions = np.linalg.svd(vectors, full_matrices=False)[2][:width]
     spread = np.eye(len(directions), width)
     random = np.random.default_rng(len(table))
-    common = random.standard_normal(width)
+    common = random.standard_normal((width,))
     common -= common.mean()
     common *= np.sqrt(width) / np.linalg.norm(common)
     without = np.eye(width) - np.outer(common, common) / width
-    length = np.linalg.norm(vectors, axis=1)
-    scale = _TOKEN * np.sqrt(width) / max(length[length > 0].mean(), 1e-9)
+    lengths = np.linalg.norm(vectors[vectors.any(axis=1)], axis=1, keepdims=True)
+    scale = _TOKEN * np.sqrt(width) / np.mean(lengths)
     # A sum of a few vectors is about as long as one vector, and the attention divides it by the number of positions.
     gain = np.sqrt(tokens * _TEXT / _TOKEN)
     last = max(int(match[1]) for match in map(re.compile(r"text/block_(\d+)/").match, initial) if match)
