@@ -355,7 +355,7 @@ def test_bad_divisions_and_states(preprocessing):
     with pytest.raises(ValueError, match="memory has no 'language'"):
         _data(_source("plain"), preprocessing, extra_fields=["language"]).dataset()
     data = _data(_source("plain"), preprocessing)
-    with pytest.raises(ValueError, match="known once `dataset` was called"):
+    with pytest.raises(ValueError, match="not known yet. Call `dataset` first"):
         data.state(0)
     data.dataset()
     with pytest.raises(ValueError, match="its seed is 0, this one's 1"):

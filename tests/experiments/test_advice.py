@@ -47,6 +47,9 @@ def test_what_to_try_next_follows_from_the_run(monkeypatch):
     quickstart.synthetic(c)
     said = " ".join(advice(c, weak, flat, steps=1200, examples=3_000, seconds=300))
     assert "Train longer: the figures" not in said
+    noisy = [{"step": i, "held_out/top1": top1} for i, top1 in enumerate((0.486, 0.476, 0.504, 0.486, 0.498))]
+    said = " ".join(advice(c, weak, noisy, steps=1200, examples=3_000, seconds=300))
+    assert "Train longer: the figures" not in said
     assert "patches a picture" not in said  # they are for more pairs than these
     assert "sees 9 patches" in " ".join(advice(c, weak, flat, steps=1200, examples=30_000, seconds=300))
     assert "augment.shift=0.1" in said

@@ -42,7 +42,7 @@ def small(monkeypatch):
 
 def test_a_whole_run_reports_and_then_says_that_it_is_done(small, tmp_path, capsys):
     folder = tmp_path / "run"
-    arguments = ["--run", str(folder), "--batch", "8"]
+    arguments = ["--run", str(folder), "--batch", "8", "--every", "4"]
     assert quickstart.main([*arguments, "--steps", "5"]) == 0
     shown = capsys.readouterr().out
     for text in ("Zero-shot accuracy over 100 classes", "Image to text R@5", "answered", "Next: ", "Report: "):

@@ -18,6 +18,7 @@ from siglip_tf.experiments import command, run
 from siglip_tf.experiments.config import override
 from siglip_tf.experiments.inputs import Prepared
 from siglip_tf.training import read_metrics
+from tests.example_model import example_model
 
 ROOT = pathlib.Path(__file__).parents[2]
 NAMES = ("siglip", "siglit", "msiglip", "unlocked", "overtrain", "resolution", "captions_from_tfds")
@@ -234,21 +235,24 @@ def test_resolution_goes_on_from_a_trained_model(trained, tmp_path):
     assert metrics[0]["loss"] < 1.05 * trained[2][-1]["loss"]
 
 
-def test_the_first_weights_are_the_checkpoints(trained):
+def test_the_first_weights_are_the_checkpoints(tmp_path):
     """What `unlocked` begins with: the image tower's weights, and initial ones elsewhere."""
     from recipes import unlocked
     from siglip_tf.experiments.build import build_model
 
     c = unlocked.RECIPE.settings()
     unlocked.synthetic(c)
-    c.start = str(trained[0] / "checkpoint")
+    c.model.image_size = 32
+    example_model(image_depth=1).save_checkpoint(tmp_path / "start")
+    images = checkpoints.read(tmp_path / "start").weights
+    c.start = str(tmp_path / "start")
     start = unlocked.adopt(c)
     assert c.model.image_depth == 1  # taken over from the checkpoint
     model = build_model(c, 30)
     before = {name: variable.numpy() for name, variable in model.named_weights().items()}
     run._Start(start.weights, "a test's")(model)
     for name, variable in model.named_weights().items():
-        expected = trained[1].weights[name] if name.startswith("image/") else before[name]
+        expected = images[name] if name.startswith("image/") else before[name]
         np.testing.assert_array_equal(variable.numpy(), expected, err_msg=name)
 
 

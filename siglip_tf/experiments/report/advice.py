@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from siglip_tf.experiments.report.page import Figure
@@ -131,12 +132,14 @@ def _tokens(c: ConfigDict) -> int:
 
 
 def _still_improves(metrics: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether an evaluation metric, or else the loss, was better in the run's last fifth than in the one before."""
+    """Whether an evaluation metric, or else the loss, was better in the run's last fifth than in all fifths before.
+
+    One fifth before is not enough: a flat curve with noise is above its former point half of the time.
+    """
     names = [name for line in metrics for name in line if "/" in name and "failures" not in name]
     name, sign = (names[0], 1.0) if names else ("loss", -1.0)
     values = [sign * line[name] for line in metrics if isinstance(line.get(name), int | float)]
     if len(values) < 5:
         return True
-    fifth = max(1, len(values) // 5)
-    last, before = values[-fifth:], values[-2 * fifth : -fifth]
-    return sum(last) / len(last) > sum(before) / len(before) + 0.002
+    *before, last = (sum(part) / len(part) for part in np.array_split(values, 5))
+    return last > max(before) + 0.002

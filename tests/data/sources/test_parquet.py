@@ -121,7 +121,7 @@ def test_a_damaged_row_group_and_a_caption_that_is_not_utf8(tmp_path):
 
 def test_wrong_files(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"x")
-    with pytest.raises(ValueError, match="is no Parquet file"):
+    with pytest.raises(ValueError, match="is not a readable Parquet file"):
         ParquetSource(str(tmp_path))
     path = _write(tmp_path / "x.parquet", [{"jpg": b"", "words": ""}])
     with pytest.raises(ValueError, match=r"no column for \['captions'\]: name it. Its columns: jpg, words"):
