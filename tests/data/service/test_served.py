@@ -28,11 +28,13 @@ def served_by(*arguments, cwd=ROOT):
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    """kind -> addresses of two input servers, all in one process."""
-    process, ports = served_by(tmp_path_factory.mktemp("none"), "0,1", 2, 0, *IN_MEMORY)
-    kinds = len(IN_MEMORY)
-    yield {kind: [f"localhost:{port}" for port in ports[i::kinds]] for i, kind in enumerate(IN_MEMORY)}
+def inputs(request, tmp_path_factory):
+    """kind -> addresses of two input servers, all in one process; of the kinds that the chosen tests need."""
+    here = [item for item in request.node.session.items if item.module is request.module]
+    asked = {item.callspec.params.get("kind") for item in here if hasattr(item, "callspec")}
+    kinds = [kind for kind in IN_MEMORY if kind in asked | {"memory", "mixture"}]
+    process, ports = served_by(tmp_path_factory.mktemp("none"), "0,1", 2, 0, *kinds)
+    yield {kind: [f"localhost:{port}" for port in ports[i :: len(kinds)]] for i, kind in enumerate(kinds)}
     process.kill()
     process.communicate()
 
