@@ -51,6 +51,7 @@ def test_reload_under_load(tmp_path):
         write_version(base, 2, scale=10.0)
         wait_for(lambda: states(server).get("2") == "AVAILABLE")
         wait_for(lambda: states(server).get("1") == "END")
+        wait_for(lambda: (200, '{"predictions":[30.0]}') in answers)
         stop.set()
         for client in clients:
             client.join()

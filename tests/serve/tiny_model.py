@@ -103,7 +103,8 @@ def running(models: dict, **settings):
         wait = asyncio.ensure_future(started.wait())
         await asyncio.wait({run, wait}, return_when=asyncio.FIRST_COMPLETED)
         wait.cancel()
-        ready.set()
+        if not run.done():  # `target` notes why a start failed, and then sets `ready`
+            ready.set()
         await run
 
     def target():
@@ -111,6 +112,7 @@ def running(models: dict, **settings):
             asyncio.run(serve())
         except BaseException as error:
             failure.append(error)
+        finally:
             ready.set()
 
     thread = threading.Thread(target=target, daemon=True)
@@ -125,7 +127,7 @@ def running(models: dict, **settings):
     finally:
         if thread.is_alive():
             server.stop()
-        thread.join(60)
+        thread.join(120)  # twice the time to drain, and more
         assert not thread.is_alive(), "the server did not stop"
         if failure:
             raise failure[0]
