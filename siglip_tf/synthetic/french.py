@@ -103,7 +103,7 @@ class French(Grammar):
 
 def _plural(words: list[str]) -> list[str]:
     """Returns the plural of every word before a phrase such as "à rayures"."""
-    found = []  # type: ignore[var-annotated]  # an annotation would make the stored studies stale
+    found: list[str] = []
     for i, word in enumerate(words):
         if word == "à":
             return found + words[i:]

@@ -24,7 +24,7 @@ from siglip_tf.data.sources.tables.rows import BrokenRow
 from siglip_tf.data.text.captions import is_blank
 
 # EOS is 1 in both. SigLIP pads with EOS and leaves id 0 unused; SigLIP 2 pads with 0.
-ID_LAYOUTS: Final = {
+ID_LAYOUTS: Final[dict[str, dict[str, Any]]] = {
     "siglip": {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1},
     "siglip2": {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3},
 }
@@ -94,7 +94,7 @@ def train_tokenizer(
             character_coverage=character_coverage,
             byte_fallback=byte_fallback,
             minloglevel=2,
-            **ID_LAYOUTS[layout],  # type: ignore[arg-type]  # The stub lists only some of the arguments.
+            **ID_LAYOUTS[layout],
         )
     except RuntimeError as error:
         if not counted.count:
