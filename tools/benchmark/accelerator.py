@@ -22,7 +22,8 @@ from siglip_tf.distribution import current_ring
 from siglip_tf.models.transformer import ATTENTIONS
 from siglip_tf.models.variants import VARIANTS
 from siglip_tf.primitives.compilation import compiling_for
-from tools.benchmark import _accelerator_run
+
+_CARD = Path(__file__).parent / "card"
 
 
 def loss_program(n: int, dim: int, precision: str, tile_size: int | None = None) -> tpu.ReplicaProgram:
@@ -84,7 +85,7 @@ def _described(program, options):
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Writes the programs, a manifest and run.py into the folder."""
+    """Writes the programs, a manifest, and the files of `card` into the folder."""
     folder = Path(options.folder)
     folder.mkdir(parents=True, exist_ok=True)
     manifest: list[dict] = []
@@ -109,7 +110,8 @@ def prepare(options: argparse.Namespace) -> None:
             name = f"siglip_tf, mixed_bfloat16, {'cuDNN' if attention == 'fused' else 'plain'} attention"
             add(program, name, kind="step", n=pairs, shape=shape)
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    shutil.copy(_accelerator_run.__file__, folder / "run.py")
+    for file in _CARD.glob("*.py"):
+        shutil.copy(file, folder)
     print(f"Copy {folder} to the machine with the accelerator and run: python {folder.name}/run.py")
 
 
