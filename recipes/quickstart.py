@@ -24,9 +24,9 @@ from siglip_tf.experiments.recipe import Option, Recipe
 from siglip_tf.experiments.schema import AUTO
 
 # Own pictures: a few thousand of them are learned by many passes, so a step must be cheap. The image tower begins as
-# oriented gradients in 8 x 8 cells (siglip_tf/experiments/oriented_gradients.py): that needs a head for each of the 16
-# patches, and units for all pixels of one. The text tower begins as a sum over its tokens (first_words.py there); names
-# need a small one. `text_length` is the most; captions that need less get less.
+# oriented gradients in 8 x 8 cells (siglip_tf/experiments/first_weights): that needs a head for each of the 16 patches,
+# and units for all pixels of one. The text tower begins as a sum over its tokens; names need a small one. `text_length`
+# is the most; captions that need less get less.
 MODEL = {
     "image": "Ti/8",
     "image_size": 32,

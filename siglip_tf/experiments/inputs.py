@@ -21,7 +21,7 @@ from siglip_tf.data.sources.base import Source
 from siglip_tf.data.sources.kept_pictures import KeptPictures, can_keep
 from siglip_tf.experiments import build
 from siglip_tf.experiments.config import set_value
-from siglip_tf.experiments.first_weights import first_weights
+from siglip_tf.experiments.first_weights.of_both_towers import first_weights
 from siglip_tf.experiments.held_out import HeldOut, captions_of, held_out_part
 
 # Arguments of `SigLIP` that a checkpoint decides, by tower.

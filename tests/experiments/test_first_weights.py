@@ -10,10 +10,10 @@ import siglip_tf
 from recipes import quickstart
 from siglip_tf.data import ImagePreprocessing, Preprocessing, Tokenizer
 from siglip_tf.data.text.training import train_tokenizer
-from siglip_tf.experiments.discriminants import within
-from siglip_tf.experiments.first_weights import first_weights
-from siglip_tf.experiments.first_words import token_vectors
-from siglip_tf.experiments.oriented_gradients import fits, oriented_gradients
+from siglip_tf.experiments.first_weights.discriminants import within
+from siglip_tf.experiments.first_weights.first_words import token_vectors
+from siglip_tf.experiments.first_weights.of_both_towers import first_weights
+from siglip_tf.experiments.first_weights.oriented_gradients import fits, oriented_gradients
 from tests.data.memory_source import MemorySource
 from tests.experiments.test_advice import png
 

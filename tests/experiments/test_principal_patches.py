@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 from sklearn.decomposition import PCA
 
-from siglip_tf.experiments.principal_patches import principal_patches
+from siglip_tf.experiments.first_weights.principal_patches import principal_patches
 
 
 def tower(patch, width):

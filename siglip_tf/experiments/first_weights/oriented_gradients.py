@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from siglip_tf.experiments.discriminants import within
-from siglip_tf.experiments.principal_patches import patches_of
+from siglip_tf.experiments.first_weights.discriminants import within
+from siglip_tf.experiments.first_weights.principal_patches import patches_of
 
 _PICTURES, _BATCH = 10_000, 250
 _DIRECTIONS, _CELLS = 4, 2  # of gradients; cells along a side of a patch

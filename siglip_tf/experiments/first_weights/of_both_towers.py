@@ -18,9 +18,9 @@ from ml_collections import ConfigDict
 from siglip_tf.data import Preprocessing
 from siglip_tf.data.sources.base import Source
 from siglip_tf.data.sources.groups import NO_GROUP
-from siglip_tf.experiments import oriented_gradients
-from siglip_tf.experiments.first_words import first_words
-from siglip_tf.experiments.principal_patches import principal_patches
+from siglip_tf.experiments.first_weights import oriented_gradients
+from siglip_tf.experiments.first_weights.first_words import first_words
+from siglip_tf.experiments.first_weights.principal_patches import principal_patches
 
 MOST_PAIRS = 20_000
 
