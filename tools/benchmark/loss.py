@@ -8,9 +8,9 @@ All candidates are timed in turn in one process, round after round, so that othe
 them. Memory is the growth of a new process' resident peak, without inputs and libraries. The error is the largest error
 of the loss and all gradients against float64. oneDNN is on if it helps, for every candidate that uses TensorFlow.
 
-There are two lower bounds. "3 tiled matmuls" are the products that the loss needs, with the same tiles and loops, and
-nothing else; no exact method of this kind can be faster. "3 whole matmuls" write and read the whole n x n matrix, so a
-tiled loss can be faster.
+There are two floors. "3 tiled matmuls" are the products that the loss needs, with the same tiles and loops, and nothing
+else. The loss cannot be faster with these tiles. "3 whole matmuls" write and read the whole n x n matrix. That is
+faster if memory bandwidth is free, and slower if other work takes it.
 
 With --replicas, the benchmark measures the memory of one of D replicas with n pairs each, from XLA's compiler for CPUs
 (temporary buffers; nothing runs). It compares this project's program for TPUs with the usual methods in jax.
