@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -38,11 +39,12 @@ def small(monkeypatch):
     monkeypatch.setattr(quickstart, "SCENES", {**quickstart.SCENES, **sizes})
     monkeypatch.setattr(quickstart, "SCENES_EVALUATED", 30)
     monkeypatch.setattr("siglip_tf.experiments.report.baseline.MOST_DRAWN", 20)
+    monkeypatch.setattr(quickstart, "RECIPE", dataclasses.replace(quickstart.RECIPE, evaluations=1))
 
 
 def test_a_whole_run_reports_and_then_says_that_it_is_done(small, tmp_path, capsys):
     folder = tmp_path / "run"
-    arguments = ["--run", str(folder), "--batch", "8", "--every", "4"]
+    arguments = ["--run", str(folder), "--batch", "8"]
     assert quickstart.main([*arguments, "--steps", "5"]) == 0
     shown = capsys.readouterr().out
     for text in ("Zero-shot accuracy over 100 classes", "Image to text R@5", "answered", "Next: ", "Report: "):
