@@ -5,7 +5,7 @@ import pytest
 
 from siglip_tf.experiments.report.charts import Series, line_chart
 from siglip_tf.experiments.report.page import Asked, Figure, Found, Mistake, Page
-from siglip_tf.experiments.report.run_report import _tiles, show
+from siglip_tf.experiments.report.run_report import show, tiles_of
 
 JPEG, PNG = b"\xff\xd8\xff\xe0picture", b"\x89PNG\r\n\x1a\npicture"
 METRICS = [
@@ -119,7 +119,7 @@ def test_the_speed_of_a_run_is_told_and_shown():
     run, said = {"pairs": 76_800, "seconds": 120}, []
     show(run, said.append)
     assert said == ["76,800 pairs in 120 s, 640 images/s"]
-    assert [value for _, value in _tiles([Figure("Zero-shot accuracy over 9 classes", 0.5, 0.1)], run)] == [
+    assert [value for _, value in tiles_of([Figure("Zero-shot accuracy over 9 classes", 0.5, 0.1)], run)] == [
         "50.0%",
         "2 min",
         "640",

@@ -89,7 +89,7 @@ def report(
             command,
             "duration" in recipe.may_change,
         ),
-        tiles=_tiles(figures, run),
+        tiles=tiles_of(figures, run),
         figures=figures,
         metrics=metrics,
         asked=asked,
@@ -186,7 +186,8 @@ def _summary(c: ConfigDict, model: Any, run: Mapping[str, Any], held_out: HeldOu
     )
 
 
-def _tiles(figures: Sequence[Figure], run: Mapping[str, Any]) -> list[tuple[str, str]]:
+def tiles_of(figures: Sequence[Figure], run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns (label, value) of the figures at the top of a report: the results, the duration, and the speed."""
     by_name = {figure.name.split(" over ")[0]: figure for figure in reversed(figures)}
     names = {
         "Zero-shot accuracy": "zero-shot accuracy",
